@@ -1,0 +1,20 @@
+"""Agents for region selection: the paper's batch-mode double DQN and the baselines it is compared with.
+
+They know an environment by its Gymnasium spaces alone, and follow the interface of Stable-Baselines3.
+"""
+
+from agents.baselines import BALDPolicy, EntropyPolicy, ScorePolicy, UniformPolicy
+from agents.callbacks import InfoLogger
+from agents.dqn import ExponentialEpsilon, LinearEpsilon, QueryPolicy, SubActionDQN
+
+__all__ = [
+    "BALDPolicy",
+    "EntropyPolicy",
+    "ExponentialEpsilon",
+    "InfoLogger",
+    "LinearEpsilon",
+    "QueryPolicy",
+    "ScorePolicy",
+    "SubActionDQN",
+    "UniformPolicy",
+]

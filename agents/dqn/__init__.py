@@ -1,0 +1,19 @@
+"""The paper's batch-mode double DQN."""
+
+from agents.dqn.dqn import SubActionDQN
+from agents.dqn.exploration import ExponentialEpsilon, LinearEpsilon
+from agents.dqn.network import QueryNetwork
+from agents.dqn.policy import QueryPolicy
+from agents.dqn.replay import DecomposedBatch, DecomposedReplayBuffer
+from agents.dqn.targets import td_targets
+
+__all__ = [
+    "DecomposedBatch",
+    "DecomposedReplayBuffer",
+    "ExponentialEpsilon",
+    "LinearEpsilon",
+    "QueryNetwork",
+    "QueryPolicy",
+    "SubActionDQN",
+    "td_targets",
+]

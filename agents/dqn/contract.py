@@ -1,0 +1,137 @@
+"""What the agent needs from an environment: its spaces, and a layout that stays what it was in training."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv
+
+OBSERVATION = (
+    "a Dict space with state=Box(S, F), candidates=Box(K, N, F) and, where there are such features, "
+    "similarity=Box(K, N, D)"
+)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes of an environment. The query network depends on S, F and D, never on K and N.
+
+    Attributes:
+        regions: S, the regions that make up the state.
+        features: F, the features of a region.
+        pools: K, the sub-actions of a step.
+        candidates: N, the regions in a pool.
+        similarity: D, the similarity features of a candidate; 0 where the environment has none.
+    """
+
+    regions: int
+    features: int
+    pools: int
+    candidates: int
+    similarity: int
+
+    @classmethod
+    def from_spaces(cls, observation_space: spaces.Space, action_space: spaces.Space) -> Sizes:
+        """Read the sizes off the spaces; ``ValueError`` where these are not those of region selection."""
+        shapes = _observation_shapes(observation_space)
+        regions, features = shapes["state"]
+        pools, candidates, candidate_features = shapes["candidates"]
+        if candidate_features != features:
+            raise ValueError(
+                f"The rows of 'state' have {features} features, those of 'candidates' {candidate_features}: "
+                f"expected {OBSERVATION}, with the same F in both."
+            )
+        similarity = shapes.get("similarity", (pools, candidates, 0))
+        if similarity[:2] != (pools, candidates):
+            raise ValueError(
+                f"'similarity' has shape {similarity}, 'candidates' {shapes['candidates']}: "
+                "expected the same K and N in both."
+            )
+        _check_action_space(action_space, pools, candidates)
+        return cls(regions, features, pools, candidates, similarity[2])
+
+
+def _observation_shapes(observation_space: spaces.Space) -> dict[str, tuple[int, ...]]:
+    """Shapes of the observation's parts that the agent reads, by name."""
+    if not isinstance(observation_space, spaces.Dict):
+        raise ValueError(
+            f"The observation space is {observation_space}: expected {OBSERVATION}. Don't flatten it."
+        )
+    shapes = {}
+    for name, n_dims in (("state", 2), ("candidates", 3), ("similarity", 3)):
+        space = observation_space.spaces.get(name)
+        if space is None and name == "similarity":
+            continue
+        if not isinstance(space, spaces.Box) or len(space.shape) != n_dims:
+            raise ValueError(
+                f"The observation space, with the keys {sorted(observation_space.spaces)}, has {space} "
+                f"under {name!r}: expected {OBSERVATION}."
+            )
+        shapes[name] = space.shape
+    return shapes
+
+
+def _check_action_space(action_space: spaces.Space, pools: int, candidates: int) -> None:
+    expected = f"MultiDiscrete([{candidates}] * {pools}), one choice out of N for each of K pools"
+    if not isinstance(action_space, spaces.MultiDiscrete):
+        raise ValueError(f"The action space is {action_space}: expected {expected}.")
+    if not np.array_equal(action_space.nvec, [candidates] * pools) or np.any(action_space.start):
+        raise ValueError(f"The action space is {action_space}: 'candidates' calls for {expected}.")
+
+
+def read_layout(env: VecEnv) -> dict[str, Any] | None:
+    """The environments' ``layout`` (classes, images of D_S, parts of the features); None if there is none."""
+    if not env.has_attr("layout"):
+        return None
+    layouts = env.get_attr("layout")
+    try:
+        # What comes back from a saved agent has been through json, where a tuple becomes a list.
+        layouts = [json.loads(json.dumps(layout)) for layout in layouts]
+    except TypeError as error:
+        raise ValueError(f"An environment's `layout` must hold plain JSON values, but {error}.") from error
+    for layout in layouts[1:]:
+        if layout != layouts[0]:
+            raise ValueError(
+                f"Environments side by side must have the same layout: {_differences(layouts[0], layout)}."
+            )
+    return layouts[0]
+
+
+def check_same_task(
+    sizes: Sizes, layout: dict[str, Any] | None, env_sizes: Sizes, env_layout: dict[str, Any] | None
+) -> None:
+    """Refuse an environment whose features don't mean what the agent has learnt that they mean.
+
+    Other K and N are fine, and so is a layout that only one of the two sides knows.
+    """
+    problems = [
+        f"{name} is {getattr(sizes, field)} for the agent, {getattr(env_sizes, field)} in the environment"
+        for name, field in (
+            ("S (regions of the state)", "regions"),
+            ("F (features of a region)", "features"),
+            ("D (similarity features)", "similarity"),
+        )
+        if getattr(sizes, field) != getattr(env_sizes, field)
+    ]
+    if layout is not None and env_layout is not None and layout != env_layout:
+        problems.append(_differences(layout, env_layout))
+    if problems:
+        raise ValueError(
+            f"The agent does not fit this environment: {'; '.join(problems)}. Make the environment with the "
+            "classes, D_S and features that the agent was trained with, or train a new agent."
+        )
+
+
+def _differences(ours: Any, theirs: Any) -> str:
+    """The entries in which two layouts differ, in words."""
+    if not (isinstance(ours, dict) and isinstance(theirs, dict)):
+        return f"layout is {ours!r} on one side, {theirs!r} on the other"
+    names = [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
+    return "; ".join(
+        f"layout[{name!r}] is {ours.get(name)!r} for the agent, {theirs.get(name)!r} in the environment"
+        for name in names
+    )

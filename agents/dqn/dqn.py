@@ -1,0 +1,258 @@
+"""Batch-mode double DQN (paper, section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
+from torch import Tensor
+from torch.nn import functional as F
+
+from agents.dqn.base import RegionAgent
+from agents.dqn.contract import read_layout
+from agents.dqn.exploration import Epsilon, ExponentialEpsilon, epsilon_at, explore
+from agents.dqn.network import QueryNetwork
+from agents.dqn.policy import QueryPolicy
+from agents.dqn.replay import DecomposedBatch, DecomposedReplayBuffer
+from agents.dqn.settings import check_settings
+from agents.dqn.targets import td_targets
+
+SelfSubActionDQN = TypeVar("SelfSubActionDQN", bound="SubActionDQN")
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"squared": F.mse_loss, "huber": F.smooth_l1_loss}
+
+
+class SubActionDQN(RegionAgent):
+    """DQN whose action is K independent sub-actions, one region out of each pool (paper, section 3.2).
+
+    A step (s_t, a_t, r_{t+1}, s_{t+1}) is learnt from as K transitions, one for each sub-action, all with the
+    step's reward. ``learn``, ``predict``, ``save``, ``load``, callbacks and loggers are those of
+    Stable-Baselines3::
+
+        agent = SubActionDQN("QueryPolicy", env, seed=0)
+        agent.learn(1000)
+        actions, _ = agent.predict(observation, deterministic=True)  # (K,), or (n_envs, K) for a batch
+
+    The network does not depend on K and N, so a trained agent plays any environment with the same S, F, D and
+    layout. ``save`` writes all but the replay, for which there is ``save_replay_buffer``.
+
+    Args:
+        policy: ``"QueryPolicy"``, or a subclass of :class:`QueryPolicy`.
+        env: an environment with the spaces of :class:`agents.dqn.contract.Sizes`, or a vector environment of
+            Stable-Baselines3. Observations are not to be normalised by ``VecNormalize``: the network does it.
+        learning_rate: a number, or a function of the progress remaining. Paper: 1e-3 on CamVid, 1e-4 on
+            Cityscapes.
+        buffer_size: capacity of the replay in decomposed transitions. Paper: 600 on CamVid, 3200 on
+            Cityscapes.
+        learning_starts: environment steps with uniform actions before learning starts.
+        batch_size: decomposed transitions in a gradient step; at least 2, for batch normalisation.
+        tau: how much of the network goes into the target at an update; 1 copies it.
+        gamma: discount factor. The paper gives none; the released code's 0.999 looks about 1000 steps ahead,
+            while an episode has tens of steps, so the default is lower.
+        train_freq: environment steps between updates, or ``(n, "episode")``.
+        gradient_steps: gradient steps in an update; -1 for as many as there were environment steps.
+        target_update_interval: environment steps between updates of the target, 5 in the released code (the
+            paper gives none); batch-norm statistics are always copied.
+        td_target: ``"paper"`` chooses with the target network and values with the query network, Eq. (3);
+            ``"van_hasselt"`` does the reverse, like the released code.
+        loss: ``"squared"``, Eq. (2), or ``"huber"``, like the released code.
+        exploration: ``"sub_action"`` explores each of the K sub-actions by itself; ``"step"`` all or none of
+            them, like the released code.
+        epsilon: probability to explore: a number, or a function of the environment steps done. The paper
+            gives none; the default is the released code's.
+        max_grad_norm: gradients are clipped to this norm; None: not at all.
+        policy_kwargs: arguments of the policy, such as ``optimizer_kwargs``.
+        stats_window_size: episodes that logged means are taken over.
+        tensorboard_log: folder of TensorBoard logs.
+        verbose: 0 nothing, 1 information, 2 debugging.
+        seed: of the agent's own random source, of torch and of the environment.
+        device: of the network.
+        _init_setup_model: whether to build the network at once.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"QueryPolicy": QueryPolicy}
+    policy: QueryPolicy
+
+    def __init__(
+        self,
+        policy: str | type[QueryPolicy],
+        env: GymEnv | str | None,
+        learning_rate: float | Schedule = 1e-3,
+        buffer_size: int = 600,
+        learning_starts: int = 1,
+        batch_size: int = 16,
+        tau: float = 1.0,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 1,
+        gradient_steps: int = 1,
+        target_update_interval: int = 5,
+        td_target: str = "paper",
+        loss: str = "squared",
+        exploration: str = "sub_action",
+        epsilon: Epsilon = ExponentialEpsilon(),  # noqa: B008 - it is frozen
+        max_grad_norm: float | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        super().__init__(
+            policy,
+            env,  # type: ignore[arg-type] # None while loading
+            learning_rate,
+            buffer_size,
+            learning_starts,
+            batch_size,
+            tau,
+            gamma,
+            train_freq,
+            gradient_steps,
+            replay_buffer_class=DecomposedReplayBuffer,
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            support_multi_env=True,
+            seed=seed,
+            sde_support=False,
+        )
+        self.rng = np.random.default_rng(seed)
+        self.layout = None if self.env is None else read_layout(self.env)
+        self.target_update_interval = target_update_interval
+        self.td_target = td_target
+        self.loss = loss
+        self.exploration = exploration
+        self.epsilon = epsilon
+        self.max_grad_norm = max_grad_norm
+        self._n_calls = 0
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        check_settings(self)
+        super()._setup_model()
+
+    @property
+    def q_net(self) -> QueryNetwork:
+        """The query network phi."""
+        return self.policy.q_net
+
+    @property
+    def q_net_target(self) -> QueryNetwork:
+        """Its target copy phi'."""
+        return self.policy.q_net_target
+
+    @property
+    def exploration_rate(self) -> float:
+        """Epsilon of the step that comes next."""
+        return epsilon_at(self.epsilon, self.num_timesteps)
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Actions (n_envs, K) for the environment and, the same, for the replay."""
+        if self.num_timesteps < learning_starts:
+            actions = self.rng.integers(self.sizes.candidates, size=(n_envs, self.sizes.pools))
+        else:
+            assert self._last_obs is not None
+            actions, _ = self.predict(self._last_obs, deterministic=False)
+        return actions, actions
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """Choose one region of each pool: (K,) for one observation, (B, K) for a batch, with any K and N.
+
+        Greedy, Eq. (1); unless ``deterministic``, epsilon-greedy.
+        """
+        actions, state = self.policy.predict(observation, state, episode_start, deterministic=True)
+        if not deterministic:
+            assert isinstance(observation, dict)
+            n_candidates = observation["candidates"].shape[-2]
+            actions = explore(actions, n_candidates, self.exploration_rate, self.exploration, self.rng)
+        return actions, state
+
+    def _on_step(self) -> None:
+        self._n_calls += 1  # a call is a step of each of the n_envs environments
+        if self._n_calls % max(self.target_update_interval // self.n_envs, 1) == 0:
+            polyak_update(self.q_net.parameters(), self.q_net_target.parameters(), self.tau)
+            statistics = get_parameters_by_name(self.q_net, ["running_"])
+            polyak_update(statistics, get_parameters_by_name(self.q_net_target, ["running_"]), 1.0)
+        self.logger.record("rollout/epsilon", self.exploration_rate)
+
+    def train(self, gradient_steps: int, batch_size: int) -> None:
+        """Take gradient steps on Eq. (2), each on a batch of decomposed transitions."""
+        assert self.replay_buffer is not None
+        self._update_learning_rate(self.policy.optimizer)
+        losses, q_means = [], []
+        for _ in range(gradient_steps):
+            batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
+            target = self._td_targets(batch)  # (B,)
+            self.policy.set_training_mode(True)
+            q = self.q_net(batch.state, batch.chosen, batch.similarity)  # (B,)
+            loss = LOSSES[self.loss](q, target)  # Eq. (2)
+            _check_finite("The loss", loss)
+            self._descend(loss)
+            losses.append(loss.item())
+            q_means.append(q.mean().item())
+        self.policy.set_training_mode(False)
+        self._n_updates += gradient_steps
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/loss", float(np.mean(losses)))
+        self.logger.record("train/q_mean", float(np.mean(q_means)))
+
+    def _td_targets(self, batch: DecomposedBatch) -> Tensor:
+        """Targets (B,) of a batch, from both networks in evaluation mode."""
+        for name in ("state", "chosen", "similarity"):
+            if (part := getattr(batch, name)) is not None:
+                _check_finite(f"The replay's {name!r}", part)  # before it gets into the batch-norm statistics
+        self.policy.set_training_mode(False)
+        after = (batch.next_state, batch.next_candidates, batch.next_similarity)
+        with torch.no_grad():
+            next_q, next_q_target = self.q_net(*after), self.q_net_target(*after)  # (B, N)
+        target = td_targets(batch.reward, batch.terminated, next_q, next_q_target, self.gamma, self.td_target)
+        _check_finite("The TD target", target)
+        return target
+
+    def _descend(self, loss: Tensor) -> None:
+        self.policy.optimizer.zero_grad()
+        loss.backward()
+        max_norm = float("inf") if self.max_grad_norm is None else self.max_grad_norm
+        _check_finite("The gradient", torch.nn.utils.clip_grad_norm_(self.q_net.parameters(), max_norm))
+        self.policy.optimizer.step()
+
+    def learn(
+        self: SelfSubActionDQN,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "SubActionDQN",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfSubActionDQN:
+        """Play and learn for ``total_timesteps`` environment steps; as in Stable-Baselines3."""
+        return super().learn(
+            total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
+        )
+
+
+def _check_finite(what: str, value: Tensor) -> None:
+    if not torch.isfinite(value).all():
+        raise FloatingPointError(
+            f"{what} is not finite; the weights were left as they are. Either the environment hands out "
+            "values that aren't finite, or training diverges: lower learning_rate, or set max_grad_norm."
+        )

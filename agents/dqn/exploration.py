@@ -1,0 +1,87 @@
+"""Epsilon-greedy exploration: schedules, and which sub-actions are drawn at random."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+EXPLORATIONS = ("sub_action", "step")
+
+Epsilon: TypeAlias = float | Callable[[int], float]
+
+
+def _check_probability(name: str, value: float) -> None:
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"{name} is {value}: expected a probability between 0 and 1.")
+
+
+@dataclass(frozen=True)
+class LinearEpsilon:
+    """From ``initial`` to ``final`` in equal parts over ``steps`` environment steps, then ``final``."""
+
+    initial: float
+    final: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        _check_probability("initial", self.initial)
+        _check_probability("final", self.final)
+        if self.steps < 1:
+            raise ValueError(f"steps is {self.steps}: expected at least 1.")
+
+    def __call__(self, num_timesteps: int) -> float:
+        """Epsilon after ``num_timesteps`` environment steps."""
+        return self.initial + (self.final - self.initial) * min(num_timesteps / self.steps, 1.0)
+
+
+@dataclass(frozen=True)
+class ExponentialEpsilon:
+    """``final + (initial - final) * exp(-steps / decay)``, as in the released code; the paper gives none."""
+
+    initial: float = 0.9
+    final: float = 0.05
+    decay: float = 10.0
+
+    def __post_init__(self) -> None:
+        _check_probability("initial", self.initial)
+        _check_probability("final", self.final)
+        if not self.decay > 0:
+            raise ValueError(f"decay is {self.decay}: expected a positive number of environment steps.")
+
+    def __call__(self, num_timesteps: int) -> float:
+        """Epsilon after ``num_timesteps`` environment steps."""
+        return self.final + (self.initial - self.final) * math.exp(-num_timesteps / self.decay)
+
+
+def epsilon_at(epsilon: Epsilon, num_timesteps: int) -> float:
+    """Epsilon after ``num_timesteps`` environment steps; ``ValueError`` where it is no probability."""
+    value = float(epsilon(num_timesteps) if callable(epsilon) else epsilon)
+    _check_probability(f"epsilon after {num_timesteps} steps", value)
+    return value
+
+
+def explore(
+    greedy: np.ndarray, n_candidates: int, epsilon: float, exploration: str, rng: np.random.Generator
+) -> np.ndarray:
+    """Replace greedy choices by uniform ones with probability epsilon.
+
+    Args:
+        greedy: (..., K), the greedy sub-actions.
+        n_candidates: N, what a uniform choice is made from.
+        epsilon: probability of a uniform choice.
+        exploration: ``"sub_action"``: each of the K sub-actions has a draw of its own. ``"step"``: one draw
+            decides for all K, as in the released code.
+        rng: the source of the draws.
+
+    Returns:
+        (..., K), int64.
+    """
+    if exploration not in EXPLORATIONS:
+        raise ValueError(f"exploration is {exploration!r}: expected one of {EXPLORATIONS}.")
+    draws = greedy.shape if exploration == "sub_action" else (*greedy.shape[:-1], 1)
+    explored = rng.random(draws) < epsilon  # (..., K) or (..., 1)
+    return np.where(explored, rng.integers(n_candidates, size=greedy.shape), greedy)

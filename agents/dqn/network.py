@@ -1,0 +1,75 @@
+"""The query network pi of the paper's figure B.1."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def query_layer(n_in: int, n_out: int) -> nn.Sequential:
+    """One layer of the query network: batch normalisation, ReLU, linear (paper, appendix B)."""
+    return nn.Sequential(nn.BatchNorm1d(n_in), nn.ReLU(), nn.Linear(n_in, n_out))
+
+
+class QueryNetwork(nn.Module):
+    """Q(s_t, a_t^{k,n}) of any number of candidate regions (paper, figure B.1).
+
+    Four layers describe the state, three the candidate, one last layer makes a score of both, and a gate that
+    sees only the candidate's similarity to the labelled and the unlabelled set scales it: Q = score *
+    sigmoid(gate). The network depends on S, F and D, not on the number of pools or candidates.
+
+    Args:
+        n_regions: S, the regions of the state.
+        n_features: F, the features of a region.
+        n_similarity: D, the similarity features of a candidate. 0: there is no gate, and Q is the score.
+    """
+
+    def __init__(self, n_regions: int, n_features: int, n_similarity: int = 0) -> None:
+        super().__init__()
+        self.n_similarity = n_similarity
+        self.region_path = nn.Sequential(
+            query_layer(n_features, 256), query_layer(256, 128), query_layer(128, 1)
+        )
+        self.state_layer = query_layer(n_regions, 128)
+        self.action_path = nn.Sequential(
+            query_layer(n_features, 512), query_layer(512, 256), query_layer(256, 128)
+        )
+        self.score_layer = query_layer(256, 1)
+        self.gate_layer = query_layer(n_similarity, 1) if n_similarity > 0 else None
+
+    def describe_state(self, state: Tensor) -> Tensor:
+        """The state path: (B, S, F) -> (B, 128)."""
+        n_states, n_regions, n_features = state.shape
+        per_region = self.region_path(state.reshape(-1, n_features))  # (B * S, 1)
+        return self.state_layer(per_region.view(n_states, n_regions))  # (B, 128)
+
+    def q_values(self, state: Tensor, candidates: Tensor, similarity: Tensor | None = None) -> Tensor:
+        """Value of every candidate; the state path runs once for each state, however many candidates it has.
+
+        Args:
+            state: (B, S, F).
+            candidates: (B, ..., F).
+            similarity: (B, ..., D), None if D is 0.
+
+        Returns:
+            (B, ...).
+        """
+        if (similarity is None) != (self.gate_layer is None):
+            raise ValueError(
+                f"This network was built for D = {self.n_similarity} similarity features, and similarity is "
+                f"{'missing' if similarity is None else f'given, with shape {tuple(similarity.shape)}'}."
+            )
+        shape = candidates.shape[:-1]  # (B, ...)
+        described = self.action_path(
+            candidates.reshape(-1, candidates.shape[-1])
+        )  # (M, 128), M candidates in all
+        states = self.describe_state(state)  # (B, 128)
+        states = (
+            states.unsqueeze(1).expand(-1, shape[1:].numel(), -1).reshape(-1, states.shape[-1])
+        )  # (M, 128)
+        q = self.score_layer(torch.cat([states, described], dim=1))  # (M, 1)
+        if self.gate_layer is not None and similarity is not None:
+            q = q * torch.sigmoid(self.gate_layer(similarity.reshape(-1, similarity.shape[-1])))  # (M, 1)
+        return q.view(shape)
+
+    forward = q_values

@@ -1,0 +1,157 @@
+"""The query policy: one region of each pool, the one of highest value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import Tensor
+
+from agents.dqn.contract import Sizes
+from agents.dqn.network import QueryNetwork
+
+
+class QueryPolicy(BasePolicy):
+    """Greedy policy over a :class:`QueryNetwork`, together with its target copy and its optimiser.
+
+    The spaces say what S, F and D are. K and N may be others in each observation. The target network is
+    always in evaluation mode. Keys of an observation other than ``state``, ``candidates`` and ``similarity``
+    are not read.
+
+    Args:
+        observation_space: ``Dict(state=Box(S, F), candidates=Box(K, N, F), similarity=Box(K, N, D))``, the
+            last one optional.
+        action_space: ``MultiDiscrete([N] * K)``.
+        lr_schedule: learning rate for the progress that remains, from 1 down to 0.
+        optimizer_class: the paper's SGD by default.
+        optimizer_kwargs: by default, and for SGD only, momentum 0.9 and weight decay 1e-3 (paper, appendix B,
+            which doesn't give the momentum).
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        optimizer_class: type[torch.optim.Optimizer] = torch.optim.SGD,
+        optimizer_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        if optimizer_kwargs is None and optimizer_class is torch.optim.SGD:
+            optimizer_kwargs = {"momentum": 0.9, "weight_decay": 1e-3}
+        super().__init__(
+            observation_space,
+            action_space,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+        )
+        self.sizes = Sizes.from_spaces(observation_space, action_space)
+        self.q_net = self._make_network()
+        self.q_net_target = self._make_network()
+        self.q_net_target.load_state_dict(self.q_net.state_dict())
+        self.q_net_target.requires_grad_(False)
+        self.train(False)
+        self.optimizer = self.optimizer_class(
+            self.q_net.parameters(),
+            lr=lr_schedule(1),  # type: ignore[call-arg]
+            **self.optimizer_kwargs,
+        )
+
+    def _make_network(self) -> QueryNetwork:
+        return QueryNetwork(self.sizes.regions, self.sizes.features, self.sizes.similarity)
+
+    def train(self, mode: bool = True) -> QueryPolicy:
+        """Set the mode of ``q_net``; ``q_net_target`` stays in evaluation mode."""
+        super().train(mode)
+        self.q_net_target.train(False)
+        return self
+
+    def forward(self, observation: dict[str, Tensor], deterministic: bool = True) -> Tensor:
+        """Greedy choices for a batch of observations: (B, K)."""
+        return self._predict(observation, deterministic)
+
+    def q_values(self, observation: dict[str, Tensor]) -> Tensor:
+        """Q(s_t, a_t^{k,n}) for a batch of observations: (B, K, N)."""
+        return self.q_net(observation["state"], observation["candidates"], observation.get("similarity"))
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
+        """The best candidate of each pool: (B, K), Eq. (1). Greedy whatever ``deterministic`` says."""
+        assert isinstance(observation, dict)
+        q = self.q_values(observation)  # (B, K, N)
+        if not torch.isfinite(q).all():
+            raise FloatingPointError(
+                "The query network's values are not finite, so no region is best: the observation holds "
+                "values that aren't finite, or training diverged (lower learning_rate, set max_grad_norm)."
+            )
+        return q.argmax(dim=-1)  # Eq. (1)
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """Greedy choices: (K,) for a single observation, (B, K) for a batch. ``state`` is handed through."""
+        self.set_training_mode(False)
+        tensors, batched = self.obs_to_tensor(observation)
+        with torch.no_grad():
+            actions = self._predict(tensors, deterministic).cpu().numpy()  # (B, K)
+        return (actions if batched else actions[0]), state
+
+    def is_vectorized_observation(self, observation: np.ndarray | dict[str, np.ndarray]) -> bool:
+        """Whether this is a batch of observations; any K and N will do, unlike in the base class."""
+        return self.obs_to_tensor(observation)[1]
+
+    def obs_to_tensor(
+        self, observation: np.ndarray | dict[str, np.ndarray]
+    ) -> tuple[dict[str, Tensor], bool]:
+        """The parts that the network reads, with a batch dimension, and whether they came with one."""
+        if not isinstance(observation, dict):
+            raise ValueError(
+                f"Expected an observation as a dict of arrays, but got {type(observation).__name__}. "
+                "With Gymnasium, write `obs, info = env.reset()`."
+            )
+        names = (
+            ("state", "candidates", "similarity") if self.sizes.similarity > 0 else ("state", "candidates")
+        )
+        if missing := [name for name in names if name not in observation]:
+            raise ValueError(
+                f"The observation has the keys {sorted(observation)}, but {missing} are missing."
+            )
+        parts = {name: np.asarray(observation[name]) for name in names}
+        batched = parts["state"].ndim == 3
+        self._check_shapes({name: part.shape for name, part in parts.items()}, batched)
+        tensors = {
+            name: torch.as_tensor(part if batched else part[None], dtype=torch.float32, device=self.device)
+            for name, part in parts.items()
+        }
+        return tensors, batched
+
+    def _check_shapes(self, shapes: dict[str, tuple[int, ...]], batched: bool) -> None:
+        batch = shapes["state"][:1] if batched else ()
+        n_pools_and_candidates = shapes["candidates"][len(batch) : len(batch) + 2]
+        expected = {
+            "state": (*batch, self.sizes.regions, self.sizes.features),
+            "candidates": (*batch, *n_pools_and_candidates, self.sizes.features),
+            "similarity": (*batch, *n_pools_and_candidates, self.sizes.similarity),
+        }
+        for name, shape in shapes.items():
+            if shape != expected[name] or len(n_pools_and_candidates) != 2:
+                raise ValueError(
+                    f"The observation's shapes are {shapes}: expected {expected['state'][-2:]} for state, "
+                    f"(K, N, {self.sizes.features}) for candidates and (K, N, {self.sizes.similarity}) for "
+                    "similarity, with any K and N, or all of them with a batch dimension in front."
+                )
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {
+            "observation_space": self.observation_space,
+            "action_space": self.action_space,
+            "lr_schedule": self._dummy_schedule,
+            "optimizer_class": self.optimizer_class,
+            "optimizer_kwargs": self.optimizer_kwargs,
+        }

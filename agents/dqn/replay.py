@@ -1,0 +1,227 @@
+"""Experience replay over decomposed transitions (paper, section 3.2), each observation stored once."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import Tensor
+
+from agents.dqn.contract import Sizes
+
+Observation = dict[str, np.ndarray]
+
+
+class DecomposedBatch(NamedTuple):
+    """B decomposed transitions (s_t, a_t^k, r_{t+1}, s_{t+1}); ``next_...`` is 0 where terminated."""
+
+    state: Tensor  # (B, S, F)
+    chosen: Tensor  # (B, F), the candidate that was chosen
+    similarity: Tensor | None  # (B, D), None if the environment has no such features
+    reward: Tensor  # (B,)
+    terminated: Tensor  # (B,), bool
+    next_state: Tensor  # (B, S, F)
+    next_candidates: Tensor  # (B, N, F), one pool of the next step
+    next_similarity: Tensor | None  # (B, N, D)
+
+
+class DecomposedReplayBuffer(ReplayBuffer):
+    """Replay of T_k = (s_t, a_t^k, r_{t+1}, s_{t+1}), drawn uniformly from all (step, k), with replacement.
+
+    Each parallel environment has a lane of its own: a ring of observations in which the observation that
+    follows a step lies in the slot that follows. So an observation is stored once, and a state never K times.
+    Only an observation that no step starts from needs a slot of its own: the last one of an episode cut short
+    by a time limit, or by a reset in its midst. The all-zero observation that comes with ``terminated`` isn't
+    stored.
+
+    Only the first n sub-actions of a step are drawn, n being the length of ``info["chosen"]`` (K if it is
+    missing). The next pool of sub-action k is pool k, or k mod n' if only n' = ``info["next_active"]`` < K
+    pools count in the next step (K if it is missing): the pools are drawn alike, so that any of those that
+    count stands in for it.
+
+    Args:
+        buffer_size: capacity in decomposed transitions (paper: 600 for CamVid, 3200 for Cityscapes); rounded
+            up to whole environment steps, ceil(buffer_size / (K * n_envs)) in each lane.
+        observation_space: see :class:`agents.dqn.contract.Sizes`; scores in it are not stored.
+        action_space: ``MultiDiscrete([N] * K)``.
+        device: where batches go.
+        n_envs: number of parallel environments.
+        optimize_memory_usage: always on; the argument is here because Stable-Baselines3 passes it.
+        seed: of the buffer's own random source ``rng``.
+    """
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        device: torch.device | str = "auto",
+        n_envs: int = 1,
+        optimize_memory_usage: bool = False,
+        seed: int | None = None,
+    ) -> None:
+        # ReplayBuffer's own __init__ would allocate arrays for a single Box.
+        BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs=n_envs)
+        self.sizes = Sizes.from_spaces(observation_space, action_space)
+        self.optimize_memory_usage = optimize_memory_usage
+        self.handle_timeout_termination = True
+        self.rng = np.random.default_rng(seed)
+        self.steps_per_lane = max(math.ceil(buffer_size / (self.sizes.pools * n_envs)), 1)
+        self.n_slots = self.steps_per_lane + 1  # + 1: what follows the last step
+        slots, pools, candidates = (self.n_slots, n_envs), self.sizes.pools, self.sizes.candidates
+        shapes = {
+            "state": (self.sizes.regions, self.sizes.features),
+            "candidates": (pools, candidates, self.sizes.features),
+            "similarity": (pools, candidates, self.sizes.similarity),
+        }
+        if self.sizes.similarity == 0:
+            del shapes["similarity"]
+        # np.zeros takes no memory before a slot is written.
+        self.stored: Observation = {
+            name: np.zeros((*slots, *shape), dtype=np.float32) for name, shape in shapes.items()
+        }
+        self.actions: np.ndarray = np.zeros((*slots, pools), dtype=np.int64)
+        self.rewards: np.ndarray = np.zeros(slots, dtype=np.float32)
+        self.terminated: np.ndarray = np.zeros(slots, dtype=bool)
+        self.counted: np.ndarray = np.zeros(
+            slots, dtype=np.int64
+        )  # n of the step in this slot; 0: no step starts here
+        self.next_active: np.ndarray = np.zeros(slots, dtype=np.int64)  # n' of the step after it
+        self.position: np.ndarray = np.zeros(n_envs, dtype=np.int64)  # slot of the next step's observation
+        self.pending: np.ndarray = np.zeros(
+            n_envs, dtype=bool
+        )  # that slot already holds what followed the last step
+
+    def reset(self) -> None:
+        """Forget all transitions."""
+        self.counted[:] = 0
+        self.position[:] = 0
+        self.pending[:] = False
+
+    def size(self) -> int:
+        """Number of decomposed transitions held."""
+        return int(self.counted.sum())
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the full buffer in bytes."""
+        records = (self.actions, self.rewards, self.terminated, self.counted, self.next_active)
+        return sum(array.nbytes for array in (*self.stored.values(), *records))
+
+    def add(  # type: ignore[override]
+        self,
+        obs: Observation,
+        next_obs: Observation,
+        action: np.ndarray,
+        reward: np.ndarray,
+        done: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """Store one step of every environment.
+
+        Args:
+            obs: arrays (n_envs, ...), what the actions were chosen from.
+            next_obs: arrays (n_envs, ...); at an episode's end its last observation, not the next one's
+                first.
+            action: (n_envs, K).
+            reward: (n_envs,).
+            done: (n_envs,), terminated or truncated.
+            infos: one each; ``TimeLimit.truncated`` tells the two ends apart.
+        """
+        for lane, info in enumerate(infos):
+            terminated = bool(done[lane]) and not info.get("TimeLimit.truncated", False)
+            counted, next_active = self._counts(info, terminated)
+            slot = self._store_first(lane, obs)
+            following = (slot + 1) % self.n_slots
+            self.counted[following, lane] = 0  # the oldest step makes room
+            if not terminated:
+                self._write(following, lane, next_obs)
+            self.actions[slot, lane] = action[lane]
+            self.rewards[slot, lane] = reward[lane]
+            self.terminated[slot, lane] = terminated
+            self.counted[slot, lane] = counted
+            self.next_active[slot, lane] = next_active
+            self.pending[lane] = not done[lane]
+            truncated = bool(done[lane]) and not terminated
+            self.position[lane] = (following + 1) % self.n_slots if truncated else following
+
+    def _counts(self, info: dict[str, Any], terminated: bool) -> tuple[int, int]:
+        """Sub-actions that count in this step (n) and in the next one (n')."""
+        pools = self.sizes.pools
+        counted = len(info["chosen"]) if "chosen" in info else pools
+        next_active = int(info.get("next_active", pools))
+        if counted > pools:
+            raise ValueError(
+                f"info['chosen'] names {counted} regions, but a step has K = {pools} sub-actions."
+            )
+        if not terminated and not 1 <= next_active <= pools:
+            raise ValueError(
+                f"info['next_active'] is {next_active} but the episode goes on: expected 1 to {pools}."
+            )
+        return counted, next_active
+
+    def _store_first(self, lane: int, obs: Observation) -> int:
+        """Slot of the observation that a step starts from; mostly there already: it followed the last one."""
+        slot = int(self.position[lane])
+        if self.pending[lane]:
+            if all(
+                np.array_equal(stored[slot, lane], obs[name][lane]) for name, stored in self.stored.items()
+            ):
+                return slot
+            slot = (slot + 1) % self.n_slots  # a reset broke the chain: the last step keeps what followed it
+        self._write(slot, lane, obs)
+        return slot
+
+    def _write(self, slot: int, lane: int, obs: Observation) -> None:
+        self.counted[slot, lane] = 0
+        for name, stored in self.stored.items():
+            stored[slot, lane] = obs[name][lane]
+
+    def sample(self, batch_size: int, env: VecNormalize | None = None) -> DecomposedBatch:  # type: ignore[override]
+        """Draw ``batch_size`` decomposed transitions; ``env`` normalises rewards if it is there."""
+        up_to = np.cumsum(self.counted)  # (n_slots * n_envs,), pairs up to and including each slot
+        if up_to[-1] == 0:
+            raise ValueError("The replay holds no transitions yet. Add some first, or raise learning_starts.")
+        pair = self.rng.integers(up_to[-1], size=batch_size)  # (B,)
+        row = np.searchsorted(up_to, pair, side="right")  # (B,)
+        slot, lane = np.divmod(row, self.n_envs)
+        k = pair - (up_to[row] - self.counted[slot, lane])  # (B,)
+        return self._batch(slot, lane, k, env)
+
+    def _batch(
+        self, slot: np.ndarray, lane: np.ndarray, k: np.ndarray, env: VecNormalize | None
+    ) -> DecomposedBatch:
+        """The transitions of sub-actions k (B,) of the steps in these slots (B,) and lanes (B,)."""
+        following: np.ndarray = (slot + 1) % self.n_slots
+        terminated = self.terminated[slot, lane]
+        next_k = k % np.maximum(self.next_active[slot, lane], 1)
+        action = self.actions[slot, lane, k]
+        now = {
+            name: stored[slot, lane] if name == "state" else stored[slot, lane, k, action]
+            for name, stored in self.stored.items()
+        }
+        after = {
+            name: stored[following, lane] if name == "state" else stored[following, lane, next_k]
+            for name, stored in self.stored.items()
+        }
+        for array in after.values():
+            array[terminated] = 0.0
+        reward = self._normalize_reward(self.rewards[slot, lane], env)
+        return DecomposedBatch(
+            state=self.to_torch(now["state"], copy=False),
+            chosen=self.to_torch(now["candidates"], copy=False),
+            similarity=self._similarity(now),
+            reward=self.to_torch(reward, copy=False),
+            terminated=self.to_torch(terminated, copy=False),
+            next_state=self.to_torch(after["state"], copy=False),
+            next_candidates=self.to_torch(after["candidates"], copy=False),
+            next_similarity=self._similarity(after),
+        )
+
+    def _similarity(self, parts: Observation) -> Tensor | None:
+        return self.to_torch(parts["similarity"], copy=False) if "similarity" in parts else None

@@ -1,0 +1,47 @@
+"""A Gymnasium environment for active learning in image segmentation (Casanova et al., ICLR 2020)."""
+
+import os
+
+import torch
+
+from al_seg_env.config import EnvConfig
+from al_seg_env.datasets import ArrayData, CamVid, Cityscapes, ImageFolder, SegmentationData, Splits, SyntheticStreets
+from al_seg_env.env import RegionSelectionEnv
+from al_seg_env.learner import Learner, TorchLearner
+from al_seg_env.networks import LearnerConfig, load_weights, save_weights
+from al_seg_env.oracle import CallbackOracle, GroundTruthOracle, Oracle
+from al_seg_env.presets import register_envs
+from al_seg_env.scores import BALD, Entropy, Margin, Score
+
+# A forked process (gymnasium's AsyncVectorEnv forks) has none of its parent's OpenMP threads, and would wait
+# for them for ever in its first parallel region. With one thread there is no such region.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
+register_envs()
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BALD",
+    "ArrayData",
+    "CallbackOracle",
+    "CamVid",
+    "Cityscapes",
+    "Entropy",
+    "EnvConfig",
+    "GroundTruthOracle",
+    "ImageFolder",
+    "Learner",
+    "LearnerConfig",
+    "Margin",
+    "Oracle",
+    "RegionSelectionEnv",
+    "Score",
+    "SegmentationData",
+    "Splits",
+    "SyntheticStreets",
+    "TorchLearner",
+    "load_weights",
+    "save_weights",
+]

@@ -1,0 +1,114 @@
+"""The settings of an environment, validated when they are made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from al_seg_env.functional import Size
+
+POOLINGS = ("min", "avg", "max")
+SIMILARITIES = ("labelled", "unlabelled")
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """Settings of :class:`~al_seg_env.env.RegionSelectionEnv`. The defaults are the paper's for CamVid.
+
+    Attributes:
+        split: Where regions are acquired: ``"train"`` (D_T) or ``"eval"`` (D_V).
+        region_size: ``(height, width)`` of a region; ``None`` for whole images (appendix E.2).
+        regions_per_step: K, the number of pools and of regions labelled in a step.
+        pool_size: N, the number of candidates in a pool.
+        budget: B, the number of regions labelled in an episode.
+        fit_iterations: Passes of the segmentation network over the new regions in a step (the paper's is 1).
+        fit_batch_size: Regions per update in such a pass; more regions than this make several updates.
+        crop_size: ``(height, width)`` of a training crop, cut down to the image; ``None`` for whole images.
+        crop_labels: What a training crop shows: the ``"new"`` regions only (section 3.1, step 5), or ``"all"``
+            that is labelled so far (released code).
+        reward_scale: Factor on the reward, which is in percentage points of mean IoU.
+        first_reward: ``"gain"``, or ``"miou"`` for the released code's whole mean IoU in an episode's first step.
+        class_distribution: Feature (i): ``"shares"`` of the pixels predicted per class, ``"counts"`` of them
+            (released code), or ``None``.
+        entropy_pools: Feature (ii): poolings of the entropy map, out of ``"min"``, ``"avg"``, ``"max"``.
+        entropy_bins: Values per side of a pooled entropy map.
+        similarity: Reference sets of the KL histograms, out of ``"labelled"`` and ``"unlabelled"``.
+        kl_bins: Bins per KL histogram.
+        kl_edges: ``"fixed"`` edges, or each ``"row"``'s own range (released code).
+        kl_own: Compare a candidate with itself too (released code).
+        pool_images: Draw each step's pools from this many random images (released code: just enough); ``None``
+            draws uniformly from all of U_t.
+
+    Raises:
+        ValueError: If a setting is out of its range.
+    """
+
+    split: str = "train"
+    region_size: Size | None = (90, 80)
+    regions_per_step: int = 24
+    pool_size: int = 10
+    budget: int = 480
+    fit_iterations: int = 1
+    fit_batch_size: int = 32
+    crop_size: Size | None = (224, 224)
+    crop_labels: str = "new"
+    reward_scale: float = 1.0
+    first_reward: str = "gain"
+    class_distribution: str | None = "shares"
+    entropy_pools: tuple[str, ...] = POOLINGS
+    entropy_bins: int = 8
+    similarity: tuple[str, ...] = SIMILARITIES
+    kl_bins: int = 32
+    kl_edges: str = "fixed"
+    kl_own: bool = False
+    pool_images: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("region_size", "crop_size", "entropy_pools", "similarity"):
+            value = getattr(self, name)
+            if isinstance(value, list):  # as JSON has no tuples
+                object.__setattr__(self, name, tuple(value))
+        self._check_counts()
+        self._check_sizes()
+        self._check_choices()
+        if not (self.class_distribution or self.entropy_pools):
+            raise ValueError("no feature is left: set class_distribution, or name one of entropy_pools")
+
+    def _check_counts(self) -> None:
+        for name, least in {
+            "regions_per_step": 1,
+            "pool_size": 1,
+            "budget": 1,
+            "fit_iterations": 0,
+            "fit_batch_size": 1,
+            "entropy_bins": 1,
+            "kl_bins": 1,
+            "pool_images": 1,
+        }.items():
+            value = getattr(self, name)
+            if name == "pool_images" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} is {value!r}; a whole number of at least {least} is expected")
+
+    def _check_sizes(self) -> None:
+        for name in ("region_size", "crop_size"):
+            value = getattr(self, name)
+            if value is not None and not (
+                isinstance(value, tuple) and len(value) == 2 and all(isinstance(s, int) and s >= 1 for s in value)
+            ):
+                raise ValueError(f"{name} is {value!r}; (height, width) in pixels, or None, is expected")
+
+    def _check_choices(self) -> None:
+        for name, choices in {
+            "split": ("train", "eval"),
+            "crop_labels": ("new", "all"),
+            "first_reward": ("gain", "miou"),
+            "class_distribution": ("shares", "counts", None),
+            "kl_edges": ("fixed", "row"),
+        }.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {choices}")
+        for name, known in {"entropy_pools": POOLINGS, "similarity": SIMILARITIES}.items():
+            value = getattr(self, name)
+            if not isinstance(value, tuple) or not set(value) <= set(known) or len(set(value)) != len(value):
+                raise ValueError(f"{name} is {value!r}; expected a list of different ones out of {known}")

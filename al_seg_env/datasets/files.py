@@ -1,0 +1,256 @@
+"""Images and label masks in files: checking and reading them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from al_seg_env.datasets.base import IGNORE_LABEL, UInt8Array, default_palette
+from al_seg_env.datasets.pairing import listed
+
+MASK_REMEDY = (
+    "Store each mask as a PNG with one channel that holds class numbers (mode L, P or I;16), for example "
+    "labels[(rgb == colour).all(-1)] = number for each class, then Image.fromarray(labels).save('name.png')"
+)
+_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+_MASK_MODES = ("L", "P", *_SIXTEEN_BIT)
+_ORIENTATION, _TIFF_WIDTH, _TIFF_HEIGHT = 0x0112, 256, 257
+
+
+class PairedFiles:
+    """Images and masks read from files when asked for, as a :class:`SegmentationData`.
+
+    Images of any kind become ``(H, W, 3)`` uint8 RGB: grey, palette, transparent (alpha is dropped) and
+    16-bit ones (scaled to 8 bits), turned as their EXIF orientation says. Masks are files with one lossless
+    channel of labels. Nothing is cached. Construction reads only the files' headers.
+
+    Args:
+        images: n image files.
+        masks: n mask files, in the order of ``images``.
+        classes: The C class names, at most 255.
+        names: One unique name per image; the stems of the image files if left out.
+        image_size: ``(H, W)`` to resize to: images bilinear with antialiasing, masks nearest. None keeps the
+            files' own size, which must then be the same for all.
+        label_map: uint8 table from the label in the file to the class (or 255), any length; labels beyond
+            its end are errors. Left out: labels are kept as they are.
+        palette: ``(C, 3)`` uint8 colours; :func:`default_palette` if left out.
+        partitions: Indices of the images in each official subset, by the name of the subset.
+
+    Raises:
+        ValueError: If arguments do not fit each other, or files cannot be read or differ in size; every
+            such file is named (from 20 on they are counted).
+    """
+
+    def __init__(
+        self,
+        images: Sequence[str | Path],
+        masks: Sequence[str | Path],
+        classes: Sequence[str],
+        *,
+        names: Sequence[str] | None = None,
+        image_size: tuple[int, int] | None = None,
+        label_map: UInt8Array | None = None,
+        palette: UInt8Array | None = None,
+        partitions: Mapping[str, Iterable[int]] | None = None,
+    ) -> None:
+        self._images, self._masks = [Path(p) for p in images], [Path(p) for p in masks]
+        if not self._images or len(self._images) != len(self._masks):
+            raise ValueError(
+                f"got {len(self._images)} images and {len(self._masks)} masks; give at least one image, and "
+                "exactly one mask for each"
+            )
+        self.classes = check_classes(classes)
+        self.palette = check_palette(palette, len(self.classes))
+        self.names = tuple(names) if names is not None else tuple(p.stem for p in self._images)
+        twice = [name for name, n in Counter(self.names).items() if n > 1]
+        if twice or len(self.names) != len(images):
+            raise ValueError(
+                f"expected {len(images)} different names, one per image, got {len(self.names)}"
+                + (f"; more than once: {listed(twice)}" if twice else "")
+            )
+        self.partitions = {key: tuple(int(i) for i in ids) for key, ids in (partitions or {}).items()}
+        lut = np.arange(256) if label_map is None else label_map
+        self._label_map: UInt8Array = np.asarray(lut, np.uint8)
+        self._resize = image_size is not None
+        found = _check_files(self._images, self._masks, common_size=image_size is None)
+        self.image_size = found if image_size is None else check_size(image_size)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def image(self, index: int) -> UInt8Array:
+        """Return image ``index``, ``(H, W, 3)`` uint8 RGB.
+
+        Raises:
+            OSError: If the file has gone, is damaged or has another size than when it was checked.
+        """
+        path = self._images[index]
+        rgb = _to_rgb(_load(path), path)
+        if self._resize:
+            rgb = rgb.resize(self.image_size[::-1], Image.Resampling.BILINEAR)
+        return self._checked(np.array(rgb), path)
+
+    def mask(self, index: int) -> UInt8Array:
+        """Return the true labels of image ``index``, ``(H, W)`` uint8 in ``[0, C)`` or 255.
+
+        Raises:
+            OSError: If the file has gone, is damaged or has another size than when it was checked.
+            ValueError: If it holds labels that are neither a class nor ignored.
+        """
+        path = self._masks[index]
+        image = _load(path)
+        if problem := _mask_problem(image):
+            raise ValueError(f"mask {path} {problem}. {MASK_REMEDY}")
+        labels = self._map_labels(np.asarray(image), path)
+        if self._resize:
+            size = self.image_size[::-1]
+            labels = np.array(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
+        return self._checked(labels, path)
+
+    def _map_labels(self, raw: npt.NDArray[Any], path: Path) -> UInt8Array:
+        """Return the classes for the labels ``raw`` of a file, ``(H, W)`` of any integer type, as uint8."""
+        flat = raw.reshape(-1)
+        present = np.flatnonzero(np.bincount(flat)) if raw.dtype == np.uint8 else np.unique(flat)
+        known = (self._label_map < len(self.classes)) | (self._label_map == IGNORE_LABEL)
+        bad = [int(v) for v in present if not 0 <= v < len(known) or not known[v]]
+        if bad:
+            raise ValueError(
+                f"mask {path} holds the labels {_ranges(bad)}, but only {_ranges(np.flatnonzero(known))} are "
+                f"known: {len(self.classes)} classes from 0 on, the rest ignored. Correct the file, name the "
+                f"missing classes, or set these labels to {IGNORE_LABEL} (ImageFolder: ignore_labels)"
+            )
+        return self._label_map[raw]
+
+    def _checked(self, array: UInt8Array, path: Path) -> UInt8Array:
+        if array.shape[:2] != self.image_size:
+            raise OSError(
+                f"{path} is now {_size(array.shape)} pixels, but {_size(self.image_size)} when the data were "
+                "opened; restore it, or open the data again"
+            )
+        return array
+
+
+def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of 1 to 255 classes as a tuple, or raise a ValueError."""
+    names = (classes,) if isinstance(classes, str) else tuple(classes)
+    strings = not isinstance(classes, str) and all(isinstance(n, str) and n for n in names)
+    if not strings or not 1 <= len(names) <= IGNORE_LABEL or len(set(names)) != len(names):
+        raise ValueError(f"classes: expected 1 to {IGNORE_LABEL} different names, got {classes!r}")
+    return names
+
+
+def check_palette(palette: object, num_classes: int) -> UInt8Array:
+    """Return ``(num_classes, 3)`` uint8 colours, the default ones for None, or raise a ValueError."""
+    if palette is None:
+        return default_palette(num_classes)
+    colours = np.asarray(palette)
+    whole = colours.shape == (num_classes, 3) and np.issubdtype(colours.dtype, np.integer)
+    if not whole or colours.min() < 0 or colours.max() > 255:
+        raise ValueError(
+            f"palette: expected {num_classes} colours (red, green, blue) of whole numbers 0 to 255, one per "
+            f"class, got shape {colours.shape} of {colours.dtype}: {palette!r}"
+        )
+    return colours.astype(np.uint8)
+
+
+def check_size(image_size: Sequence[int]) -> tuple[int, int]:
+    """Return ``(H, W)``, or raise a ValueError if it is not two positive whole numbers."""
+    size = tuple(image_size) if isinstance(image_size, Sequence) else ()
+    if len(size) != 2 or not all(isinstance(n, (int, np.integer)) and n > 0 for n in size):
+        raise ValueError(f"image_size: expected (height, width) in pixels or None, got {image_size!r}")
+    return int(size[0]), int(size[1])
+
+
+def _check_files(images: Sequence[Path], masks: Sequence[Path], common_size: bool) -> tuple[int, int]:
+    """Return the ``(H, W)`` of most images, or raise a ValueError that names all files with problems."""
+    problems: list[str] = []
+    image_sizes = [_header(path, problems, is_mask=False) for path in images]
+    mask_sizes = [_header(path, problems, is_mask=True) for path in masks]
+    usual = Counter(size for size in image_sizes if size).most_common(1)
+    for path, mask, of_image, of_mask in zip(images, masks, image_sizes, mask_sizes, strict=True):
+        if of_image and of_mask and of_image != of_mask:
+            problems.append(f"{path} is {_size(of_image)} but its mask {mask} {_size(of_mask)}")
+        elif of_image and common_size and of_image != usual[0][0]:
+            problems.append(f"{path} is {_size(of_image)}, most images are {_size(usual[0][0])}")
+    if problems:
+        raise ValueError(
+            f"{len(problems)} problems with {len(images)} images and their masks: {listed(problems)}. Repair "
+            "or remove the files; for images of several sizes give image_size=(height, width). Sizes are "
+            "height x width after EXIF orientation; an image and its mask must have the same"
+            + (f". {MASK_REMEDY}" if any(p.startswith("mask ") for p in problems) else "")
+        )
+    return usual[0][0]
+
+
+def _header(path: Path, problems: list[str], is_mask: bool) -> tuple[int, int] | None:
+    """Return ``(H, W)`` as it will be once loaded, or None and add a problem; reads the header only."""
+    try:
+        with Image.open(path) as image:
+            if is_mask and (problem := _mask_problem(image)):
+                problems.append(f"mask {path} {problem}")
+            tags = getattr(image, "tag_v2", {})  # Pillow versions differ in whether .size is turned for TIFF
+            width, height = tags.get(_TIFF_WIDTH, image.width), tags.get(_TIFF_HEIGHT, image.height)
+            return (width, height) if _orientation(image) >= 5 else (height, width)
+    except Exception as error:  # decoders raise all sorts
+        problems.append(f"{path} can't be read ({type(error).__name__}: {error})")
+        return None
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8; from 5 on, height and width change places."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1  # getexif would decode the whole image
+    value = image.getexif().get(_ORIENTATION, 1)
+    return value if value in range(1, 9) else 1
+
+
+def _load(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            turned = _orientation(image) != 1
+            image.load()
+            return ImageOps.exif_transpose(image) if turned else image
+    except Exception as error:  # decoders raise all sorts
+        raise OSError(
+            f"{path} can't be read ({type(error).__name__}: {error}); restore it, or open the data again"
+        ) from error
+
+
+def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+    if image.mode in _SIXTEEN_BIT:
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(f"{path} has more than 16 bits per pixel; store it with 8 or 16")
+        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    elif image.mode == "F":
+        raise ValueError(f"{path} holds floating-point pixels; store it with 8 or 16 bits per pixel")
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _mask_problem(image: Image.Image) -> str | None:
+    if image.mode not in _MASK_MODES:
+        return f"has the pixel mode {image.mode}, not one channel of labels"
+    return f"is a {image.format}, which changes labels" if image.format in ("JPEG", "MPO") else None
+
+
+def _size(shape: Sequence[int]) -> str:
+    return f"{shape[0]} x {shape[1]}"
+
+
+def _ranges(labels: Iterable[int]) -> str:
+    """Return sorted numbers in words: ``[0, 1, 2, 255]`` as ``0 to 2, 255``."""
+    runs: list[list[int]] = []
+    for label in map(int, labels):
+        if runs and label == runs[-1][1] + 1:
+            runs[-1][1] = label
+        else:
+            runs.append([label, label])
+    return ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in runs)

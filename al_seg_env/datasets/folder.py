@@ -1,0 +1,139 @@
+"""Any folder of images and masks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from al_seg_env.datasets.base import IGNORE_LABEL, UInt8Array, default_palette
+from al_seg_env.datasets.files import PairedFiles, check_classes, check_palette
+from al_seg_env.datasets.pairing import pair_files, require_folders
+
+LAYOUT = (
+    "<root>/images/x.jpg with <root>/masks/x.png for each image, if you like in sub-folders such as train, "
+    "val and test of both (other folder names: arguments images and masks)"
+)
+CLASSES_FORMAT = (
+    '{"classes": [{"name": "road", "color": [128, 64, 128]}, ...], "ignore": [255]} or ["road", ...]'
+)
+
+
+class ImageFolder(PairedFiles):
+    """Images and masks in two folders, paired by file name.
+
+    ::
+
+        root/classes.json        {"classes": [{"name": "road", "color": [128, 64, 128]}, ...], "ignore": [9]}
+        root/images/train/a.jpg  names: "train/a"; partitions: {"train": (0, ...), ...}
+        root/masks/train/a.png   one channel; the n-th class of the list has the label n, from 0 on
+
+    Images may also lie directly in ``images``: their names are then just ``"a"`` and they are in no
+    partition. The first sub-folder, whatever it is called, is the partition. ``classes.json`` may also be a
+    plain list of names, or leave out ``color`` and ``ignore``. Files: png, jpg, jpeg, webp, bmp, tif, tiff.
+
+    Args:
+        root: The folder that holds everything.
+        images: Folder of the images, relative to ``root``.
+        masks: Folder of the masks, relative to ``root``.
+        classes: The C class names. If given, ``classes.json`` isn't read.
+        palette: C colours (red, green, blue), in preference to those in the file.
+        image_size: ``(H, W)`` to resize to; None keeps the files' size, which must be the same for all.
+        mask_suffix: What a mask's stem has that the image's has not, as ``"_mask"`` in ``a_mask.png``. Masks
+            without it are no masks, and left out.
+        ignore_labels: Labels to be read as 255 besides 255 itself and those that the file ignores. One may
+            be the label of a class, which then never occurs.
+
+    Raises:
+        ValueError: If folders, classes or partners are missing, or files can't be read or differ in size
+            (see :class:`PairedFiles`), naming all of them.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        images: str = "images",
+        masks: str = "masks",
+        classes: Sequence[str] | None = None,
+        palette: Sequence[Sequence[int]] | UInt8Array | None = None,
+        image_size: tuple[int, int] | None = None,
+        mask_suffix: str = "",
+        ignore_labels: Sequence[int] = (),
+    ) -> None:
+        root = Path(root)
+        require_folders(root, (images, masks), LAYOUT)
+        if classes is None:
+            classes, colours, ignored = read_classes(root / "classes.json")
+        else:
+            classes = check_classes(classes)
+            colours, ignored = default_palette(len(classes)), ()
+        pairs = pair_files(root / images, root / masks, mask_suffix=mask_suffix)
+        partitions: dict[str, list[int]] = {}
+        for index, name in enumerate(pairs):
+            if "/" in name:
+                partitions.setdefault(name.split("/")[0], []).append(index)
+        super().__init__(
+            [image for image, _ in pairs.values()],
+            [mask for _, mask in pairs.values()],
+            classes,
+            names=tuple(pairs),
+            image_size=image_size,
+            label_map=_label_map((*ignored, *ignore_labels)),
+            palette=colours if palette is None else check_palette(palette, len(classes)),
+            partitions=partitions,
+        )
+
+
+def read_classes(path: str | Path) -> tuple[tuple[str, ...], UInt8Array, tuple[int, ...]]:
+    """Return the C names, the ``(C, 3)`` uint8 colours and the ignored labels in a ``classes.json``.
+
+    Classes without a colour get the one that :func:`default_palette` has for them.
+
+    Raises:
+        ValueError: If there is no such file or it isn't in the format that :class:`ImageFolder` shows.
+    """
+    path, expected = Path(path), f"expected {CLASSES_FORMAT}"
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; give classes=[...], or write it ({expected})")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); {expected}") from error
+    content = {"classes": content} if isinstance(content, list) else content
+    if not isinstance(content, dict) or not isinstance(content.get("classes"), list):
+        raise ValueError(f"{path} holds no list of classes; {expected}")
+    if unknown := sorted(set(content) - {"classes", "ignore"}):
+        raise ValueError(f"{path} holds the unknown keys {unknown}; {expected}")
+    ignored = content.get("ignore", [])
+    if not isinstance(ignored, list):
+        raise ValueError(f"{path}: ignore is {ignored!r}, not a list of labels; {expected}")
+    entries = [{"name": entry} if isinstance(entry, str) else entry for entry in content["classes"]]
+    if wrong := [
+        e for e in entries if not isinstance(e, dict) or not {"name"} <= set(e) <= {"name", "color"}
+    ]:
+        raise ValueError(f"{path}: these are no classes: {wrong}; {expected}")
+    try:
+        names = check_classes([entry["name"] for entry in entries])
+        default = default_palette(len(names)).tolist()
+        colours = check_palette(
+            [e.get("color", d) for e, d in zip(entries, default, strict=True)], len(names)
+        )
+        _label_map(ignored)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; {expected}") from error
+    return names, colours, tuple(ignored)
+
+
+def _label_map(ignored: Sequence[Any]) -> UInt8Array:
+    """Return the table that keeps labels below 256 and maps those in ``ignored`` to 255."""
+    wrong = [label for label in ignored if type(label) is bool or not isinstance(label, (int, np.integer))]
+    if wrong or any(not 0 <= label < 65536 for label in ignored):
+        raise ValueError(f"ignored labels: expected whole numbers from 0 to 65535, got {list(ignored)!r}")
+    table = np.arange(max(256, *(label + 1 for label in ignored), 0), dtype=np.int64)
+    kept = np.where(table < 256, table, IGNORE_LABEL - 1)
+    kept[list(ignored)] = IGNORE_LABEL
+    return kept.astype(np.uint8)

@@ -1,0 +1,67 @@
+"""Finding images and masks in folders, and pairing them by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+"""The file suffixes that are taken for images, in any case."""
+
+
+def find_images(folder: Path, suffix: str = "") -> dict[str, list[Path]]:
+    """Return the image files anywhere below ``folder`` by key, in order of the keys.
+
+    A key is the path from ``folder`` without the file's suffix and without ``suffix``, with ``/`` between
+    its parts. Files whose stem does not end in ``suffix``, hidden files and other types are left out.
+    """
+    found: dict[str, list[Path]] = {}
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        for path in (Path(parent, name) for name in sorted(files)):
+            stem = path.stem.removesuffix(suffix)
+            fits = path.suffix.lower() in SUFFIXES and path.stem.endswith(suffix)
+            if fits and stem and not path.name.startswith("."):
+                found.setdefault(path.relative_to(folder).with_name(stem).as_posix(), []).append(path)
+    return dict(sorted(found.items()))
+
+
+def pair_files(
+    images: Path, masks: Path, *, image_suffix: str = "", mask_suffix: str = ""
+) -> dict[str, tuple[Path, Path]]:
+    """Return ``(image, mask)`` for each key (see :func:`find_images`) below two folders, in order.
+
+    Raises:
+        ValueError: If there are no images, or images or masks have no partner or several; all are named.
+    """
+    of_images, of_masks = find_images(images, image_suffix), find_images(masks, mask_suffix)
+    if not of_images:
+        named = f" whose stem ends in {image_suffix!r}" if image_suffix else ""
+        raise ValueError(f"no images{named} in {images}; expected files with one of {', '.join(SUFFIXES)}")
+    problems = [f"{of_images[k][0]} has no mask" for k in of_images if k not in of_masks]
+    problems += [f"{of_masks[k][0]} has no image" for k in of_masks if k not in of_images]
+    for files in (*of_images.values(), *of_masks.values()):
+        if len(files) > 1:
+            problems.append(" and ".join(map(str, files)) + " have the same stem")
+    if problems:
+        raise ValueError(
+            f"images in {images} and masks in {masks} do not pair: {listed(problems)}. Expected one mask "
+            f"named like the image{f' plus {mask_suffix!r}' if mask_suffix else ''}; add or remove files"
+        )
+    return {key: (of_images[key][0], of_masks[key][0]) for key in of_images}
+
+
+def require_folders(root: Path, folders: Sequence[str], layout: str) -> None:
+    """Raise a ValueError that names those of ``folders`` that ``root`` lacks, and the ``layout`` expected."""
+    missing = [folder for folder in folders if not (root / folder).is_dir()]
+    if missing:
+        there = sorted(p.name for p in root.iterdir()) if root.is_dir() else []
+        found = f"it holds {listed(there)}" if there else "it is empty or no folder itself"
+        raise ValueError(f"{root} lacks {', '.join(missing)} ({found}); expected {layout}")
+
+
+def listed(items: Sequence[object], limit: int = 20) -> str:
+    """Return the first ``limit`` of ``items`` for an error message, and the number of the others."""
+    more = f"; and {len(items) - limit} more" if len(items) > limit else ""
+    return "; ".join(map(str, items[:limit])) + more

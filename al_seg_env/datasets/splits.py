@@ -1,0 +1,268 @@
+"""The disjoint sets of images that the paper works with: D_S, D_T, D_R, D_V and the test set."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from al_seg_env.datasets.base import SegmentationData
+from al_seg_env.datasets.pairing import listed
+
+SPLITS = ("state", "train", "reward", "eval", "test")
+FORMAT, VERSION = "al-seg-env splits", 1
+_SUBSETS = 1000  # random choices of D_S among which the one most like D_T is taken
+_SMOOTHING = 1e-6  # added to the share of each class, so that the KL divergence stays finite
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Disjoint sets of image indices (paper, section 3 and 4.1).
+
+    Attributes:
+        state: D_S, the images whose predictions are the state. Not empty.
+        train: D_T, from which regions are acquired while an agent is trained. Empty only if ``eval`` isn't.
+        reward: D_R, on which the reward is measured. Not empty.
+        eval: D_V, from which a trained agent acquires. Empty only if ``train`` isn't.
+        test: Images for the final figures; may be empty.
+
+    Raises:
+        ValueError: If a set holds anything but indices, an index occurs twice (all are named, with the
+            sets they are in), or a set is empty that must not be.
+    """
+
+    state: tuple[int, ...]
+    train: tuple[int, ...]
+    reward: tuple[int, ...]
+    eval: tuple[int, ...]
+    test: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, ids in self._items():
+            if isinstance(ids, str) or any(not _is_count(i) for i in ids):
+                raise ValueError(f"{name}: expected indices of images, whole numbers from 0 on, got {ids!r}")
+            object.__setattr__(self, name, tuple(int(i) for i in ids))
+        problems = [
+            f"{name} holds {again} more than once"
+            for name, ids in self._items()
+            if (again := [i for i, n in Counter(ids).items() if n > 1])
+        ]
+        for (one, a), (other, b) in combinations(self._items(), 2):
+            if both := sorted(set(a) & set(b)):
+                problems.append(f"{one} and {other} share {both}")
+        if problems:
+            raise ValueError(
+                f"the splits must be disjoint, but {'; '.join(problems)}; keep each image in one split"
+            )
+        if empty := [name for name in ("state", "reward") if not getattr(self, name)]:
+            raise ValueError(
+                f"{' and '.join(empty)} must hold at least one image; give more images or other sizes"
+            )
+        if not self.train and not self.eval:
+            raise ValueError("train and eval are both empty; one of them must hold images to acquire from")
+
+    @classmethod
+    def draw(
+        cls,
+        data: SegmentationData,
+        seed: int,
+        *,
+        sizes: Mapping[str, int | None],
+        sources: Mapping[str, str] | None = None,
+    ) -> Splits:
+        """Draw splits at random, with a D_S that is like D_T (paper, section 4.1 and footnote 2).
+
+        The images of state and train are drawn together, uniformly. Of 1000 random ways to choose the state
+        among them, the one is taken whose share of pixels per class is closest to that of the remaining
+        images, as the KL divergence of D_T from D_S tells (1e-6 is added to each share; the first of equals).
+        That punishes classes that D_S lacks most. Masks are read for these images alone.
+
+        Args:
+            data: The images.
+            seed: Equal seeds give equal splits.
+            sizes: The number of images in each split; None for all that the others leave of its source, at
+                most once per source. Splits left out are empty.
+            sources: The partition of ``data`` from which a split is drawn; all images if left out. State
+                and train must have the same.
+
+        Raises:
+            ValueError: If sizes or sources do not fit each other or the data, with the numbers.
+        """
+        sources = sources or {}
+        _check_request(sizes, sources)
+        rng = np.random.default_rng(seed)
+        state, train = sizes.get("state", 0), sizes.get("train", 0)
+        wanted = {name: sizes.get(name, 0) for name in ("reward", "eval", "test")}
+        wanted["state+train"] = None if state is None or train is None else state + train
+        drawn = _draw_groups(data, wanted, {**sources, "state+train": sources.get("state")}, rng)
+        group = drawn.pop("state+train")
+        count = state if state is not None else len(group) - (train or 0)
+        if not 0 < count <= len(group):
+            raise ValueError(
+                f"state={state} and train={train} can't be made of the {len(group)} images left of their "
+                "source; state needs at least 1"
+            )
+        chosen = _like_the_rest(data, group, count, rng)
+        return cls(
+            state=tuple(sorted(chosen)),
+            train=tuple(sorted(set(group) - set(chosen))),
+            **{name: tuple(sorted(ids)) for name, ids in drawn.items()},
+        )
+
+    @classmethod
+    def load(cls, path: str | Path, data: SegmentationData) -> Splits:
+        """Read splits that :meth:`save` wrote; images are found by name.
+
+        Raises:
+            OSError: If the file can't be read.
+            ValueError: If it isn't such a file, or names images that ``data`` lacks; all are named.
+        """
+        content = _read(Path(path))
+        index = {name: i for i, name in enumerate(data.names)}
+        unknown = [name for split in SPLITS for name in content[split] if name not in index]
+        if unknown:
+            raise ValueError(
+                f"{path} names {len(unknown)} images that the data do not have: {listed(unknown)}. "
+                f"Its {len(index)} are named as {data.names[0]!r}; use the data the splits were made for"
+            )
+        count = Counter(name for split in SPLITS for name in content[split])
+        if again := [name for name, n in count.items() if n > 1]:
+            where = [f"{name} ({', '.join(s for s in SPLITS if name in content[s])})" for name in again]
+            raise ValueError(f"{path} names images more than once: {listed(where)}; keep each in one split")
+        try:
+            return cls(**{split: tuple(index[name] for name in content[split]) for split in SPLITS})
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def save(self, path: str | Path, data: SegmentationData) -> None:
+        """Write the splits as JSON, by the images' names; an existing file is replaced in one go.
+
+        Raises:
+            ValueError: If an index is beyond the images of ``data``.
+        """
+        beyond = [i for _, ids in self._items() for i in ids if i >= len(data.names)]
+        if beyond:
+            raise ValueError(
+                f"the data have {len(data.names)} images, but the splits hold the indices {beyond}"
+            )
+        lines = [f'"format": {json.dumps(FORMAT)}', f'"version": {VERSION}']
+        for name, ids in self._items():
+            lines.append(f'"{name}": {json.dumps([data.names[i] for i in ids], separators=(",", ":"))}')
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _items(self) -> list[tuple[str, tuple[int, ...]]]:
+        return [(name, getattr(self, name)) for name in SPLITS]
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= 0)
+
+
+def _check_request(sizes: Mapping[str, int | None], sources: Mapping[str, str]) -> None:
+    if unknown := sorted((set(sizes) | set(sources)) - set(SPLITS)):
+        raise ValueError(f"unknown splits {unknown}; sizes and sources may have {list(SPLITS)}")
+    if wrong := {name: n for name, n in sizes.items() if n is not None and not _is_count(n)}:
+        raise ValueError(f"sizes: expected numbers of images from 0 on, or None for the rest, got {wrong}")
+    if sizes.get("train", 0) != 0 and sources.get("state") != sources.get("train"):
+        raise ValueError(
+            f"state and train must share a source, got {sources.get('state')!r} and {sources.get('train')!r}"
+        )
+    rests = Counter(sources.get(name) for name, size in sizes.items() if size is None)
+    if twice := [source for source, n in rests.items() if n > 1]:
+        names = ", ".join(repr(source) if source else "all images" for source in twice)
+        raise ValueError(f"only one split can take the rest (None) of a source, but several do of: {names}")
+
+
+def _source_ids(data: SegmentationData, source: str | None) -> Sequence[int]:
+    if not source:
+        return range(len(data.names))
+    partitions: Mapping[str, Sequence[int]] = getattr(data, "partitions", {})
+    if source not in partitions:
+        raise ValueError(f"the data have no partition {source!r}; they have {sorted(partitions)}")
+    return partitions[source]
+
+
+def _draw_groups(
+    data: SegmentationData,
+    sizes: Mapping[str, int | None],
+    sources: Mapping[str, str | None],
+    rng: np.random.Generator,
+) -> dict[str, list[int]]:
+    """Return disjoint lists of indices, drawn uniformly, by the names in ``sizes`` (None: all that is left)."""
+    drawn: dict[str, list[int]] = {}
+    taken: set[int] = set()
+    # Partitions before "all images", numbers before "the rest": what can be met then is met.
+    for name in sorted(sizes, key=lambda n: (sizes[n] is None, not sources.get(n), n)):
+        size, source = sizes[name], sources.get(name)
+        left = [i for i in _source_ids(data, source) if i not in taken]
+        if size is not None and size > len(left):
+            of = f"partition {source!r}" if source else "all images"
+            raise ValueError(f"{name}: {size} images were asked for, but {len(left)} are left of {of}")
+        drawn[name] = [int(left[i]) for i in rng.permutation(len(left))[:size]]
+        taken.update(drawn[name])
+    return drawn
+
+
+def _like_the_rest(
+    data: SegmentationData, group: Sequence[int], count: int, rng: np.random.Generator
+) -> list[int]:
+    """Return ``count`` images of ``group`` with a class distribution close to that of the others."""
+    if count == len(group):
+        return list(group)
+    pixels = np.stack([_class_counts(data.mask(i), len(data.classes)) for i in group])  # (n, C)
+    order = rng.random((_SUBSETS, len(group))).argsort(axis=1)  # (subsets, n)
+    member = np.zeros(order.shape)
+    np.put_along_axis(member, order[:, :count], 1.0, axis=1)
+    of_state = member @ pixels  # (subsets, C)
+    p, q = _shares(pixels.sum(axis=0) - of_state), _shares(of_state)
+    divergence = (p * np.log(p / q)).sum(axis=1)
+    best = int(divergence.argmin())
+    return [group[i] for i in order[best, :count]]
+
+
+def _class_counts(mask: npt.NDArray[np.uint8], num_classes: int) -> npt.NDArray[np.float64]:
+    return np.bincount(mask.reshape(-1), minlength=256)[:num_classes].astype(np.float64)
+
+
+def _shares(pixels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the smoothed distribution for counts of pixels per class, both ``(..., C)``."""
+    shares = pixels / np.maximum(pixels.sum(axis=-1, keepdims=True), 1.0) + _SMOOTHING
+    return shares / shares.sum(axis=-1, keepdims=True)
+
+
+def _read(path: Path) -> dict[str, list[str]]:
+    """Return the names in each split of a file, or raise a ValueError that says what is wrong with it."""
+    expected = (
+        f'expected {{"format": "{FORMAT}", "version": {VERSION}, "state": [names], "train": [names], ...}}'
+    )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); {expected}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{path} is no file of splits; {expected}")
+    if content.get("version") != VERSION:
+        raise ValueError(f"{path} has the version {content.get('version')!r}; this release reads {VERSION}")
+    if missing := [split for split in SPLITS if split not in content]:
+        raise ValueError(f"{path} lacks the splits {missing}; {expected}")
+    if unknown := sorted(set(content) - {*SPLITS, "format", "version"}):
+        raise ValueError(f"{path} holds the unknown keys {unknown}; {expected}")
+    for split in SPLITS:
+        if not isinstance(content[split], list) or not all(isinstance(n, str) for n in content[split]):
+            raise ValueError(f"{path}: {split} is not a list of names; {expected}")
+    return {split: content[split] for split in SPLITS}

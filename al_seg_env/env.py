@@ -1,0 +1,292 @@
+"""The environment: an agent decides which regions are labelled next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium import spaces
+
+from al_seg_env.config import EnvConfig
+from al_seg_env.datasets.base import SegmentationData
+from al_seg_env.datasets.splits import Splits
+from al_seg_env.featurizers import Feature, KLSimilarity, paper_features, paper_similarity
+from al_seg_env.frames import Frames, training_crops
+from al_seg_env.labels import LabelState
+from al_seg_env.learner import Learner
+from al_seg_env.metrics import class_iou, mean_iou
+from al_seg_env.observer import Observer
+from al_seg_env.oracle import GroundTruthOracle, Oracle, ask
+from al_seg_env.regions import IntArray, RegionGrid
+from al_seg_env.rendering import render_request
+from al_seg_env.scores import Score
+
+Observation = dict[str, npt.NDArray[np.float32]]
+
+
+class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
+    """Choose which image regions to label, so that a segmentation network improves the most (section 3.1).
+
+    ## Episode
+
+    The network starts from its initial weights theta_0 with nothing labelled. In every step the agent is
+    shown K pools of N candidate regions and picks one of each pool; an oracle labels the K regions, the
+    network trains on them, and the reward is what that gained. The episode ends when ``budget`` regions are
+    labelled, or none is left.
+
+    ## Observation space: ``Dict``
+
+    ============== =================== ==========================================================
+    key            shape, float32      meaning
+    ============== =================== ==========================================================
+    state          ``(S, F)``          a row per region of D_S: what the network makes of it
+    candidates     ``(K, N, F)``       the same of each candidate
+    similarity     ``(K, N, D)``       histograms of KL divergences from the candidate to the
+                                       labelled and to the unlabelled regions (``D = 2 * kl_bins``);
+                                       absent where ``similarity`` is empty
+    score_<name>   ``(K, N)``          acquisition scores, for each in ``scores``
+    ============== =================== ==========================================================
+
+    The F features are the shares of pixels predicted per class (C), and the min-, average- and max-pooled
+    entropy map (8 x 8 each). The observation that comes with ``terminated`` is all zeros.
+
+    ## Action space: ``MultiDiscrete([N] * K)``
+
+    Sub-action k is the candidate taken from pool k. Every action is valid. Pools do not overlap; when fewer
+    than K * N regions are left they shrink evenly, and a short pool repeats its candidates up to N. When only
+    n < K regions can be labelled (budget or regions nearly spent), the first n sub-actions count; a pool that
+    has no region left is all zeros.
+
+    ## Reward
+
+    The gain in mean IoU on D_R, in percentage points, times ``reward_scale``.
+
+    ## Info
+
+    ``chosen``: region ids labelled in this step, a tuple of int. ``labelled``: how many so far. ``miou``: in
+    percent on D_R. ``class_iou``: in percent, ``(C,)``, -1 where D_R lacks the class. ``label_counts``: pixels
+    per class labelled in this step, ``(C,)`` int64. ``next_active``: how many sub-actions the next step counts.
+
+    Args:
+        data: Images and masks.
+        splits: Which images are D_S, D_T, D_R and D_V.
+        learner: The segmentation network. Its state at this moment is theta_0. It belongs to this environment.
+        config: Settings; see :class:`~al_seg_env.config.EnvConfig`.
+        oracle: Who labels; the data's own masks if left out.
+        scores: Acquisition scores to observe.
+        features: Parts of a region's description; the paper's, as configured, if left out.
+        render_mode: ``"rgb_array"`` or ``None``.
+
+    Raises:
+        ValueError: If data, splits, learner and configuration do not fit each other.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 2}
+
+    def __init__(
+        self,
+        data: SegmentationData,
+        splits: Splits,
+        learner: Learner,
+        *,
+        config: EnvConfig,
+        oracle: Oracle | None = None,
+        scores: Sequence[Score] = (),
+        features: Sequence[Feature] | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            raise ValueError(f"render_mode {render_mode!r} is unknown; use 'rgb_array' or None")
+        self.data, self.splits, self.learner, self.config = data, splits, learner, config
+        self.render_mode = render_mode
+        self.grid = RegionGrid(tuple(data.image_size), config.region_size or tuple(data.image_size))
+        self.frames = Frames(data)
+        self.oracle = GroundTruthOracle(self.frames) if oracle is None else oracle
+        acquired_from = splits.train if config.split == "train" else splits.eval
+        self._check(acquired_from)
+        self.labels = LabelState(self.grid, acquired_from, len(data.classes))
+        self.observer = Observer(
+            self.frames,
+            self.grid,
+            learner,
+            state_images=splits.state,
+            candidate_images=acquired_from,
+            n_pools=config.regions_per_step,
+            pool_size=config.pool_size,
+            features=paper_features(config) if features is None else tuple(features),
+            similarity=paper_similarity(config),
+            scores=tuple(scores),
+        )
+        self.observation_space = self.observer.space
+        self.action_space = spaces.MultiDiscrete([config.pool_size] * config.regions_per_step)
+        self._initial_confusion: torch.Tensor | None = None
+        self._pools: list[IntArray] | None = None
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        """What an agent's inputs mean, in plain JSON values: classes, images of D_S, parts of the features."""
+        return {
+            "classes": list(self.data.classes),
+            "state_images": [self.data.names[i] for i in self.splits.state],
+            "region_size": list(self.grid.region_size),
+            "features": [feature.name for feature in self.observer.features],
+            "similarity": None if self.observer.similarity is None else self.observer.similarity.name,
+        }
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode: theta_0, nothing labelled.
+
+        Args:
+            seed: Seeds pools, crops, flips and dropout.
+            options: None are known.
+        """
+        super().reset(seed=seed)
+        self.learner.reset()
+        self.labels.clear()
+        self._step = 0
+        self._chosen: tuple[int, ...] = ()
+        self._label_counts = np.zeros(len(self.data.classes), dtype=np.int64)
+        if self._initial_confusion is None:
+            self._initial_confusion = self._evaluate()
+        self._confusion = self._initial_confusion
+        self._reference_miou = 0.0 if self.config.first_reward == "miou" else self._miou
+        return self._observe(initial=True), self._info()
+
+    def step(
+        self, action: npt.NDArray[np.int64]
+    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Label the chosen regions, train on them, and see what it brought (section 3.1, steps 3 to 6, 1, 2).
+
+        Args:
+            action: ``(K,)`` integers in ``[0, N)``.
+
+        Raises:
+            ValueError: If the action is not in the action space, or the oracle's answer is malformed; nothing
+                has changed then.
+            FloatingPointError: If training diverged; labels and weights before it are kept.
+        """
+        self._chosen = self._choose(action)
+        masks = ask(self.oracle, self.grid, self._chosen, len(self.data.classes))
+        self._label_counts = self.labels.add(self._chosen, masks, self._step)
+        self._step += 1
+        self._pools = None  # spent: should training fail, only reset() can follow
+        self._train()
+        self._confusion = self._evaluate()
+        reward = self.config.reward_scale * (self._miou - self._reference_miou)
+        self._reference_miou = self._miou
+        terminated = self._active == 0
+        observation = self._empty_observation() if terminated else self._observe()
+        return observation, reward, terminated, False, self._info()
+
+    def render(self) -> npt.NDArray[np.uint8] | None:  # type: ignore[override]
+        """Return a picture of the image asked about most recently, ``(h, w, 3)`` uint8."""
+        if self.render_mode is None:
+            gym.logger.warn("render() needs render_mode='rgb_array' when the environment is made")
+            return None
+        last = self.labels.labelled[-1] if len(self.labels) else int(self.labels.unlabelled[0])
+        image = self.grid.box(last).image
+        logits = self.learner.predict(self.frames.images([image]))
+        return render_request(
+            self.data,
+            image=self.frames.image(image).numpy(),
+            truth=self.frames.mask(image),
+            known=self.labels.mask(image),
+            predicted=logits[0].argmax(dim=0).to("cpu", torch.uint8).numpy(),
+            requests=[box for box in map(self.grid.box, self._chosen) if box.image == image],
+            caption=f"{self.data.names[image]}   {len(self.labels)} of {self.config.budget} regions   "
+            f"mIoU {self._miou:.1f} %",
+        )
+
+    @property
+    def _active(self) -> int:
+        """How many sub-actions the next step counts."""
+        left = len(self.labels.unlabelled)
+        return min(self.config.regions_per_step, self.config.budget - len(self.labels), left)
+
+    @property
+    def _miou(self) -> float:
+        return 100 * mean_iou(self._confusion)
+
+    def _choose(self, action: npt.ArrayLike) -> tuple[int, ...]:
+        if self._pools is None:
+            raise gym.error.ResetNeeded("the episode is over or has not begun; call reset() before step()")
+        chosen = np.asarray(action)
+        if not self.action_space.contains(chosen.astype(np.int64, copy=False)) or chosen.dtype.kind not in "iu":
+            raise ValueError(
+                f"action {action!r}: expected {self.config.regions_per_step} integers in "
+                f"[0, {self.config.pool_size}), one per pool"
+            )
+        # A short pool repeats its candidates, as the observation does.
+        return tuple(int(pool[n % len(pool)]) for pool, n in zip(self._pools[: self._active], chosen, strict=False))
+
+    def _train(self) -> None:
+        """One iteration on just the regions added in this step (section 3.1, step 5)."""
+        if self.config.crop_labels == "all":
+            labels = self.labels.mask
+        else:
+            labels = self.labels.mask_of(self._chosen)
+        for _ in range(self.config.fit_iterations):
+            order = self.np_random.permutation(len(self._chosen))
+            for start in range(0, len(order), self.config.fit_batch_size):
+                batch = [self._chosen[i] for i in order[start : start + self.config.fit_batch_size]]
+                crops = training_crops(
+                    self.frames, self.grid, batch, labels, self.config.crop_size, self.np_random
+                )
+                self.learner.fit_step(*crops, self.np_random)
+
+    def _evaluate(self) -> torch.Tensor:
+        """Return the confusion matrix on D_R, ``(C, C)``."""
+        return self.learner.evaluate(self.frames.batches(self.splits.reward, self.learner.batch_size))
+
+    def _observe(self, *, initial: bool = False) -> Observation:
+        """Draw new pools, and describe D_S and the candidates (section 3.1, steps 1 and 2)."""
+        config = self.config
+        self._pools = self.labels.draw_pools(
+            self.np_random, config.regions_per_step, config.pool_size, config.pool_images
+        )
+        return self.observer.observe(self._pools, self.labels, self.np_random, initial=initial)
+
+    def _empty_observation(self) -> Observation:
+        assert isinstance(self.observation_space, spaces.Dict)
+        return {key: np.zeros(space.shape, np.float32) for key, space in self.observation_space.items() if space.shape}
+
+    def _info(self) -> dict[str, Any]:
+        iou = 100 * class_iou(self._confusion).numpy()
+        return {
+            "chosen": self._chosen,
+            "labelled": len(self.labels),
+            "miou": self._miou,
+            "class_iou": np.nan_to_num(iou, nan=-1.0),
+            "label_counts": self._label_counts.copy(),
+            "next_active": self._active,
+        }
+
+    def _check(self, acquired_from: Sequence[int]) -> None:
+        config, n_classes = self.config, len(self.data.classes)
+        blank = torch.zeros(1, 3, *self.grid.image_size, dtype=torch.uint8)
+        shape, expected = tuple(self.learner.predict(blank).shape), (1, n_classes, *self.grid.image_size)
+        if shape != expected or self.learner.num_classes != n_classes:
+            raise ValueError(
+                f"the network returned logits of shape {shape} for one image; expected {expected}: one channel "
+                f"for each of the {n_classes} classes, at the image's size"
+            )
+        if not acquired_from:
+            raise ValueError(f"split {config.split!r} has no image to acquire regions from; give it some in splits")
+        regions = len(acquired_from) * self.grid.regions_per_image
+        if config.budget > regions:
+            raise ValueError(
+                f"budget is {config.budget}, but split {config.split!r} has only {regions} regions "
+                f"({len(acquired_from)} images x {self.grid.regions_per_image}); lower the budget"
+            )
+        if config.regions_per_step * config.pool_size > regions:
+            raise ValueError(
+                f"{config.regions_per_step} pools of {config.pool_size} regions (K x N) need "
+                f"{config.regions_per_step * config.pool_size} regions, but split {config.split!r} has {regions}; "
+                "lower regions_per_step or pool_size"
+            )

@@ -1,0 +1,187 @@
+"""What a region looks like to the agent: features of the prediction, and its similarity to other regions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from al_seg_env import functional
+from al_seg_env.config import EnvConfig
+from al_seg_env.regions import RegionGrid
+
+FloatArray = npt.NDArray[np.float32]
+Sampler = Callable[[int], Iterator[Tensor]]
+
+
+class Prediction:
+    """What the network says of a batch of images. Each derived map is computed when first asked for, and kept.
+
+    Args:
+        logits: ``(B, C, H, W)`` float32.
+        grid: The grid of regions.
+        sampler: Returns a number of further logits under dropout, for scores that ask for them.
+    """
+
+    def __init__(self, logits: Tensor, grid: RegionGrid, sampler: Sampler | None = None) -> None:
+        self.logits = logits
+        self.grid = grid
+        self._sampler = sampler
+
+    @cached_property
+    def entropy(self) -> Tensor:
+        """Shannon entropy per pixel in nats, ``(B, H, W)``."""
+        return functional.entropy_map(self.logits)
+
+    @cached_property
+    def class_counts(self) -> Tensor:
+        """Pixels predicted per class and region, ``(B, R, C)`` int64."""
+        labels = self.logits.argmax(dim=1)
+        return functional.class_counts(labels, self.grid.region_size, self.logits.shape[1])
+
+    @cached_property
+    def class_shares(self) -> Tensor:
+        """Share of the pixels predicted per class and region, ``(B, R, C)`` float32."""
+        return functional.shares(self.class_counts)
+
+    def samples(self, count: int) -> Iterator[Tensor]:
+        """Yield ``count`` tensors of logits ``(B, C, H, W)``, each under other dropout masks."""
+        if self._sampler is None:
+            raise ValueError("this prediction came without a sampler, so nothing can be drawn from it")
+        return self._sampler(count)
+
+
+class Feature(Protocol):
+    """A part of a region's description. State and candidates share it.
+
+    Attributes:
+        name: Named in the environment's ``layout``, which saved agents are checked against.
+    """
+
+    name: str
+
+    def bounds(self, num_classes: int, region_size: functional.Size) -> tuple[FloatArray, FloatArray]:
+        """Return the lowest and highest values, ``(f,)`` float32 each; their length is the part's size."""
+        ...
+
+    def __call__(self, prediction: Prediction) -> Tensor:
+        """Return ``(B, R, f)`` float32."""
+        ...
+
+
+@dataclass(frozen=True)
+class ClassDistribution:
+    """Feature (i): predicted pixels per class, as shares (section 3.1) or as counts (released code)."""
+
+    normalised: bool = True
+
+    @property
+    def name(self) -> str:
+        """The part's name in the layout."""
+        return "class_shares" if self.normalised else "class_counts"
+
+    def bounds(self, num_classes: int, region_size: functional.Size) -> tuple[FloatArray, FloatArray]:
+        """Return bounds of ``(C,)``."""
+        high = 1.0 if self.normalised else float(region_size[0] * region_size[1])
+        return np.zeros(num_classes, np.float32), np.full(num_classes, high, np.float32)
+
+    def __call__(self, prediction: Prediction) -> Tensor:
+        """Return ``(B, R, C)``."""
+        return prediction.class_shares if self.normalised else prediction.class_counts.float()
+
+
+@dataclass(frozen=True)
+class PooledEntropy:
+    """Feature (ii): one pooling of the region's entropy map to ``bins x bins`` values, in nats (section 3.1)."""
+
+    mode: str
+    bins: int = 8
+
+    @property
+    def name(self) -> str:
+        """The part's name in the layout."""
+        return f"entropy_{self.mode}_{self.bins}x{self.bins}"
+
+    def bounds(self, num_classes: int, region_size: functional.Size) -> tuple[FloatArray, FloatArray]:
+        """Return bounds of ``(bins * bins,)``."""
+        size = self.bins**2
+        return np.zeros(size, np.float32), np.full(size, math.log(max(num_classes, 2)), np.float32)
+
+    def __call__(self, prediction: Prediction) -> Tensor:
+        """Return ``(B, R, bins * bins)``."""
+        return functional.pool_regions(prediction.entropy, prediction.grid.region_size, self.bins, self.mode)
+
+
+@dataclass(frozen=True)
+class KLSimilarity:
+    """How a candidate's class distribution compares with those of other regions (section 3.1, figure A.1b).
+
+    One normalised histogram of KL divergences per reference set: the labelled regions by their labels, and
+    the unlabelled ones by their predictions, approximated by the pools.
+    """
+
+    references: tuple[str, ...]
+    bins: int = 32
+    edges: str = "fixed"
+    own: bool = False
+
+    @property
+    def name(self) -> str:
+        """The part's name in the layout."""
+        return f"kl_{'_'.join(self.references)}_{self.bins}_{self.edges}"
+
+    @property
+    def size(self) -> int:
+        """Features per candidate."""
+        return self.bins * len(self.references)
+
+    def __call__(self, candidates: Tensor, labelled: Tensor) -> Tensor:
+        """Return the histograms.
+
+        Args:
+            candidates: Predicted class shares of the M candidates, ``(M, C)``.
+            labelled: Class shares of the labelled regions by their labels, ``(L, C)``.
+
+        Returns:
+            ``(M, size)`` float32.
+        """
+        parts = []
+        for reference in self.references:
+            to_pools = reference == "unlabelled"
+            against = candidates if to_pools else labelled
+            own = to_pools and not self.own  # leave the candidate itself out
+            parts.append(
+                functional.kl_histogram(candidates, against, self.bins, edges=self.edges, own=own)
+            )
+        return torch.cat(parts, dim=1)
+
+
+def paper_features(config: EnvConfig) -> tuple[Feature, ...]:
+    """Return the features that a configuration names, in the order of section 3.1."""
+    features: list[Feature] = []
+    if config.class_distribution is not None:
+        features.append(ClassDistribution(normalised=config.class_distribution == "shares"))
+    features.extend(PooledEntropy(mode, config.entropy_bins) for mode in config.entropy_pools)
+    return tuple(features)
+
+
+def paper_similarity(config: EnvConfig) -> KLSimilarity | None:
+    """Return the KL histograms that a configuration names, or ``None``."""
+    if not config.similarity:
+        return None
+    return KLSimilarity(config.similarity, config.kl_bins, config.kl_edges, config.kl_own)
+
+
+def feature_bounds(
+    features: Sequence[Feature], num_classes: int, region_size: functional.Size
+) -> tuple[FloatArray, FloatArray]:
+    """Return the bounds of all features side by side, ``(F,)`` each."""
+    bounds = [feature.bounds(num_classes, region_size) for feature in features]
+    return np.concatenate([low for low, _ in bounds]), np.concatenate([high for _, high in bounds])

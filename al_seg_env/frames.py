@@ -1,0 +1,134 @@
+"""Decoded images and masks as tensors, and the crops that the segmentation network trains on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from al_seg_env.datasets.base import IGNORE_LABEL, SegmentationData, UInt8Array
+from al_seg_env.functional import Size
+from al_seg_env.regions import RegionGrid
+
+
+class Frames:
+    """The images and masks of a data set, each decoded once and kept as uint8.
+
+    Args:
+        data: Where they come from.
+    """
+
+    def __init__(self, data: SegmentationData) -> None:
+        self.data = data
+        self._images: dict[int, Tensor] = {}
+        self._masks: dict[int, UInt8Array] = {}
+
+    def image(self, index: int) -> Tensor:
+        """Return an image, ``(H, W, 3)`` uint8.
+
+        Raises:
+            ValueError: If the data set returns another shape or dtype.
+        """
+        if index not in self._images:
+            image = np.ascontiguousarray(self.data.image(index))
+            self._check(index, "image", image, (*self.data.image_size, 3))
+            self._images[index] = torch.from_numpy(image.copy())
+        return self._images[index]
+
+    def mask(self, index: int) -> UInt8Array:
+        """Return the true labels of an image, ``(H, W)`` uint8.
+
+        Raises:
+            ValueError: If the data set returns another shape or dtype, or labels that are no class.
+        """
+        if index not in self._masks:
+            mask = np.ascontiguousarray(self.data.mask(index))
+            self._check(index, "mask", mask, tuple(self.data.image_size))
+            check_labels(mask, len(self.data.classes), f"mask {self.data.names[index]!r}")
+            self._masks[index] = mask.copy()
+        return self._masks[index]
+
+    def _check(self, index: int, kind: str, array: UInt8Array, shape: tuple[int, ...]) -> None:
+        if array.shape != shape or array.dtype != np.uint8:
+            raise ValueError(
+                f"{kind} {self.data.names[index]!r}: expected uint8 {shape}, found {array.dtype} {array.shape}; "
+                "all images of a data set must have its image_size"
+            )
+
+    def images(self, indices: Sequence[int]) -> Tensor:
+        """Return a batch of images, ``(B, 3, H, W)`` uint8, channels last in memory."""
+        return torch.stack([self.image(int(i)) for i in indices]).permute(0, 3, 1, 2)
+
+    def masks(self, indices: Sequence[int]) -> Tensor:
+        """Return a batch of masks, ``(B, H, W)`` uint8."""
+        return torch.from_numpy(np.stack([self.mask(int(i)) for i in indices]))
+
+    def batches(self, indices: Sequence[int], size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield ``(images, masks)`` batches of at most ``size`` in the given order."""
+        for start in range(0, len(indices), size):
+            chunk = indices[start : start + size]
+            yield self.images(chunk), self.masks(chunk)
+
+
+def check_labels(mask: UInt8Array, num_classes: int, name: str) -> None:
+    """Raise a ValueError that names the labels of a mask that are neither a class nor 255."""
+    present = np.flatnonzero(np.bincount(mask.reshape(-1), minlength=256))
+    wrong = [int(label) for label in present if label >= num_classes and label != IGNORE_LABEL]
+    if wrong:
+        raise ValueError(
+            f"{name}: labels {wrong} are no classes; expected 0 to {num_classes - 1}, or {IGNORE_LABEL} for "
+            "unlabelled; list every class, or map what is not one to 255"
+        )
+
+
+def training_crops(
+    frames: Frames,
+    grid: RegionGrid,
+    regions: Sequence[int],
+    labels: Callable[[int], UInt8Array],
+    crop_size: Size | None,
+    rng: np.random.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Cut one randomly placed, randomly flipped crop around each region (section 4.1).
+
+    A crop contains its region, or lies within it where the region is larger.
+
+    Args:
+        frames: The images.
+        grid: The grid that defines the regions.
+        regions: n region ids.
+        labels: Returns the known labels of an image, ``(H, W)`` uint8, 255 elsewhere.
+        crop_size: ``(height, width)``, cut down to the image; ``None`` for whole images.
+        rng: Source of randomness.
+
+    Returns:
+        Images ``(n, 3, h, w)`` and targets ``(n, h, w)``, both uint8.
+    """
+    height, width = grid.image_size
+    crop_height, crop_width = (
+        (height, width) if crop_size is None else (min(crop_size[0], height), min(crop_size[1], width))
+    )
+    images, targets = [], []
+    for region in regions:
+        box = grid.box(region)
+        top = _crop_start(box.top, box.bottom, crop_height, height, rng)
+        left = _crop_start(box.left, box.right, crop_width, width, rng)
+        window = slice(top, top + crop_height), slice(left, left + crop_width)
+        image = frames.image(box.image)[window]
+        target = torch.from_numpy(labels(box.image)[window])
+        if rng.random() < 0.5:
+            image, target = image.flip(1), target.flip(1)
+        images.append(image)
+        targets.append(target)
+    return torch.stack(images).permute(0, 3, 1, 2), torch.stack(targets)
+
+
+def _crop_start(start: int, end: int, crop: int, side: int, rng: np.random.Generator) -> int:
+    """Draw where a crop begins along one axis, so that it contains ``[start, end)`` or lies within it."""
+    if end - start <= crop:
+        low, high = max(0, end - crop), min(start, side - crop)
+    else:
+        low, high = start, end - crop
+    return int(rng.integers(low, high + 1))

@@ -1,0 +1,242 @@
+"""Pure tensor functions from logits to per-region features: no I/O, no randomness, no device moves.
+
+Regions are the cells of a grid laid over an image from its top left corner. Where their size does not divide
+the image, the last row and the last column are smaller. ``R`` regions of an image are counted row by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Size = tuple[int, int]
+
+KL_SMOOTHING = 1e-3
+"""Share added to every class before a KL divergence, so that a class that is absent from one side costs a
+finite amount: about ``log(1000)`` = 6.9 nats at most."""
+
+
+def grid_shape(image_size: Size, region_size: Size) -> Size:
+    """Return ``(rows, columns)`` of the grid; sides that do not divide round up."""
+    return -(-image_size[0] // region_size[0]), -(-image_size[1] // region_size[1])
+
+
+def entropy_map(logits: Tensor) -> Tensor:
+    """Return the Shannon entropy of the class distribution at every pixel, in nats (section 3.1).
+
+    Args:
+        logits: ``(B, C, H, W)`` floating point.
+
+    Returns:
+        ``(B, H, W)`` in ``[0, log C]``.
+    """
+    return torch.special.entr(logits.softmax(dim=1)).sum(dim=1)
+
+
+def bald_map(samples: Iterable[Tensor]) -> Tensor:
+    """Return the mutual information between prediction and weights at every pixel (BALD; section 4.2).
+
+    ``H(mean_t p_t) - mean_t H(p_t)``, accumulated, so that memory does not grow with the number of samples.
+
+    Args:
+        samples: T tensors of logits ``(B, C, H, W)``, each from other dropout masks.
+
+    Returns:
+        ``(B, H, W)`` in ``[0, log C]`` nats.
+
+    Raises:
+        ValueError: If there is no sample.
+    """
+    count = 0
+    mean: Tensor | None = None
+    expected_entropy: Tensor | None = None
+    for logits in samples:
+        p = logits.softmax(dim=1)
+        entropy = torch.special.entr(p).sum(dim=1)
+        mean = p if mean is None else mean.add_(p)
+        expected_entropy = entropy if expected_entropy is None else expected_entropy.add_(entropy)
+        count += 1
+    if mean is None or expected_entropy is None:
+        raise ValueError("BALD needs at least one sample of logits, got none")
+    return (torch.special.entr(mean / count).sum(dim=1) - expected_entropy / count).clamp_(min=0)
+
+
+def margin_map(logits: Tensor) -> Tensor:
+    """Return one minus the gap between the two most probable classes, ``(B, H, W)`` in ``[0, 1]``.
+
+    Args:
+        logits: ``(B, C, H, W)`` with C >= 2.
+    """
+    best = logits.softmax(dim=1).topk(2, dim=1).values
+    return 1 - (best[:, 0] - best[:, 1])
+
+
+def _equal_blocks(side: int, step: int) -> list[tuple[int, int, int]]:
+    """Split a side into runs of equal cells: ``(first pixel, number of cells, length of a cell)``."""
+    full, rest = divmod(side, step)
+    return [(start, n, length) for start, n, length in ((0, full, step), (full * step, 1, rest)) if n and length]
+
+
+def _region_blocks(maps: Tensor, region_size: Size) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Yield the up to four groups of equal regions: grid rows, grid columns, ``(B, r, c, h, w)`` pixels."""
+    row = 0
+    for top, n_rows, height in _equal_blocks(maps.shape[1], region_size[0]):
+        column = 0
+        for left, n_columns, width in _equal_blocks(maps.shape[2], region_size[1]):
+            block = maps[:, top : top + n_rows * height, left : left + n_columns * width]
+            tiles = block.unflatten(2, (n_columns, width)).unflatten(1, (n_rows, height)).transpose(2, 3)
+            yield slice(row, row + n_rows), slice(column, column + n_columns), tiles
+            column += n_columns
+        row += n_rows
+
+
+def pool_regions(maps: Tensor, region_size: Size, bins: int, mode: str) -> Tensor:
+    """Pool the map of each region down to ``bins x bins`` values (section 3.1; figure A.1).
+
+    Cells follow torch's adaptive pooling: they tile the region, and overlap by a pixel where ``bins`` does
+    not divide a side.
+
+    Args:
+        maps: ``(B, H, W)``.
+        region_size: ``(height, width)`` of a region.
+        bins: Values per side.
+        mode: ``"min"``, ``"avg"`` or ``"max"``.
+
+    Returns:
+        ``(B, R, bins * bins)``.
+    """
+    rows, columns = grid_shape((maps.shape[1], maps.shape[2]), region_size)
+    pooled = maps.new_empty(maps.shape[0], rows, columns, bins * bins)
+    for row, column, tiles in _region_blocks(maps, region_size):
+        flat = tiles.flatten(0, 2)[:, None]  # (B * r * c, 1, h, w)
+        if mode == "avg":
+            cells = F.adaptive_avg_pool2d(flat, bins)
+        elif mode == "max":
+            cells = F.adaptive_max_pool2d(flat, bins)
+        elif mode == "min":
+            cells = -F.adaptive_max_pool2d(-flat, bins)
+        else:
+            raise ValueError(f"pooling mode {mode!r} is unknown; use 'min', 'avg' or 'max'")
+        pooled[:, row, column] = cells.reshape(*tiles.shape[:3], bins * bins)
+    return pooled.flatten(1, 2)
+
+
+def sum_regions(maps: Tensor, region_size: Size) -> Tensor:
+    """Return the sum of a map over each region: ``(B, H, W)`` -> ``(B, R)``."""
+    rows, columns = grid_shape((maps.shape[1], maps.shape[2]), region_size)
+    sums = maps.new_empty(maps.shape[0], rows, columns)
+    for row, column, tiles in _region_blocks(maps, region_size):
+        sums[:, row, column] = tiles.sum(dim=(3, 4))
+    return sums.flatten(1, 2)
+
+
+def class_counts(labels: Tensor, region_size: Size, num_classes: int) -> Tensor:
+    """Count the pixels of each class in each region; labels of ``num_classes`` and above are not counted.
+
+    Args:
+        labels: ``(B, H, W)`` integer.
+        region_size: ``(height, width)`` of a region.
+        num_classes: C.
+
+    Returns:
+        ``(B, R, C)`` int64.
+    """
+    batch, height, width = labels.shape
+    rows, columns = grid_shape((height, width), region_size)
+    row = torch.arange(height, device=labels.device) // region_size[0]
+    column = torch.arange(width, device=labels.device) // region_size[1]
+    region = row[:, None] * columns + column  # (H, W)
+    image = torch.arange(batch, device=labels.device)[:, None, None] * (rows * columns)
+    bins = (region + image) * (num_classes + 1) + labels.long().clamp(max=num_classes)
+    counts = torch.bincount(bins.flatten(), minlength=batch * rows * columns * (num_classes + 1))
+    return counts.view(batch, rows * columns, num_classes + 1)[..., :num_classes]
+
+
+def shares(counts: Tensor) -> Tensor:
+    """Normalise counts ``(..., C)`` to shares, float32; a row of zeros stays zero."""
+    return counts / counts.sum(dim=-1, keepdim=True).clamp(min=1)
+
+
+def smooth(distribution: Tensor, smoothing: float = KL_SMOOTHING) -> Tensor:
+    """Mix ``smoothing`` of every class into ``(..., C)`` distributions, so that no class has share zero."""
+    return (distribution + smoothing) / (1 + smoothing * distribution.shape[-1])
+
+
+def kl_divergences(p: Tensor, q: Tensor) -> Tensor:
+    """Return ``KL(p_i || q_j)`` for all pairs, in nats, as one matrix product.
+
+    ``sum_c p log p - P log Q^T``. Both sides must be positive; see :func:`smooth`.
+
+    Args:
+        p: ``(M, C)``.
+        q: ``(R, C)``.
+
+    Returns:
+        ``(M, R)``, at least 0.
+    """
+    return torch.addmm((p * p.log()).sum(dim=1, keepdim=True), p, q.log().T, alpha=-1).clamp_(min=0)
+
+
+def kl_upper_bound(num_classes: int, smoothing: float = KL_SMOOTHING) -> float:
+    """Return the largest KL divergence between two smoothed distributions: two pure, different classes."""
+    pure = smooth(torch.eye(max(num_classes, 2), dtype=torch.float64), smoothing)[:2]
+    return float(kl_divergences(pure, pure)[0, 1]) if num_classes > 1 else 1.0
+
+
+def kl_histogram(
+    candidates: Tensor,
+    reference: Tensor,
+    bins: int,
+    *,
+    edges: str = "fixed",
+    own: bool = False,
+    block: int = 2**24,
+) -> Tensor:
+    """Return each candidate's normalised histogram of KL divergences to a reference set (section 3.1).
+
+    Args:
+        candidates: ``(M, C)`` class shares.
+        reference: ``(R, C)`` class shares of the labelled or the unlabelled regions.
+        bins: Number of bins.
+        edges: ``"fixed"`` bins of equal width over all possible divergences, so that equal histograms mean
+            equal distances; ``"row"`` bins between each candidate's own smallest and largest divergence, as
+            in the authors' released code.
+        own: The reference is the candidates themselves, and each candidate is left out of its own histogram.
+        block: Divergences held at once; bounds the memory, not the result.
+
+    Returns:
+        ``(M, bins)`` float32; rows sum to 1, or are 0 where there is nothing to compare with.
+    """
+    p, q = smooth(candidates.double()), smooth(reference.double())
+    n_reference = len(q) - int(own)
+    histogram = torch.zeros(len(p), bins, dtype=torch.float64, device=p.device)
+    if n_reference < 1 or not len(p):
+        return histogram.float()
+    rows = max(1, block // len(q))
+    for start in range(0, len(p), rows):
+        divergence = kl_divergences(p[start : start + rows], q)
+        indices = torch.arange(len(divergence), device=p.device)
+        others = torch.ones_like(divergence, dtype=torch.bool)
+        if own:
+            others[indices, start + indices] = False
+        bin_of = _bin_indices(divergence, others, bins, edges, candidates.shape[1])
+        flat = (indices[:, None] * bins + bin_of)[others]
+        counts = torch.bincount(flat, minlength=len(divergence) * bins)
+        histogram[start : start + rows] = counts.view(-1, bins) / n_reference
+    return histogram.float()
+
+
+def _bin_indices(divergence: Tensor, others: Tensor, bins: int, edges: str, num_classes: int) -> Tensor:
+    """Return the bin of each divergence, ``(M, R)`` int64 in ``[0, bins)``."""
+    if edges == "fixed":
+        scaled = divergence * (bins / kl_upper_bound(num_classes))
+    elif edges == "row":
+        low = divergence.masked_fill(~others, float("inf")).amin(dim=1, keepdim=True)
+        high = divergence.masked_fill(~others, float("-inf")).amax(dim=1, keepdim=True)
+        scaled = (divergence - low) * (bins / (high - low).clamp(min=1e-12))
+    else:
+        raise ValueError(f"histogram edges {edges!r} are unknown; use 'fixed' or 'row'")
+    return scaled.long().clamp_(0, bins - 1)

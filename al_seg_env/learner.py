@@ -1,0 +1,323 @@
+"""The segmentation network f, its optimiser and its initial weights theta_0."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from segmentation_models_pytorch.decoders.fpn.decoder import FPNDecoder
+from segmentation_models_pytorch.decoders.pspnet.decoder import PSPDecoder
+from torch import Tensor, nn
+
+from al_seg_env.datasets.base import IGNORE_LABEL
+from al_seg_env.metrics import confusion_matrix
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Learner(Protocol):
+    """What the environment needs of a segmentation network. Anything with these members will do.
+
+    Attributes:
+        num_classes: C, the channels of its logits.
+        batch_size: Images that :meth:`predict` and :meth:`evaluate` are given at once.
+        device: Where its logits lie.
+        has_dropout: Whether :meth:`sample` can be used.
+    """
+
+    num_classes: int
+    batch_size: int
+    device: torch.device
+
+    @property
+    def has_dropout(self) -> bool: ...
+
+    def reset(self) -> None:
+        """Return to theta_0: weights, buffers and optimiser."""
+
+    def fit_step(self, images: Tensor, targets: Tensor, rng: np.random.Generator) -> float:
+        """Update once on ``(n, 3, h, w)`` and ``(n, h, w)`` uint8, 255 ignored; return the loss."""
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Return logits ``(B, C, H, W)`` float32 for images ``(B, 3, H, W)`` uint8."""
+
+    def sample(self, images: Tensor, count: int, rng: np.random.Generator) -> Iterator[Tensor]:
+        """Yield ``count`` tensors of logits ``(B, C, H, W)``, each under other dropout masks."""
+
+    def evaluate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+        """Return the confusion matrix ``(C, C)`` int64 over all ``(images, masks)`` batches."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return a copy of everything that training changes."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+
+
+class TorchLearner:
+    """A :class:`Learner` around any ``nn.Module`` that maps ``(B, 3, H, W)`` to logits ``(B, C, H, W)``.
+
+    The network's weights at construction are theta_0. Optimisation follows appendix B: SGD with momentum,
+    cross entropy over the labelled pixels.
+
+    Args:
+        network: The network. Images reach it normalised, and padded at the bottom and right (by repeating
+            the edge) to a multiple of ``output_stride``; its logits are cropped back.
+        num_classes: C.
+        learning_rate: Appendix B: 1e-3 on CamVid, 1e-4 on Cityscapes.
+        momentum: The paper gives none; the released code's 0.95.
+        weight_decay: Appendix B: 1e-4.
+        learning_rate_decay: Factor on the learning rate after each update (released code: 0.998^2).
+        max_grad_norm: Gradients are scaled down to this norm (released code: 4).
+        mean, std: Normalisation per channel, of images in [0, 1].
+        output_stride: Multiple that image sides must be of.
+        device: ``"auto"`` takes a GPU where there is one.
+        precision: ``"float32"``, ``"bfloat16"`` (autocast) or ``"auto"``, which is the latter where the
+            device has instructions for it.
+        channels_last: Memory layout of network and images.
+        batch_size: Images per forward pass outside of training.
+
+    Raises:
+        ValueError: If device, precision or batch size cannot be used.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int,
+        *,
+        learning_rate: float = 1e-3,
+        momentum: float = 0.95,
+        weight_decay: float = 1e-4,
+        learning_rate_decay: float = 1.0,
+        max_grad_norm: float | None = None,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        output_stride: int = 1,
+        device: str | torch.device = "auto",
+        precision: str = "auto",
+        channels_last: bool = True,
+        batch_size: int = 4,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; at least 1 image per forward pass is needed")
+        self.num_classes = num_classes
+        self.batch_size = batch_size
+        self.device = resolve_device(device)
+        self.dtype = resolve_precision(precision, self.device)
+        self.output_stride = output_stride
+        self.max_grad_norm = max_grad_norm
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.network = network.to(self.device, memory_format=self.memory_format).eval()  # type: ignore[call-overload]
+        self.mean = torch.tensor(mean, device=self.device).view(1, 3, 1, 1) * 255
+        self.scale = 1 / (torch.tensor(std, device=self.device).view(1, 3, 1, 1) * 255)
+        self.optimizer = torch.optim.SGD(
+            network.parameters(), lr=learning_rate, momentum=momentum, weight_decay=weight_decay
+        )
+        self.schedule = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, learning_rate_decay)
+        self._initial = self.state_dict()
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether the network has a dropout layer that does anything."""
+        return any(_is_dropout(module) for module in self.network.modules())
+
+    def reset(self) -> None:
+        """Return to theta_0: weights, BatchNorm statistics, momentum, learning rate."""
+        self.load_state_dict(self._initial)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return a copy of weights, buffers, optimiser and learning-rate schedule."""
+        return {
+            "network": {k: v.detach().clone() for k, v in self.network.state_dict().items()},
+            "optimizer": copy.deepcopy(self.optimizer.state_dict()),
+            "schedule": self.schedule.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned, exactly."""
+        self.network.load_state_dict(state["network"])
+        # The optimiser adopts the tensors that it is given, and would change the caller's copy.
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        self.schedule.load_state_dict(state["schedule"])
+
+    def fit_step(self, images: Tensor, targets: Tensor, rng: np.random.Generator) -> float:
+        """Update the weights once by the mean cross entropy over the labelled pixels.
+
+        A batch without a labelled pixel changes nothing and costs 0.
+
+        Args:
+            images: ``(n, 3, h, w)`` uint8.
+            targets: ``(n, h, w)`` uint8, 255 where nothing is labelled.
+            rng: Seeds the dropout of this update.
+
+        Returns:
+            The loss before the update.
+
+        Raises:
+            FloatingPointError: If the loss or a gradient is not finite. The network is as it was before.
+        """
+        seed = int(rng.integers(2**63))
+        if not bool((targets != IGNORE_LABEL).any()):
+            return 0.0
+        buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
+        self.network.train()
+        try:
+            with _seeded(seed, self.device):
+                logits = self._forward(self.network, images)
+            target = targets.to(self.device, non_blocking=True).long()
+            loss = F.cross_entropy(logits, target, ignore_index=IGNORE_LABEL)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            limit = math.inf if self.max_grad_norm is None else self.max_grad_norm
+            norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
+            if not bool(torch.isfinite(loss.detach() + norm)):
+                for name, buffer in self.network.named_buffers():
+                    buffer.copy_(buffers[name])
+                raise FloatingPointError(
+                    f"the segmentation network's loss is {loss.item()} and its gradient's norm {norm.item()}; the "
+                    "update was not made. Lower the learning rate, set max_grad_norm, or use precision='float32'"
+                )
+        finally:
+            self.network.eval()
+        self.optimizer.step()
+        self.schedule.step()
+        return float(loss.detach())
+
+    @torch.inference_mode()
+    def predict(self, images: Tensor) -> Tensor:
+        """Return logits ``(B, C, H, W)`` float32 for images ``(B, 3, H, W)`` uint8."""
+        return self._forward(self.network, images)
+
+    @torch.inference_mode()
+    def sample(self, images: Tensor, count: int, rng: np.random.Generator) -> Iterator[Tensor]:
+        """Yield ``count`` tensors of logits under random dropout masks; the encoder runs once (section 4.2).
+
+        Where the network has an ``encoder``, as those of segmentation-models-pytorch do, dropout inside of it
+        stays off; only what follows it runs for every sample. BatchNorm stays in evaluation mode.
+
+        Raises:
+            ValueError: If the network has no dropout: all samples would be equal.
+        """
+        if not self.has_dropout:
+            raise ValueError(
+                f"{type(self.network).__name__} has no dropout, so its samples would all be equal; choose a "
+                "network with dropout (FPN, PSPNet, DeepLabV3Plus) or drop the score that needs samples"
+            )
+        seed = int(rng.integers(2**63))
+        rest, inputs = _split_at_dropout(self.network)
+        with self._autocast():
+            features = inputs(self._prepare(images))
+        for index in range(count):
+            # Between two yields the caller's random state is its own.
+            with _seeded(seed + index, self.device), self._autocast(), _dropout_on(self.network):
+                logits = rest(features)
+            yield self._finish(logits, images)
+
+    @torch.inference_mode()
+    def evaluate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+        """Return the confusion matrix ``(C, C)`` int64 over all ``(images, masks)`` batches, on the CPU."""
+        total = torch.zeros(self.num_classes, self.num_classes, dtype=torch.int64, device=self.device)
+        for images, masks in batches:
+            predicted = self.predict(images).argmax(dim=1)
+            total += confusion_matrix(predicted, masks.to(self.device, non_blocking=True), self.num_classes)
+        return total.cpu()
+
+    def _forward(self, network: nn.Module, images: Tensor) -> Tensor:
+        with self._autocast():
+            logits = network(self._prepare(images))
+        return self._finish(logits, images)
+
+    def _prepare(self, images: Tensor) -> Tensor:
+        """Normalise and pad a uint8 batch."""
+        x = (images.to(self.device, non_blocking=True).float() - self.mean) * self.scale
+        x = x.contiguous(memory_format=self.memory_format)
+        bottom, right = (-side % self.output_stride for side in images.shape[2:])
+        return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
+
+    @staticmethod
+    def _finish(logits: Tensor, images: Tensor) -> Tensor:
+        """Crop the padding away again; float32, so that entropies and losses are exact."""
+        return logits[..., : images.shape[2], : images.shape[3]].float()
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Return the device meant by a name; ``"auto"`` is a CUDA or Apple GPU where there is one.
+
+    Raises:
+        ValueError: If torch does not know the device, or it is not there.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+        torch.empty(0, device=resolved)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {device!r} cannot be used here ({error}); 'cpu' and 'auto' always can") from error
+    return resolved
+
+
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
+    """Return the dtype of the network's passes; ``"auto"`` is bfloat16 where the hardware multiplies it."""
+    if precision == "float32":
+        return torch.float32
+    if precision == "bfloat16":
+        return torch.bfloat16
+    if precision != "auto":
+        raise ValueError(f"precision {precision!r} is unknown; use 'auto', 'float32' or 'bfloat16'")
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+        fast = device.type == "cpu" and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _is_dropout(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
+
+
+def _split_at_dropout(network: nn.Module) -> tuple[Callable[[Any], Tensor], Callable[[Tensor], Any]]:
+    """Split a network into what must run for every sample and what, coming before it, needs to run but once."""
+    encoder, decoder, head = (getattr(network, name, None) for name in ("encoder", "decoder", "segmentation_head"))
+    if encoder is None or decoder is None or head is None:
+        return network, lambda x: x
+    if isinstance(decoder, FPNDecoder | PSPDecoder):
+        # Dropout is the last thing that these do, in place: only it and the head differ between samples.
+        return lambda x: head(decoder.dropout(x.clone())), lambda x: decoder(encoder(x))
+    if any(_is_dropout(module) for part in (decoder, head) for module in part.modules()):
+        return lambda features: head(decoder(features)), encoder
+    return network, lambda x: x
+
+
+@contextmanager
+def _dropout_on(network: nn.Module) -> Iterator[None]:
+    """Switch dropout layers, and nothing else, to training mode; restore them afterwards."""
+    layers = [module for module in network.modules() if _is_dropout(module) and not module.training]
+    for layer in layers:
+        layer.train()
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.eval()
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw torch's random numbers from ``seed``, and leave the caller's global random state as it was."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed % 2**63)
+        yield

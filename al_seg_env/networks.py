@@ -1,0 +1,204 @@
+"""Build a segmentation network, and read and write its weights."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from al_seg_env.learner import IMAGENET_MEAN, IMAGENET_STD, TorchLearner
+
+FORMAT = "al-seg-env weights"
+FORMAT_VERSION = "1"
+
+
+@dataclass(frozen=True)
+class LearnerConfig:
+    """A segmentation network of segmentation-models-pytorch and its optimisation, in plain values.
+
+    Attributes:
+        architecture: Name of an smp architecture, such as ``"FPN"`` (appendix B) or ``"Unet"``.
+        encoder: Name of an smp encoder, such as ``"resnet50"`` (appendix B).
+        encoder_weights: ``None``; a name that smp knows (``"imagenet"``; downloaded when used); or a file of
+            the encoder's weights (``.safetensors``, ``.pth``).
+        network_options: Further arguments of the architecture, such as ``{"decoder_pyramid_channels": 64}``.
+        weights: File of theta_0, as :func:`save_weights` or ``examples/pretrain.py`` writes it.
+        weights_seed: Seeds what is initialised at random.
+        learning_rate, momentum, weight_decay, learning_rate_decay, max_grad_norm, device, precision,
+            channels_last, batch_size: See :class:`~al_seg_env.learner.TorchLearner`.
+    """
+
+    architecture: str = "FPN"
+    encoder: str = "resnet50"
+    encoder_weights: str | None = None
+    network_options: Mapping[str, Any] = field(default_factory=dict)
+    weights: str | None = None
+    weights_seed: int = 0
+    learning_rate: float = 1e-3
+    momentum: float = 0.95
+    weight_decay: float = 1e-4
+    learning_rate_decay: float = 1.0
+    max_grad_norm: float | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    channels_last: bool = True
+    batch_size: int = 4
+
+    def build(self, classes: Sequence[str]) -> TorchLearner:
+        """Return a learner for these classes.
+
+        Raises:
+            ValueError: If a name is unknown or weights do not fit.
+        """
+        network = build_network(self, len(classes))
+        if self.weights is not None:
+            load_weights(network, self.weights, classes)
+        mean, std = normalisation(self.encoder)
+        return TorchLearner(
+            network,
+            len(classes),
+            learning_rate=self.learning_rate,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            learning_rate_decay=self.learning_rate_decay,
+            max_grad_norm=self.max_grad_norm,
+            mean=mean,
+            std=std,
+            output_stride=int(getattr(network.encoder, "output_stride", 32)),  # type: ignore[arg-type]
+            device=self.device,
+            precision=self.precision,
+            channels_last=self.channels_last,
+            batch_size=self.batch_size,
+        )
+
+
+def build_network(config: LearnerConfig, num_classes: int) -> nn.Module:
+    """Return an smp model with ``num_classes`` output channels."""
+    by_file = config.encoder_weights is not None and _is_file_name(config.encoder_weights)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.weights_seed)
+        try:
+            network: nn.Module = smp.create_model(
+                config.architecture,
+                encoder_name=config.encoder,
+                encoder_weights=None if by_file or config.weights is not None else config.encoder_weights,
+                classes=num_classes,
+                **config.network_options,
+            )
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"segmentation-models-pytorch cannot build architecture={config.architecture!r}, encoder="
+                f"{config.encoder!r}, encoder_weights={config.encoder_weights!r}, network_options="
+                f"{dict(config.network_options)}: {error}"
+            ) from error
+        except OSError as error:
+            raise ValueError(
+                f"encoder_weights {config.encoder_weights!r} of {config.encoder!r} could not be downloaded ({error}); "
+                "give a local file instead, or None"
+            ) from error
+    if by_file and config.weights is None:
+        assert config.encoder_weights is not None
+        _load_fitting(network.encoder, _read(config.encoder_weights), config.encoder_weights)  # type: ignore[arg-type]
+    return network
+
+
+def normalisation(encoder: str) -> tuple[Sequence[float], Sequence[float]]:
+    """Return mean and standard deviation of the images that an encoder's ImageNet weights were trained on."""
+    name = encoder.removeprefix("timm-").removeprefix("tu-")
+    pretrained = timm.get_pretrained_cfg(name, allow_unregistered=True) if name != encoder else None
+    return (IMAGENET_MEAN, IMAGENET_STD) if pretrained is None else (pretrained.mean, pretrained.std)
+
+
+def save_weights(learner: TorchLearner, path: str | Path, classes: Sequence[str]) -> None:
+    """Write a learner's weights and buffers as safetensors, so that ``weights=path`` makes them theta_0."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {key: value.detach().cpu().contiguous() for key, value in learner.network.state_dict().items()}
+    metadata = {"format": FORMAT, "version": FORMAT_VERSION, "classes": json.dumps(list(classes))}
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file(tensors, unfinished, metadata)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def load_weights(network: nn.Module, path: str | Path, classes: Sequence[str]) -> None:
+    """Load what :func:`save_weights` wrote.
+
+    Raises:
+        ValueError: If the file cannot be read, is of another format or of other classes, or does not fit.
+    """
+    _check_file(path)
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"weights {str(path)!r} cannot be read as safetensors: {error}") from error
+    if (metadata.get("format"), metadata.get("version")) != (FORMAT, FORMAT_VERSION):
+        raise ValueError(
+            f"weights {str(path)!r} are not {FORMAT!r}, version {FORMAT_VERSION} (found {metadata.get('format')!r}, "
+            f"version {metadata.get('version')!r}); make them with save_weights() or examples/pretrain.py"
+        )
+    trained_for = json.loads(metadata["classes"])
+    if trained_for != list(classes):
+        raise ValueError(
+            f"weights {str(path)!r} are for the classes {trained_for}, but the data has {list(classes)}"
+        )
+    _load_fitting(network, _read(path), path)
+
+
+def _is_file_name(text: str) -> bool:
+    return Path(text).suffix in {".safetensors", ".pth", ".pt", ".bin"} or os.sep in text
+
+
+def _check_file(path: str | Path) -> None:
+    if not Path(path).is_file():
+        raise ValueError(f"weights {str(path)!r}: there is no such file")
+
+
+def _read(path: str | Path) -> dict[str, Tensor]:
+    """Read tensors without unpickling anything else."""
+    _check_file(path)
+    try:
+        if Path(path).suffix == ".safetensors":
+            return load_file(path)
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds on a damaged or unsafe file
+        raise ValueError(f"weights {str(path)!r} cannot be read: {error}") from error
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise ValueError(f"weights {str(path)!r} hold {type(tensors).__name__}; a state dict of tensors is expected")
+    return tensors
+
+
+def _load_fitting(module: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """Load a state dict, or say in one error all that does not fit. Classifiers of encoders are left out."""
+    own = module.state_dict()
+    missing = [key for key in own if key not in tensors]
+    unknown = [key for key in tensors if key not in own and not key.startswith(("classifier.", "fc.", "head."))]
+    wrong = [
+        f"{key}: {tuple(tensors[key].shape)} in the file, {tuple(own[key].shape)} in the network"
+        for key in own
+        if key in tensors and tensors[key].shape != own[key].shape
+    ]
+    if missing or unknown or wrong:
+        problems = [
+            f"{len(keys)} {what}: {', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}"
+            for what, keys in (("missing", missing), ("unknown", unknown), ("of another shape", wrong))
+            if keys
+        ]
+        raise ValueError(
+            f"weights {str(path)!r} do not fit {type(module).__name__}; " + "; ".join(problems) + ". Use the "
+            "architecture, encoder and number of classes that they were trained with"
+        )
+    module.load_state_dict({key: tensors[key] for key in own})

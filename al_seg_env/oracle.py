@@ -1,0 +1,71 @@
+"""Who answers a request for labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from al_seg_env.datasets.base import SegmentationData, UInt8Array
+from al_seg_env.frames import Frames, check_labels
+from al_seg_env.regions import Box, RegionGrid
+
+
+class Oracle(Protocol):
+    """Answers requests for labels: a person, a file, or the truth."""
+
+    def label(self, boxes: Sequence[Box]) -> Sequence[UInt8Array]:
+        """Return one mask per region, uint8 of its size, 255 where a pixel is left unlabelled."""
+        ...
+
+
+class GroundTruthOracle:
+    """Reveals the data set's own masks, as the paper's experiments do (section 4.1)."""
+
+    def __init__(self, frames: Frames) -> None:
+        self.frames = frames
+
+    def label(self, boxes: Sequence[Box]) -> list[UInt8Array]:
+        """Return the true masks of the regions."""
+        return [box.crop(self.frames.mask(box.image)) for box in boxes]
+
+
+class CallbackOracle:
+    """Asks a function, so that a labelling tool or a person can answer.
+
+    Args:
+        data: The images.
+        answer: Called with the name of an image, the region's :class:`Box` and its pixels ``(h, w, 3)`` uint8;
+            returns the mask ``(h, w)`` uint8, 255 where a pixel is left unlabelled.
+    """
+
+    def __init__(self, data: SegmentationData, answer: Callable[[str, Box, UInt8Array], UInt8Array]) -> None:
+        self.data = data
+        self.answer = answer
+
+    def label(self, boxes: Sequence[Box]) -> list[UInt8Array]:
+        """Ask for the regions one after another."""
+        masks = []
+        for box in boxes:
+            pixels = np.moveaxis(box.crop(np.moveaxis(self.data.image(box.image), 2, 0)), 0, 2)
+            masks.append(self.answer(self.data.names[box.image], box, pixels))
+        return masks
+
+
+def ask(oracle: Oracle, grid: RegionGrid, regions: Sequence[int], num_classes: int) -> list[UInt8Array]:
+    """Ask an oracle and check its answer before anything is changed.
+
+    Raises:
+        ValueError: If the number, a shape, a dtype or a label of the answer is wrong.
+    """
+    boxes = [grid.box(region) for region in regions]
+    answer = [np.asarray(mask) for mask in oracle.label(boxes)]
+    if len(answer) != len(boxes):
+        raise ValueError(f"the oracle was asked for {len(boxes)} regions and returned {len(answer)} masks")
+    for region, box, mask in zip(regions, boxes, answer, strict=True):
+        where = f"the oracle's mask of region {region} (image {box.image})"
+        if mask.shape != box.size or mask.dtype != np.uint8:
+            raise ValueError(f"{where}: expected uint8 {box.size}, found {mask.dtype} {mask.shape}")
+        check_labels(mask, num_classes, where)
+    return answer

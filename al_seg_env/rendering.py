@@ -1,0 +1,79 @@
+"""Pictures of an image, what was asked for in it, what is known of it, and what the network makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from al_seg_env.datasets.base import IGNORE_LABEL, SegmentationData, UInt8Array, palette_of
+from al_seg_env.regions import Box
+
+UNLABELLED_COLOUR = (40, 40, 40)
+REQUEST_COLOUR = (255, 230, 0)
+TITLE_HEIGHT = 18
+GAP = 4
+PANEL_WIDTH = 320
+
+
+def colourise(mask: UInt8Array, palette: UInt8Array) -> UInt8Array:
+    """Paint labels ``(H, W)`` with the colours ``(C, 3)``; 255 is dark grey. Returns ``(H, W, 3)`` uint8."""
+    table = np.full((256, 3), UNLABELLED_COLOUR, dtype=np.uint8)
+    table[: len(palette)] = palette
+    return table[mask]
+
+
+def render_request(
+    data: SegmentationData,
+    *,
+    image: UInt8Array,
+    truth: UInt8Array,
+    known: UInt8Array,
+    predicted: UInt8Array,
+    requests: Sequence[Box],
+    caption: str,
+) -> UInt8Array:
+    """Draw four panels: the image with labels and requests on it, ground truth, labels known, prediction.
+
+    Args:
+        data: For the colours.
+        image: ``(H, W, 3)`` uint8.
+        truth: ``(H, W)`` uint8.
+        known: ``(H, W)`` uint8, 255 where nothing is labelled.
+        predicted: ``(H, W)`` uint8.
+        requests: Regions of this image asked for in this step; outlined in yellow.
+        caption: One line of text.
+
+    Returns:
+        ``(h, w, 3)`` uint8 of even sides, the same for all images of a data set.
+    """
+    palette = palette_of(data)
+    colours = colourise(known, palette)
+    labelled = (known != IGNORE_LABEL)[..., None]
+    overlay = np.where(labelled, (image * 0.4 + colours * 0.6).astype(np.uint8), image)
+    panels = {
+        "labelled and requested": overlay,
+        "ground truth": colourise(truth, palette),
+        "labels known": colours,
+        "prediction": colourise(predicted, palette),
+    }
+    scale = max(1, round(PANEL_WIDTH / image.shape[1]))
+    height, width = image.shape[0] * scale, image.shape[1] * scale
+    size = 2 * (width + GAP), 2 * (height + TITLE_HEIGHT) + TITLE_HEIGHT
+    canvas = Image.new("RGB", (size[0] + size[0] % 2, size[1] + size[1] % 2))
+    draw = ImageDraw.Draw(canvas)
+    for index, (title, pixels) in enumerate(panels.items()):
+        left, top = (index % 2) * (width + GAP), (index // 2) * (height + TITLE_HEIGHT)
+        draw.text((left + 3, top + 3), title, fill="white")
+        panel = Image.fromarray(pixels).resize((width, height), Image.Resampling.NEAREST)
+        canvas.paste(panel, (left, top + TITLE_HEIGHT))
+        for box in requests:
+            corners = (box.left * scale, box.top * scale, box.right * scale - 1, box.bottom * scale - 1)
+            draw.rectangle(
+                [corner + (left, top + TITLE_HEIGHT)[i % 2] for i, corner in enumerate(corners)],
+                outline=REQUEST_COLOUR,
+                width=2,
+            )
+    draw.text((3, size[1] - TITLE_HEIGHT + 3), caption, fill="white")
+    return np.asarray(canvas)

@@ -1,0 +1,216 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from agents_fakes import FakeRegionEnv
+from gymnasium import spaces
+
+from agents.dqn import DecomposedReplayBuffer, td_targets
+
+PARTS = ("state", "candidates", "similarity")
+
+
+class Reference:
+    """All that ever happened in one lane, in a list: entry 0 of a pair is a step, or None where none starts."""
+
+    def __init__(self, n_slots):
+        self.n_slots = n_slots
+        self.entries = []  # steps and, last, what followed; None for an observation no step starts from
+        self.open = False
+
+    def add(self, step, terminated, truncated, broken):
+        if self.entries and self.open and not broken:
+            self.entries.pop()  # what followed the last step is what this one starts from
+        self.entries += [step, None]
+        self.open = not truncated
+
+    def steps(self):
+        return [entry for entry in self.entries[-self.n_slots :] if entry is not None]
+
+
+def run(buffer, env, n_steps, seed, n_envs=1, p_truncated=0.15, p_broken=0.1):
+    """Random episodes through ``add``, as Stable-Baselines3 calls it, and beside it the reference of each lane."""
+    rng = np.random.default_rng(seed)
+    envs = [copy.deepcopy(env) for _ in range(n_envs)]
+    lanes = [Reference(buffer.n_slots) for _ in range(n_envs)]
+    now = [e.reset(seed=seed + i)[0] for i, e in enumerate(envs)]
+    broken = [False] * n_envs
+    for _ in range(n_steps):
+        actions = np.stack([e.action_space.sample() for e in envs])
+        after, rewards, dones, infos, starts = [], [], [], [], []
+        for i, e in enumerate(envs):
+            observation, reward, terminated, _, info = e.step(actions[i])
+            truncated = not terminated and rng.random() < p_truncated
+            info["TimeLimit.truncated"] = truncated
+            step = {
+                "obs": now[i],
+                "action": actions[i],
+                "reward": np.float32(reward),
+                "terminated": terminated,
+                "next": observation,
+                "n": len(info["chosen"]) if e.report else e.pools,
+                "n_next": info["next_active"] if e.report else e.pools,
+            }
+            lanes[i].add(step, terminated, truncated, broken[i])
+            done = terminated or truncated
+            broken[i] = not done and rng.random() < p_broken  # somebody resets in the midst of an episode
+            starts.append(e.reset()[0] if done or broken[i] else observation)
+            after.append(observation)
+            rewards.append(reward)
+            dones.append(done)
+            infos.append(info)
+        stacked = [{name: np.stack([o[name] for o in obs]) for name in PARTS} for obs in (now, after)]
+        buffer.add(stacked[0], stacked[1], actions, np.array(rewards), np.array(dones), infos)
+        # The arrays belong to the caller, who may well write over them.
+        for observation in stacked:
+            for part in observation.values():
+                part[:] = -1.0
+        now = starts
+    return lanes
+
+
+def expected_rows(lanes):
+    """Every decomposed transition as a flat row of numbers."""
+    rows = []
+    for lane in lanes:
+        for step in lane.steps():
+            for k in range(step["n"]):
+                a, end = step["action"][k], step["terminated"]
+                next_k = 0 if end else k % step["n_next"]
+                zero = 0.0 if end else 1.0
+                rows.append(
+                    [
+                        step["obs"]["state"],
+                        step["obs"]["candidates"][k, a],
+                        step["obs"]["similarity"][k, a],
+                        step["reward"],
+                        end,
+                        step["next"]["state"] * zero,
+                        step["next"]["candidates"][next_k] * zero,
+                        step["next"]["similarity"][next_k] * zero,
+                    ]
+                )
+    return [np.concatenate([np.ravel(np.asarray(part, np.float32)) for part in row]) for row in rows]
+
+
+def sampled_rows(batch):
+    n = len(batch.reward)
+    return torch.cat([part.reshape(n, -1).float() for part in batch], dim=1).numpy()
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("buffer_size", [1, 9, 31])
+def test_returns_exactly_the_stored_transitions(n_envs, seed, buffer_size):
+    env = FakeRegionEnv(budget=11)  # 11 = 3 + 3 + 3 + 2: in the last step n < K
+    buffer = DecomposedReplayBuffer(
+        buffer_size, env.observation_space, env.action_space, "cpu", n_envs=n_envs, seed=seed
+    )
+    for n_steps in (1, 3, 40):
+        buffer.reset()
+        lanes = run(buffer, env, n_steps, seed, n_envs)
+        expected = {row.tobytes() for row in expected_rows(lanes)}
+        assert buffer.size() == len(expected_rows(lanes))
+        drawn = sampled_rows(buffer.sample(40 * len(expected)))
+        assert {row.tobytes() for row in drawn} == expected
+
+
+def test_holds_the_steps_that_the_size_allows():
+    env = FakeRegionEnv(budget=12)
+    buffer = DecomposedReplayBuffer(16, env.observation_space, env.action_space, "cpu")
+    run(buffer, env, 50, 0, p_truncated=0.0, p_broken=0.0)
+    assert buffer.size() == 6 * 3  # ceil(16 / 3) steps of K = 3
+
+
+def test_environments_that_report_nothing():
+    env = FakeRegionEnv(report=False, budget=12)
+    buffer = DecomposedReplayBuffer(30, env.observation_space, env.action_space, "cpu", seed=0)
+    lanes = run(buffer, env, 3, 0)
+    assert buffer.size() == 9
+    drawn = {row.tobytes() for row in sampled_rows(buffer.sample(400))}
+    assert drawn == {row.tobytes() for row in expected_rows(lanes)}
+
+
+def test_next_pool_where_fewer_count():
+    env = FakeRegionEnv(budget=5)  # 3 + 2
+    buffer = DecomposedReplayBuffer(3, env.observation_space, env.action_space, "cpu", seed=0)
+    lanes = run(buffer, env, 1, 0, p_truncated=0.0, p_broken=0.0)
+    after = lanes[0].steps()[0]["next"]["candidates"]
+    assert not after[2].any()
+    batch = buffer.sample(100)
+    pools = {pool.numpy().tobytes() for pool in batch.next_candidates}
+    assert pools == {after[0].tobytes(), after[1].tobytes()}  # sub-action 2 takes pool 2 mod 2 = 0
+
+
+def test_pairs_are_drawn_uniformly_and_seeded():
+    env = FakeRegionEnv(budget=8)
+    buffers = [
+        DecomposedReplayBuffer(200, env.observation_space, env.action_space, "cpu", n_envs=2, seed=3)
+        for _ in range(2)
+    ]
+    for buffer in buffers:
+        env.action_space.seed(0)
+        run(buffer, env, 20, 0, n_envs=2)
+    n_pairs, n_draws = buffers[0].size(), 40_000
+    first, second = (sampled_rows(buffer.sample(n_draws)) for buffer in buffers)
+    np.testing.assert_array_equal(first, second)
+    _, counts = np.unique(first[:, :-1], axis=0, return_counts=True)
+    assert len(counts) == n_pairs
+    expected = n_draws / n_pairs
+    chi_square = ((counts - expected) ** 2 / expected).sum()
+    assert abs(chi_square - (n_pairs - 1)) < 5 * np.sqrt(2 * (n_pairs - 1))
+
+
+def test_global_random_state_is_left_alone():
+    env = FakeRegionEnv()
+    buffer = DecomposedReplayBuffer(9, env.observation_space, env.action_space, "cpu", seed=0)
+    run(buffer, env, 3, 0)
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    buffer.sample(10)
+    np.testing.assert_array_equal(before, np.random.get_state()[1])  # noqa: NPY002
+
+
+def test_memory_at_cityscapes_size():
+    pools, candidates, regions, features, similarity = 256, 20, 1280, 19 + 192, 64
+    unbounded = {"low": -np.inf, "high": np.inf, "dtype": np.float32}
+    observation_space = spaces.Dict(
+        state=spaces.Box(shape=(regions, features), **unbounded),
+        candidates=spaces.Box(shape=(pools, candidates, features), **unbounded),
+        similarity=spaces.Box(shape=(pools, candidates, similarity), **unbounded),
+        score_entropy=spaces.Box(shape=(pools, candidates), **unbounded),
+    )
+    buffer = DecomposedReplayBuffer(
+        3200, observation_space, spaces.MultiDiscrete([candidates] * pools), "cpu"
+    )
+    assert buffer.steps_per_lane == 13
+    assert set(buffer.stored) == set(PARTS)
+    assert buffer.nbytes < 200e6
+
+
+def test_refuses_counts_that_cannot_be():
+    env = FakeRegionEnv()
+    observation = {name: part[None] for name, part in env.reset(seed=0)[0].items()}
+    step = (observation, observation, np.zeros((1, 3), int), np.zeros(1), np.zeros(1, bool))
+    buffer = DecomposedReplayBuffer(9, env.observation_space, env.action_space, "cpu")
+    with pytest.raises(ValueError, match="no transitions"):
+        buffer.sample(2)
+    with pytest.raises(ValueError, match="names 4 regions"):
+        buffer.add(*step, [{"chosen": (1, 2, 3, 4)}])
+    with pytest.raises(ValueError, match="next_active"):
+        buffer.add(*step, [{"next_active": 0}])
+
+
+def test_td_targets_by_hand():
+    reward = torch.tensor([1.0, 2.0, 3.0])
+    terminated = torch.tensor([False, False, True])
+    q = torch.tensor([[5.0, 7.0], [1.0, 0.0], [9.0, torch.nan]])  # Q(s', .; phi)
+    q_target = torch.tensor([[4.0, 2.0], [10.0, 20.0], [9.0, torch.nan]])  # Q(s', .; phi')
+    # Chosen by phi': candidates 0 and 1, which phi values at 5 and 0.
+    paper = td_targets(reward, terminated, q, q_target, gamma=0.5, rule="paper")
+    assert paper.tolist() == [1.0 + 0.5 * 5.0, 2.0 + 0.5 * 0.0, 3.0]
+    # Chosen by phi: candidates 1 and 0, which phi' values at 2 and 10.
+    usual = td_targets(reward, terminated, q, q_target, gamma=0.5, rule="van_hasselt")
+    assert usual.tolist() == [1.0 + 0.5 * 2.0, 2.0 + 0.5 * 10.0, 3.0]
+    with pytest.raises(ValueError, match="td3"):
+        td_targets(reward, terminated, q, q_target, 0.5, rule="td3")

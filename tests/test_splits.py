@@ -1,0 +1,243 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from al_seg_env.datasets import ArrayData, Splits
+from al_seg_env.datasets.splits import SPLITS
+
+SIZES = {"state": 3, "train": 6, "reward": 4, "eval": 5, "test": None}
+
+
+class CountingData(ArrayData):
+    """Images with a random share of each class; remembers whose mask was read."""
+
+    def __init__(self, n, seed=0, num_classes=4):
+        rng = np.random.default_rng(seed)
+        shares = rng.dirichlet([0.4] * num_classes, size=n)
+        masks = [rng.choice(num_classes, size=(6, 6), p=p).astype(np.uint8) for p in shares]
+        images = [np.zeros((6, 6, 3), np.uint8)] * n
+        super().__init__(
+            images, masks, [f"class {c}" for c in range(num_classes)], [f"n{i}" for i in range(n)]
+        )
+        self.read = []
+
+    def mask(self, index):
+        self.read.append(index)
+        return super().mask(index)
+
+
+def partitioned(n=30):
+    data = CountingData(n)
+    data.partitions = {"train": tuple(range(n // 3, n)), "val": tuple(range(n // 3))}
+    return data
+
+
+def parts(splits):
+    return {name: getattr(splits, name) for name in SPLITS}
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    numbers=st.lists(st.integers(1, 5), min_size=5, max_size=5),
+    rest=st.sampled_from([None, *SPLITS]),
+)
+def test_draw_is_disjoint_of_the_right_sizes_and_repeatable(seed, numbers, rest):
+    data = CountingData(25 if rest is None else 27)
+    sizes = {name: None if name == rest else n for name, n in zip(SPLITS, numbers, strict=True)}
+    splits = Splits.draw(data, seed, sizes=sizes)
+    assert splits == Splits.draw(data, seed, sizes=dict(reversed(list(sizes.items()))))
+    ids = [i for part in parts(splits).values() for i in part]
+    assert len(set(ids)) == len(ids)
+    assert set(ids) <= set(range(len(data.names)))
+    assert all(len(part) == sizes[name] for name, part in parts(splits).items() if name != rest)
+    assert all(list(part) == sorted(part) for part in parts(splits).values())
+    if rest is not None:
+        assert len(ids) == len(data.names)
+    assert set(data.read) == set(splits.state) | set(splits.train)  # no other mask is needed
+
+
+def test_seeds_differ_and_global_state_is_untouched():
+    data = CountingData(30)
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    assert len({Splits.draw(data, seed, sizes=SIZES) for seed in range(5)}) == 5
+    np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+
+
+def test_sources():
+    data = partitioned()
+    sources = {"state": "train", "train": "train", "eval": "train", "reward": "val"}
+    splits = Splits.draw(
+        data, 0, sizes={"state": 2, "train": 5, "eval": None, "reward": 4, "test": None}, sources=sources
+    )
+    in_train = set(data.partitions["train"])
+    assert set(splits.state) | set(splits.train) | set(splits.eval) == in_train
+    assert set(splits.reward) < set(data.partitions["val"])
+    assert set(splits.test) == set(data.partitions["val"]) - set(splits.reward)
+
+
+def test_partitions_are_served_before_all_images():
+    data = partitioned()
+    for seed in range(5):  # reward needs all of val, whoever is drawn first
+        splits = Splits.draw(
+            data, seed, sizes={"state": 5, "train": 10, "reward": 10, "eval": 5}, sources={"reward": "val"}
+        )
+        assert set(splits.reward) == set(data.partitions["val"])
+
+
+def divergence(data, splits):
+    def shares(ids):
+        labels = np.concatenate([data.mask(i).reshape(-1) for i in ids])
+        counts = np.bincount(labels, minlength=4) + 1e-3
+        return counts / counts.sum()
+
+    p, q = shares(splits.train), shares(splits.state)
+    return float((p * np.log(p / q)).sum())
+
+
+def test_state_is_like_train():
+    drawn, random = [], []
+    for seed in range(10):
+        data = CountingData(30, seed)
+        splits = Splits.draw(data, seed, sizes={"state": 4, "train": 20, "reward": 2})
+        drawn.append(divergence(data, splits))
+        group = np.random.default_rng(seed).permutation([*splits.state, *splits.train])
+        random.append(divergence(data, Splits(tuple(group[:4]), tuple(group[4:]), (100,), ())))
+    assert np.mean(drawn) < 0.2 * np.mean(random)
+
+
+def test_state_of_two_images_worked_by_hand():
+    # Of two images of each kind, state and train are alike only if state has one of each.
+    masks = [np.full((2, 2), label, np.uint8) for label in (0, 1, 1, 0, 1)]
+    data = ArrayData([np.zeros((2, 2, 3), np.uint8)] * 5, masks, ["a", "b"])
+    data.partitions = {"train": (0, 1, 2, 3), "val": (4,)}
+    sources = {"state": "train", "train": "train", "reward": "val"}
+    for seed in range(10):
+        splits = Splits.draw(data, seed, sizes={"state": 2, "train": None, "reward": 1}, sources=sources)
+        assert sorted(masks[i][0, 0] for i in splits.state) == [0, 1]
+
+
+def test_masks_without_labels_can_be_drawn():
+    masks = [np.full((2, 2), 255, np.uint8)] * 6
+    data = ArrayData([np.zeros((2, 2, 3), np.uint8)] * 6, masks, ["a", "b"])
+    assert len(Splits.draw(data, 0, sizes={"state": 1, "train": 2, "reward": 3}).state) == 1
+
+
+def test_without_train_no_mask_is_read():
+    data = CountingData(9)
+    splits = Splits.draw(data, 0, sizes={"state": 2, "reward": 3, "eval": None})
+    assert [len(part) for part in parts(splits).values()] == [2, 0, 3, 4, 0]
+    assert data.read == []
+
+
+@pytest.mark.parametrize(
+    ("sizes", "sources", "message"),
+    [
+        (
+            {"state": 3, "train": 6, "reward": 40},
+            {},
+            "reward: 40 images were asked for, but 21 are left of all",
+        ),
+        ({"state": 2, "train": 2, "reward": 12}, {"reward": "val"}, "but 10 are left of partition 'val'"),
+        ({"state": 20, "train": 12, "reward": 1}, {}, r"state\+train: 32 images were asked for, but 30"),
+        ({"state": None, "train": 29, "reward": 2}, {}, "state=None and train=29 .* 28 images"),
+        ({"state": 29, "train": None, "reward": 2}, {}, "state=29 and train=None .* 28 images"),
+        ({"state": 0, "train": 2, "reward": 2}, {}, "state needs at least 1"),
+        ({"state": 1, "train": 2}, {}, "reward must hold"),
+        ({"state": 1, "reward": 2}, {}, "train and eval are both empty"),
+        ({"state": 1, "train": None, "reward": 2, "eval": None}, {}, "only one split .* all images"),
+        ({"state": 1, "train": 1, "reward": 2}, {"train": "val"}, "must share a source, got None and 'val'"),
+        ({"state": 1, "train": 1, "reward": 2}, {"reward": "vl"}, r"no partition 'vl'.*'train', 'val'"),
+        ({"state": 1, "train": 1, "rewards": 2}, {}, "unknown splits.*rewards"),
+        ({"state": 1, "train": 1.5, "reward": -2}, {}, "train.*1.5.*reward.*-2"),
+    ],
+)
+def test_requests_that_cannot_be_met(sizes, sources, message):
+    with pytest.raises(ValueError, match=message):
+        Splits.draw(partitioned(), 0, sizes=sizes, sources=sources)
+
+
+def test_splits_are_validated():
+    with pytest.raises(ValueError, match=r"state and train share \[2, 3\]; train and test share \[4\]"):
+        Splits((1, 2, 3), (3, 2, 4), (5,), (6,), (4,))
+    with pytest.raises(ValueError, match=r"eval holds \[6\] more than once"):
+        Splits((1,), (2,), (3,), (6, 6))
+    with pytest.raises(ValueError, match="state and reward must hold"):
+        Splits((), (2,), (), (6,))
+    for wrong in ((1.0,), (True,), (-1,), "ab"):
+        with pytest.raises(ValueError, match="train: expected indices"):
+            Splits((0,), wrong, (3,), (6,))
+    splits = Splits([np.int64(0)], range(1, 3), np.array([3]), (4,))
+    assert splits == Splits((0,), (1, 2), (3,), (4,))
+    assert all(type(i) is int for part in parts(splits).values() for i in part)
+    assert hash(splits) == hash(Splits((0,), (1, 2), (3,), (4,)))
+
+
+def test_save_and_load_by_name(tmp_path):
+    data = CountingData(30)
+    splits = Splits.draw(data, 0, sizes=SIZES)
+    path = tmp_path / "new" / "splits.json"
+    splits.save(path, data)
+    splits.save(str(path), data)
+    assert [p.name for p in path.parent.iterdir()] == ["splits.json"]  # no temporary file stays
+    assert Splits.load(str(path), data) == splits
+    data.names = tuple(reversed(data.names))
+    assert Splits.load(path, data).state == tuple(29 - i for i in splits.state)
+    with pytest.raises(ValueError, match=r"4 images, but the splits hold the indices \[\d+"):
+        splits.save(path, CountingData(4))
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    data, path = CountingData(30), tmp_path / "splits.json"
+    path.write_text("old")
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        Splits.draw(data, 0, sizes=SIZES).save(path, data)
+    assert path.read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop("eval"), r"lacks the splits \['eval'\]"),
+        (lambda c: c.update(rewards=[]), r"unknown keys \['rewards'\]"),
+        (lambda c: c.update(version=2), "has the version 2; this release reads 1"),
+        (lambda c: c.update(format="x"), "no file of splits"),
+        (lambda c: c.update(test=["n1", 3]), "test is not a list of names"),
+        (lambda c: c.update(test=["x", "y"]), "names 2 images that the data do not have: x; y"),
+        (
+            lambda c: c.update(test=["n5"], state=["n5"], eval=["n6", "n6"]),
+            r"n5 \(state, test\); n6 \(eval\)",
+        ),
+        (lambda c: c.update(reward=[]), "reward must hold"),
+    ],
+)
+def test_bad_files(tmp_path, change, message):
+    content = {"format": "al-seg-env splits", "version": 1}
+    content |= {"state": ["n0"], "train": ["n1"], "reward": ["n2"], "eval": ["n3"], "test": []}
+    path = tmp_path / "s.json"
+    path.write_text(json.dumps(content))
+    Splits.load(path, CountingData(9))
+    change(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message) as caught:
+        Splits.load(path, CountingData(9))
+    assert "s.json" in str(caught.value)
+
+
+def test_a_file_that_is_not_json(tmp_path):
+    path = tmp_path / "s.json"
+    for content in (b"{", b"\xff\xfe\x00", b"[]"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"s\.json"):
+            Splits.load(path, CountingData(9))
+    with pytest.raises(OSError, match="nowhere"):
+        Splits.load(tmp_path / "nowhere.json", CountingData(9))
