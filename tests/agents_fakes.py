@@ -1,4 +1,4 @@
-"""A small environment that honours the agents' contract, and whose best regions can be read off their features."""
+"""A small environment that honours the agents' contract; its best regions can be read off their features."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from gymnasium import spaces
 
 
 class FakeRegionEnv(gym.Env):
-    """A contextual bandit: feature 0 of a candidate is its worth, and the reward is the mean worth of the chosen.
+    """A contextual bandit: feature 0 of a candidate is its worth; the reward is the mean worth of the chosen.
 
-    An episode ends when ``budget`` regions are labelled; the last step counts only what the budget still allows.
+    An episode ends when ``budget`` regions are labelled; the last step counts what the budget still allows.
     Pools that don't count in a step are all zeros.
     """
 

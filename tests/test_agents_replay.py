@@ -12,7 +12,7 @@ PARTS = ("state", "candidates", "similarity")
 
 
 class Reference:
-    """All that ever happened in one lane, in a list: entry 0 of a pair is a step, or None where none starts."""
+    """All that ever happened in one lane, in a list: steps, and None for an observation where none starts."""
 
     def __init__(self, n_slots):
         self.n_slots = n_slots
@@ -30,7 +30,7 @@ class Reference:
 
 
 def run(buffer, env, n_steps, seed, n_envs=1, p_truncated=0.15, p_broken=0.1):
-    """Random episodes through ``add``, as Stable-Baselines3 calls it, and beside it the reference of each lane."""
+    """Random episodes through ``add``, as Stable-Baselines3 calls it; returns the reference of each lane."""
     rng = np.random.default_rng(seed)
     envs = [copy.deepcopy(env) for _ in range(n_envs)]
     lanes = [Reference(buffer.n_slots) for _ in range(n_envs)]

@@ -100,8 +100,8 @@ class Splits:
         _check_request(sizes, sources)
         rng = np.random.default_rng(seed)
         state, train = sizes.get("state", 0), sizes.get("train", 0)
-        wanted = {name: sizes.get(name, 0) for name in ("reward", "eval", "test")}
-        wanted["state+train"] = None if state is None or train is None else state + train
+        wanted = {"state+train": None if state is None or train is None else state + train}
+        wanted.update((name, sizes.get(name, 0)) for name in ("reward", "eval", "test"))
         drawn = _draw_groups(data, wanted, {**sources, "state+train": sources.get("state")}, rng)
         group = drawn.pop("state+train")
         count = state if state is not None else len(group) - (train or 0)
@@ -203,11 +203,11 @@ def _draw_groups(
     sources: Mapping[str, str | None],
     rng: np.random.Generator,
 ) -> dict[str, list[int]]:
-    """Return disjoint lists of indices, drawn uniformly, by the names in ``sizes`` (None: all that is left)."""
+    """Return disjoint lists of indices, drawn uniformly, of these ``sizes`` (None: all that is left)."""
     drawn: dict[str, list[int]] = {}
     taken: set[int] = set()
     # Partitions before "all images", numbers before "the rest": what can be met then is met.
-    for name in sorted(sizes, key=lambda n: (sizes[n] is None, not sources.get(n), n)):
+    for name in sorted(sizes, key=lambda n: (sizes[n] is None, not sources.get(n))):
         size, source = sizes[name], sources.get(name)
         left = [i for i in _source_ids(data, source) if i not in taken]
         if size is not None and size > len(left):

@@ -11,15 +11,7 @@ from PIL import Image
 
 from al_seg_env.datasets import _scenery as scenery
 from al_seg_env.datasets._canvas import FloatArray, value_noise
-from al_seg_env.datasets._street import (
-    FloatArray,
-    Look,
-    Street,
-    Weather,
-    draw_street,
-    plan_street,
-    value_noise,
-)
+from al_seg_env.datasets._street import Look, Street, Weather, draw_street, plan_street
 from al_seg_env.datasets.base import IGNORE_LABEL, UInt8Array
 
 _CLASSES: tuple[tuple[str, tuple[int, int, int]], ...] = (  # in the order of the labels in _scenery

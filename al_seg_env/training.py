@@ -1,0 +1,138 @@
+"""Training to convergence: what happens to the network once the budget is spent, and how theta_0 is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from al_seg_env.datasets.base import UInt8Array
+from al_seg_env.frames import Frames, training_crops
+from al_seg_env.functional import Size
+from al_seg_env.learner import Learner
+from al_seg_env.metrics import class_iou, mean_iou
+from al_seg_env.regions import RegionGrid
+
+
+@dataclass
+class Evaluation:
+    """A network's figures on a split.
+
+    Attributes:
+        confusion: ``(C, C)`` int64, rows are the truth.
+    """
+
+    confusion: torch.Tensor
+
+    @property
+    def miou(self) -> float:
+        """Mean IoU in percent."""
+        return 100 * mean_iou(self.confusion)
+
+    @property
+    def class_iou(self) -> list[float | None]:
+        """IoU per class in percent; ``None`` for a class that the split lacks."""
+        return [None if np.isnan(iou) else 100 * iou for iou in class_iou(self.confusion).tolist()]
+
+
+@dataclass
+class Fit:
+    """How a training to convergence went.
+
+    Attributes:
+        history: Mean IoU on the validation images in percent: before the first epoch, then after each.
+        best_epoch: The epoch whose weights were kept; 0 for those before the first.
+    """
+
+    history: list[float] = field(default_factory=list)
+    best_epoch: int = 0
+
+    @property
+    def best_miou(self) -> float:
+        """The mean IoU of the weights that were kept, in percent."""
+        return self.history[self.best_epoch]
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """When and on what to train to convergence (section 4.1, appendix B).
+
+    Attributes:
+        crop_size: ``(height, width)`` of a training crop; ``None`` for whole images.
+        batch_size: Crops per update.
+        patience: Epochs without a better validation mean IoU before it stops.
+        max_epochs: Epochs after which it stops in any case.
+        min_updates: An epoch goes over the labelled regions as often as this number of updates needs, so that
+            a few labels do not make epochs of one update.
+    """
+
+    crop_size: Size | None = (224, 224)
+    batch_size: int = 32
+    patience: int = 10
+    max_epochs: int = 100
+    min_updates: int = 1
+
+
+def evaluate(learner: Learner, frames: Frames, images: Sequence[int]) -> Evaluation:
+    """Return a network's figures over all pixels of these images at once."""
+    return Evaluation(learner.evaluate(frames.batches(images, learner.batch_size)))
+
+
+def fit_to_convergence(
+    learner: Learner,
+    frames: Frames,
+    grid: RegionGrid,
+    regions: Sequence[int],
+    labels: Callable[[int], UInt8Array],
+    validation: Sequence[int],
+    settings: FitSettings,
+    rng: np.random.Generator,
+    progress: str | None = None,
+) -> Fit:
+    """Train on labelled regions with early stopping, and keep the best weights (section 4.1, "Evaluation").
+
+    Args:
+        learner: The network; training goes on from its present state.
+        frames: The images.
+        grid: The grid of regions.
+        regions: Ids of the labelled regions; an epoch takes a crop around each, in random order.
+        labels: Returns the known labels of an image, ``(H, W)`` uint8, 255 elsewhere.
+        validation: D_R, for early stopping.
+        settings: Crops, batches and patience.
+        rng: Source of randomness.
+        progress: Title of a progress bar, if one is wanted.
+
+    Returns:
+        What was reached. The learner has the best weights on return.
+    """
+    if not len(regions):
+        raise ValueError("there is no labelled region to train on; acquire some first")
+    fit = Fit([evaluate(learner, frames, validation).miou])
+    best: dict[str, Any] = learner.state_dict()
+    with tqdm(total=settings.max_epochs, desc=progress, disable=progress is None, leave=False) as bar:
+        for epoch in range(1, settings.max_epochs + 1):
+            for batch in _epoch(regions, settings, rng):
+                crops = training_crops(frames, grid, batch, labels, settings.crop_size, rng)
+                learner.fit_step(*crops, rng)
+            fit.history.append(evaluate(learner, frames, validation).miou)
+            if fit.history[-1] > fit.best_miou:
+                fit.best_epoch, best = epoch, learner.state_dict()
+            bar.update()
+            bar.set_postfix(miou=f"{fit.history[-1]:.2f}", best=f"{fit.best_miou:.2f}")
+            if epoch - fit.best_epoch >= settings.patience:
+                break
+    learner.load_state_dict(best)
+    return fit
+
+
+def _epoch(regions: Sequence[int], settings: FitSettings, rng: np.random.Generator) -> list[list[int]]:
+    """Return the batches of one epoch."""
+    size = settings.batch_size
+    order: list[int] = []
+    while -(-len(order) // size) < max(1, settings.min_updates):
+        order.extend(int(region) for region in rng.permutation(np.asarray(regions)))
+    return [order[start : start + size] for start in range(0, len(order), size)]
