@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from al_seg_env import functional
 from al_seg_env.config import EnvConfig
 from al_seg_env.regions import RegionGrid
 
-FloatArray = npt.NDArray[np.float32]
+FloatArray: TypeAlias = npt.NDArray[np.float32]
 Sampler = Callable[[int], Iterator[Tensor]]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ import numpy.typing as npt
 IGNORE_LABEL = 255
 """The one label that means "no class here": unlabelled, void, outside of the image."""
 
-UInt8Array = npt.NDArray[np.uint8]
+UInt8Array: TypeAlias = npt.NDArray[np.uint8]
 
 
 @runtime_checkable
