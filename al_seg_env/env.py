@@ -204,6 +204,11 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
         )
 
     @property
+    def pools(self) -> tuple[IntArray, ...]:
+        """Region ids of the K pools on offer, each at most N; for looking, and for agents that may cheat."""
+        return () if self._pools is None else tuple(pool.copy() for pool in self._pools)
+
+    @property
     def _active(self) -> int:
         """How many sub-actions the next step counts."""
         left = len(self.labels.unlabelled)

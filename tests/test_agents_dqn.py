@@ -93,6 +93,7 @@ def test_update_is_the_gradient_step_of_eq_2():
     with torch.no_grad():
         for parameter in reference.parameters():
             parameter -= 0.1 * parameter.grad
+    agent.policy.set_training_mode(True)  # targets come from evaluation mode all the same
     agent.train(gradient_steps=1, batch_size=8)
     for ours, theirs in zip(agent.q_net.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)
@@ -101,7 +102,9 @@ def test_update_is_the_gradient_step_of_eq_2():
 
 def test_target_network_follows():
     agent = make_agent(target_update_interval=4)
+    first = next(agent.q_net_target.parameters()).clone()
     agent.learn(3)
+    assert torch.equal(first, next(agent.q_net_target.parameters()))
     assert not torch.equal(*(next(net.parameters()) for net in (agent.q_net, agent.q_net_target)))
     agent._on_step()  # the fourth
     ours, theirs = agent.q_net.state_dict(), agent.q_net_target.state_dict()
@@ -279,6 +282,7 @@ def test_values_that_are_not_finite_leave_the_weights_alone(spoilt):
         agent.replay_buffer.rewards[:] = np.nan
     else:
         agent.replay_buffer.stored["state"][:] = np.inf
+        agent.replay_buffer.terminated[:] = True  # so that the targets are finite
     before = weights(agent)
     with pytest.raises(FloatingPointError, match="not finite"):
         agent.train(gradient_steps=1, batch_size=16)
