@@ -5,7 +5,15 @@ import os
 import torch
 
 from al_seg_env.config import EnvConfig
-from al_seg_env.datasets import ArrayData, CamVid, Cityscapes, ImageFolder, SegmentationData, Splits, SyntheticStreets
+from al_seg_env.datasets import (
+    ArrayData,
+    CamVid,
+    Cityscapes,
+    ImageFolder,
+    SegmentationData,
+    Splits,
+    SyntheticStreets,
+)
 from al_seg_env.env import RegionSelectionEnv
 from al_seg_env.learner import Learner, TorchLearner
 from al_seg_env.networks import LearnerConfig, load_weights, save_weights

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -14,7 +14,7 @@ from gymnasium import spaces
 from al_seg_env.config import EnvConfig
 from al_seg_env.datasets.base import SegmentationData
 from al_seg_env.datasets.splits import Splits
-from al_seg_env.featurizers import Feature, KLSimilarity, paper_features, paper_similarity
+from al_seg_env.featurizers import Feature, paper_features, paper_similarity
 from al_seg_env.frames import Frames, training_crops
 from al_seg_env.labels import LabelState
 from al_seg_env.learner import Learner
@@ -85,7 +85,7 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
         ValueError: If data, splits, learner and configuration do not fit each other.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 2}
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 2}
 
     def __init__(
         self,
@@ -103,7 +103,8 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
             raise ValueError(f"render_mode {render_mode!r} is unknown; use 'rgb_array' or None")
         self.data, self.splits, self.learner, self.config = data, splits, learner, config
         self.render_mode = render_mode
-        self.grid = RegionGrid(tuple(data.image_size), config.region_size or tuple(data.image_size))
+        image_size = (int(data.image_size[0]), int(data.image_size[1]))
+        self.grid = RegionGrid(image_size, config.region_size or image_size)
         self.frames = Frames(data)
         self.oracle = GroundTruthOracle(self.frames) if oracle is None else oracle
         acquired_from = splits.train if config.split == "train" else splits.eval
@@ -121,7 +122,7 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
             similarity=paper_similarity(config),
             scores=tuple(scores),
         )
-        self.observation_space = self.observer.space
+        self.observation_space = self.observer.space  # type: ignore[assignment]
         self.action_space = spaces.MultiDiscrete([config.pool_size] * config.regions_per_step)
         self._initial_confusion: torch.Tensor | None = None
         self._pools: list[IntArray] | None = None
@@ -158,9 +159,7 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
         self._reference_miou = 0.0 if self.config.first_reward == "miou" else self._miou
         return self._observe(initial=True), self._info()
 
-    def step(
-        self, action: npt.NDArray[np.int64]
-    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: npt.NDArray[np.int64]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Label the chosen regions, train on them, and see what it brought (section 3.1, steps 3 to 6, 1, 2).
 
         Args:
@@ -184,7 +183,7 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
         observation = self._empty_observation() if terminated else self._observe()
         return observation, reward, terminated, False, self._info()
 
-    def render(self) -> npt.NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> npt.NDArray[np.uint8] | None:
         """Return a picture of the image asked about most recently, ``(h, w, 3)`` uint8."""
         if self.render_mode is None:
             gym.logger.warn("render() needs render_mode='rgb_array' when the environment is made")
@@ -232,17 +231,12 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
 
     def _train(self) -> None:
         """One iteration on just the regions added in this step (section 3.1, step 5)."""
-        if self.config.crop_labels == "all":
-            labels = self.labels.mask
-        else:
-            labels = self.labels.mask_of(self._chosen)
+        shown = self.labels.mask if self.config.crop_labels == "all" else self.labels.mask_of(self._chosen)
         for _ in range(self.config.fit_iterations):
             order = self.np_random.permutation(len(self._chosen))
             for start in range(0, len(order), self.config.fit_batch_size):
                 batch = [self._chosen[i] for i in order[start : start + self.config.fit_batch_size]]
-                crops = training_crops(
-                    self.frames, self.grid, batch, labels, self.config.crop_size, self.np_random
-                )
+                crops = training_crops(self.frames, self.grid, batch, shown, self.config.crop_size, self.np_random)
                 self.learner.fit_step(*crops, self.np_random)
 
     def _evaluate(self) -> torch.Tensor:
@@ -258,7 +252,6 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
         return self.observer.observe(self._pools, self.labels, self.np_random, initial=initial)
 
     def _empty_observation(self) -> Observation:
-        assert isinstance(self.observation_space, spaces.Dict)
         return {key: np.zeros(space.shape, np.float32) for key, space in self.observation_space.items() if space.shape}
 
     def _info(self) -> dict[str, Any]:

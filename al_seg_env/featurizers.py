@@ -59,13 +59,12 @@ class Prediction:
 
 
 class Feature(Protocol):
-    """A part of a region's description. State and candidates share it.
+    """A part of a region's description. State and candidates share it."""
 
-    Attributes:
-        name: Named in the environment's ``layout``, which saved agents are checked against.
-    """
-
-    name: str
+    @property
+    def name(self) -> str:
+        """Named in the environment's ``layout``, which saved agents are checked against."""
+        ...
 
     def bounds(self, num_classes: int, region_size: functional.Size) -> tuple[FloatArray, FloatArray]:
         """Return the lowest and highest values, ``(f,)`` float32 each; their length is the part's size."""
@@ -157,9 +156,7 @@ class KLSimilarity:
             to_pools = reference == "unlabelled"
             against = candidates if to_pools else labelled
             own = to_pools and not self.own  # leave the candidate itself out
-            parts.append(
-                functional.kl_histogram(candidates, against, self.bins, edges=self.edges, own=own)
-            )
+            parts.append(functional.kl_histogram(candidates, against, self.bins, edges=self.edges, own=own))
         return torch.cat(parts, dim=1)
 
 

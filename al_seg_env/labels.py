@@ -113,9 +113,7 @@ class LabelState:
         drawn = rng.choice(available, size=wanted, replace=False)
         return np.array_split(drawn, count)
 
-    def _of_few_images(
-        self, rng: np.random.Generator, available: IntArray, max_images: int, wanted: int
-    ) -> IntArray:
+    def _of_few_images(self, rng: np.random.Generator, available: IntArray, max_images: int, wanted: int) -> IntArray:
         images, regions_left = np.unique(self.grid.image_of(available), return_counts=True)
         order = rng.permutation(len(images))
         enough = int(np.searchsorted(np.cumsum(regions_left[order]), wanted)) + 1

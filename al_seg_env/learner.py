@@ -36,7 +36,9 @@ class Learner(Protocol):
     device: torch.device
 
     @property
-    def has_dropout(self) -> bool: ...
+    def has_dropout(self) -> bool:
+        """Whether :meth:`sample` can be used."""
+        ...
 
     def reset(self) -> None:
         """Return to theta_0: weights, buffers and optimiser."""
@@ -279,7 +281,7 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+        capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
         fast = device.type == "cpu" and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return torch.bfloat16 if fast else torch.float32
 

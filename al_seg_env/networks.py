@@ -74,7 +74,7 @@ class LearnerConfig:
             max_grad_norm=self.max_grad_norm,
             mean=mean,
             std=std,
-            output_stride=int(getattr(network.encoder, "output_stride", 32)),  # type: ignore[arg-type]
+            output_stride=int(getattr(network.encoder, "output_stride", 32)),
             device=self.device,
             precision=self.precision,
             channels_last=self.channels_last,
@@ -152,9 +152,7 @@ def load_weights(network: nn.Module, path: str | Path, classes: Sequence[str]) -
         )
     trained_for = json.loads(metadata["classes"])
     if trained_for != list(classes):
-        raise ValueError(
-            f"weights {str(path)!r} are for the classes {trained_for}, but the data has {list(classes)}"
-        )
+        raise ValueError(f"weights {str(path)!r} are for the classes {trained_for}, but the data has {list(classes)}")
     _load_fitting(network, _read(path), path)
 
 

@@ -48,7 +48,10 @@ class Description:
 
     def take(self, images: IntArray, cells: IntArray) -> Description:
         """Return single regions, ``(M, ...)``, by position of the image and of the region within it."""
-        where = torch.from_numpy(images).to(self.features.device), torch.from_numpy(cells).to(self.features.device)
+        where = (
+            torch.from_numpy(images).to(self.features.device),
+            torch.from_numpy(cells).to(self.features.device),
+        )
         return Description(self.features[where], self.class_shares[where], self.scores[where])
 
 
@@ -149,9 +152,7 @@ class Observer:
             parts[f"score_{score.name}"] = values
         return {key: self._arrange(key, value, pools) for key, value in parts.items()}
 
-    def _describe_now(
-        self, pools: Sequence[IntArray], rng: np.random.Generator
-    ) -> tuple[Tensor, Description]:
+    def _describe_now(self, pools: Sequence[IntArray], rng: np.random.Generator) -> tuple[Tensor, Description]:
         """Return the state ``(S, F)`` and the description of all M candidates, pool after pool."""
         regions = np.concatenate(pools)
         images, positions = np.unique(self.grid.image_of(regions), return_inverse=True)

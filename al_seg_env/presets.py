@@ -142,7 +142,13 @@ def image_folder(
         "budget": 40,
     }
     n = len(data.names)
-    sizes = {"state": max(1, n // 20), "train": n // 4, "reward": max(1, n // 6), "eval": None, "test": n // 5}
+    sizes = {
+        "state": max(1, n // 20),
+        "train": n // 4,
+        "reward": max(1, n // 6),
+        "eval": None,
+        "test": n // 5,
+    }
     return make_env(data, splits, sizes, {}, {**defaults, **options})
 
 

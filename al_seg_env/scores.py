@@ -13,15 +13,17 @@ from al_seg_env.featurizers import Prediction
 
 
 class Score(Protocol):
-    """A number per region; the higher, the more its labels are wanted.
+    """A number per region; the higher, the more its labels are wanted."""
 
-    Attributes:
-        name: The observation's key is ``score_<name>``.
-        needs_dropout: Whether it samples the network under dropout.
-    """
+    @property
+    def name(self) -> str:
+        """The observation's key is ``score_<name>``."""
+        ...
 
-    name: str
-    needs_dropout: bool
+    @property
+    def needs_dropout(self) -> bool:
+        """Whether it samples the network under dropout."""
+        ...
 
     def high(self, num_classes: int, region_size: functional.Size) -> float:
         """Return an upper bound; the lower one is 0."""

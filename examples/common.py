@@ -28,9 +28,7 @@ MARKERS = {"uniform": "o", "entropy": "s", "bald": "^", "margin": "v", "dqn": "D
 
 def environment_parser(description: str, out: str) -> argparse.ArgumentParser:
     """Return a parser with the arguments that choose an environment and a folder for the results."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--env", default="al_seg_env/SyntheticStreets-v0", help="any registered environment id")
     parser.add_argument(
         "--env-arg",

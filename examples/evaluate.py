@@ -4,8 +4,8 @@
         --budgets 48 96 --env-arg weights=runs/pretrain/theta_0.safetensors
 
 One acquisition run passes through all budgets: at each, a copy of the network is trained to convergence on what is
-labelled, with early stopping on D_R, and tested. Policies share seeds, theta_0 and splits. Every finished run is kept in
-OUT/trials, so that an interrupted evaluation goes on where it stopped. OUT/results.csv holds a row per policy, seed
+labelled, with early stopping on D_R, and tested. Policies share seeds, theta_0 and splits. Every finished run is
+kept in OUT/trials, so that an interrupted evaluation goes on where it stopped. OUT/results.csv holds a row per policy, seed
 and budget (mean IoU and IoU per class, percent), OUT/summary.csv means and tests, OUT/results.png the curves.
 """
 
@@ -162,7 +162,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = environment_parser(__doc__ or "", out="evaluate")
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
-        "--policies", nargs="+", default=["uniform", "entropy", "bald"], help="names, or NAME=path/to/agent.zip"
+        "--policies",
+        nargs="+",
+        default=["uniform", "entropy", "bald"],
+        help="names, or NAME=path/to/agent.zip",
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run of each policy per seed")
     parser.add_argument("--budgets", type=int, nargs="+", default=[48, 96], help="regions, multiples of K")

@@ -27,9 +27,7 @@ from al_seg_env.training import Fit, FitSettings, evaluate, fit_to_convergence
 def main(argv: Sequence[str] | None = None) -> None:
     parser = environment_parser(__doc__ or "", out="pretrain")
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument(
-        "--images", choices=("train", "state", "none"), default="train", help="D_T, D_S or neither"
-    )
+    parser.add_argument("--images", choices=("train", "state", "none"), default="train", help="D_T, D_S or neither")
     parser.add_argument(
         "--source-arg", action="append", default=[], metavar="NAME=VALUE", help="environment of a first stage"
     )
@@ -49,9 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         images = [*source.splits.train, *source.splits.eval]
         stages["source"] = fit_on(env, source.frames, images, settings, rng, "source")
     if args.images != "none":
-        stages[args.images] = fit_on(
-            env, env.frames, getattr(env.splits, args.images), settings, rng, args.images
-        )
+        stages[args.images] = fit_on(env, env.frames, getattr(env.splits, args.images), settings, rng, args.images)
     if not stages:
         parser.error("nothing to train on: give --source-arg, or --images train or state")
 

@@ -50,7 +50,9 @@ class EpisodeRecorder(BaseCallback):
         os.replace(unfinished, self.out / "agent.zip")
         write_csv(self.out / "episodes.csv", self.rows)
         returns = [float(row["return"]) for row in self.rows]
-        smooth = [sum(returns[max(0, i - 9) : i + 1]) / len(returns[max(0, i - 9) : i + 1]) for i in range(len(returns))]
+        smooth = [
+            sum(returns[max(0, i - 9) : i + 1]) / len(returns[max(0, i - 9) : i + 1]) for i in range(len(returns))
+        ]
         numbers = range(1, len(returns) + 1)
         lines = {"return": (numbers, returns), "mean of the last 10": (numbers, smooth)}
         plot_lines(self.out / "episodes.png", lines, "episode", "gain in mean IoU (points)", "SubActionDQN on D_T")

@@ -133,9 +133,7 @@ def test_epsilon_schedules():
 
 def test_exploration_by_sub_action_or_by_step():
     greedy = np.full((4000, 8), 9)  # no uniform choice out of 0 ... 4 is a 9
-    explored = {
-        kind: explore(greedy, 5, 0.3, kind, np.random.default_rng(0)) != 9 for kind in ("sub_action", "step")
-    }
+    explored = {kind: explore(greedy, 5, 0.3, kind, np.random.default_rng(0)) != 9 for kind in ("sub_action", "step")}
     for kind in explored:
         assert explored[kind].mean() == pytest.approx(0.3, abs=0.03)
     shares = explored["step"].mean(axis=1)
@@ -223,9 +221,7 @@ def test_takes_other_pools_scores_and_unknown_layouts():
 
 def test_environments_side_by_side_must_agree():
     with pytest.raises(ValueError, match="side by side"):
-        make_agent(
-            DummyVecEnv([lambda: FakeRegionEnv(layout={"a": 1}), lambda: FakeRegionEnv(layout={"a": 2})])
-        )
+        make_agent(DummyVecEnv([lambda: FakeRegionEnv(layout={"a": 1}), lambda: FakeRegionEnv(layout={"a": 2})]))
     with pytest.raises(ValueError, match="plain JSON"):
         make_agent(FakeRegionEnv(layout={"a": object()}))
 
@@ -243,9 +239,7 @@ def test_refuses_spaces_of_another_kind():
         with pytest.raises(ValueError, match=r"MultiDiscrete\(\[4\] \* 3\)"):
             make_agent(env)
     env = FakeRegionEnv()
-    env.observation_space = spaces.Dict(
-        state=spaces.Box(0, 1, (5, 7)), candidates=spaces.Box(0, 1, (3, 4, 6))
-    )
+    env.observation_space = spaces.Dict(state=spaces.Box(0, 1, (5, 7)), candidates=spaces.Box(0, 1, (3, 4, 6)))
     with pytest.raises(ValueError, match="7 features"):
         make_agent(env)
 
@@ -296,9 +290,7 @@ def test_observations_are_not_normalised_twice():
     make_agent(VecNormalize(env, norm_obs=False)).learn(6)
 
 
-@pytest.mark.parametrize(
-    "settings", [{}, {"similarity": 0}, {"pools": 1}, {"candidates": 1}, {"report": False}]
-)
+@pytest.mark.parametrize("settings", [{}, {"similarity": 0}, {"pools": 1}, {"candidates": 1}, {"report": False}])
 def test_kinds_of_environments(settings):
     agent = make_agent(FakeRegionEnv(**settings), loss="huber", exploration="step", max_grad_norm=4.0)
     agent.learn(14)
@@ -340,9 +332,7 @@ def test_callbacks_logger_tensorboard_and_progress_bar(tmp_path):
         learning_rate=lambda left: 1e-3 * left,
     )
     recorder = Recorder()
-    evaluation = EvalCallback(
-        Monitor(FakeRegionEnv(candidates=9)), eval_freq=10, n_eval_episodes=2, verbose=0
-    )
+    evaluation = EvalCallback(Monitor(FakeRegionEnv(candidates=9)), eval_freq=10, n_eval_episodes=2, verbose=0)
     agent.learn(20, callback=[recorder, evaluation, InfoLogger()], progress_bar=True)
     assert recorder.steps == 20
     assert np.isfinite(evaluation.best_mean_reward)

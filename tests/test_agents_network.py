@@ -44,9 +44,7 @@ def test_layers_are_those_of_figure_b1(network):
     assert widths(network.action_path) == [(F, 512), (512, 256), (256, 128)]
     assert widths(network.score_layer) == [(256, 1)]
     assert widths(network.gate_layer) == [(D, 1)]
-    layers = [
-        m for m in network.modules() if isinstance(m, nn.Sequential) and isinstance(m[0], nn.BatchNorm1d)
-    ]
+    layers = [m for m in network.modules() if isinstance(m, nn.Sequential) and isinstance(m[0], nn.BatchNorm1d)]
     assert len(layers) == 9
     assert all([type(part) for part in m] == [nn.BatchNorm1d, nn.ReLU, nn.Linear] for m in layers)
 
@@ -57,9 +55,7 @@ def test_state_computed_once_equals_state_repeated_for_each_candidate(network):
     for b in range(B):
         for k in range(K):
             for n in range(N):
-                naive[b, k, n] = network(
-                    state[b : b + 1], candidates[b : b + 1, k, n], similarity[b : b + 1, k, n]
-                )[0]
+                naive[b, k, n] = network(state[b : b + 1], candidates[b : b + 1, k, n], similarity[b : b + 1, k, n])[0]
     torch.testing.assert_close(network(state, candidates, similarity), naive)
     assert naive.std() > 0
 
@@ -110,9 +106,7 @@ def test_policy_takes_the_best_of_each_pool():
     assert actions.dtype == np.int64
     for k, action in enumerate(actions):
         tensors = {name: torch.as_tensor(observation[name]) for name in ("state", "candidates", "similarity")}
-        q = policy.q_net(
-            tensors["state"][None], tensors["candidates"][None, k], tensors["similarity"][None, k]
-        )
+        q = policy.q_net(tensors["state"][None], tensors["candidates"][None, k], tensors["similarity"][None, k])
         assert action == q[0].argmax()  # Eq. (1)
 
 

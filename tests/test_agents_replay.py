@@ -146,8 +146,7 @@ def test_next_pool_where_fewer_count():
 def test_pairs_are_drawn_uniformly_and_seeded():
     env = FakeRegionEnv(budget=8)
     buffers = [
-        DecomposedReplayBuffer(200, env.observation_space, env.action_space, "cpu", n_envs=2, seed=3)
-        for _ in range(2)
+        DecomposedReplayBuffer(200, env.observation_space, env.action_space, "cpu", n_envs=2, seed=3) for _ in range(2)
     ]
     for buffer in buffers:
         env.action_space.seed(0)
@@ -180,9 +179,7 @@ def test_memory_at_cityscapes_size():
         similarity=spaces.Box(shape=(pools, candidates, similarity), **unbounded),
         score_entropy=spaces.Box(shape=(pools, candidates), **unbounded),
     )
-    buffer = DecomposedReplayBuffer(
-        3200, observation_space, spaces.MultiDiscrete([candidates] * pools), "cpu"
-    )
+    buffer = DecomposedReplayBuffer(3200, observation_space, spaces.MultiDiscrete([candidates] * pools), "cpu")
     assert buffer.steps_per_lane == 13
     assert set(buffer.stored) == set(PARTS)
     assert buffer.nbytes < 200e6

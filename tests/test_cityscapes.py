@@ -13,9 +13,7 @@ NAMES = {"train": ("ulm_000001_000019", "aachen_000000_000019"), "val": ("lindau
 def root(tmp_path):
     for partition, names in NAMES.items():
         for name in names:
-            images, masks = (
-                tmp_path / kind / partition / name.split("_")[0] for kind in ("leftImg8bit", "gtFine")
-            )
+            images, masks = (tmp_path / kind / partition / name.split("_")[0] for kind in ("leftImg8bit", "gtFine"))
             images.mkdir(parents=True)
             masks.mkdir(parents=True)
             Image.new("RGB", (6, 6), (1, 2, 3)).save(images / f"{name}_leftImg8bit.png")

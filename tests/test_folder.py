@@ -212,9 +212,7 @@ def test_masks_that_hold_no_labels_are_refused_all_at_once(tmp_path):
 
 def test_labels_out_of_range(tmp_path):
     data = one(tmp_path, RGB, np.array([[0, 3, 4, 5, 9, 255]] * 4, np.uint8))
-    with pytest.raises(
-        ValueError, match=r"m\.png holds the labels 3 to 5, 9, but only 0 to 2, 255 are known"
-    ):
+    with pytest.raises(ValueError, match=r"m\.png holds the labels 3 to 5, 9, but only 0 to 2, 255 are known"):
         data.mask(0)
     wide = one(tmp_path, RGB, np.array([[0, 300, 1, 1, 1, 1]] * 4, np.uint16))
     with pytest.raises(ValueError, match="holds the labels 300"):

@@ -19,9 +19,7 @@ class CountingData(ArrayData):
         shares = rng.dirichlet([0.4] * num_classes, size=n)
         masks = [rng.choice(num_classes, size=(6, 6), p=p).astype(np.uint8) for p in shares]
         images = [np.zeros((6, 6, 3), np.uint8)] * n
-        super().__init__(
-            images, masks, [f"class {c}" for c in range(num_classes)], [f"n{i}" for i in range(n)]
-        )
+        super().__init__(images, masks, [f"class {c}" for c in range(num_classes)], [f"n{i}" for i in range(n)])
         self.read = []
 
     def mask(self, index):

@@ -70,9 +70,7 @@ class RegionAgent(OffPolicyAlgorithm):
 
     def _renew_replay(self) -> None:
         if self.replay_buffer is not None and self.replay_buffer.size() > 0:
-            warnings.warn(
-                "The new environment has another K, N or number of environments: the replay was emptied."
-            )
+            warnings.warn("The new environment has another K, N or number of environments: the replay was emptied.")
         self.replay_buffer = DecomposedReplayBuffer(
             self.buffer_size, self.observation_space, self.action_space, self.device, self.n_envs
         )
@@ -94,9 +92,7 @@ class RegionAgent(OffPolicyAlgorithm):
         The random source goes on where it was when the agent was saved, unless a new ``seed`` is given.
         """
         if not force_reset:
-            raise ValueError(
-                "force_reset=False needs the last observation, which isn't saved: leave it True."
-            )
+            raise ValueError("force_reset=False needs the last observation, which isn't saved: leave it True.")
         # The base class would insist on equal spaces, so the environment comes after.
         model = super().load(path, None, device, custom_objects, print_system_info, **kwargs)
         if env is not None:

@@ -58,9 +58,7 @@ class Sizes:
 def _observation_shapes(observation_space: spaces.Space) -> dict[str, tuple[int, ...]]:
     """Shapes of the observation's parts that the agent reads, by name."""
     if not isinstance(observation_space, spaces.Dict):
-        raise ValueError(
-            f"The observation space is {observation_space}: expected {OBSERVATION}. Don't flatten it."
-        )
+        raise ValueError(f"The observation space is {observation_space}: expected {OBSERVATION}. Don't flatten it.")
     shapes = {}
     for name, n_dims in (("state", 2), ("candidates", 3), ("similarity", 3)):
         space = observation_space.spaces.get(name)

@@ -245,9 +245,7 @@ class SubActionDQN(RegionAgent):
         progress_bar: bool = False,
     ) -> SelfSubActionDQN:
         """Play and learn for ``total_timesteps`` environment steps; as in Stable-Baselines3."""
-        return super().learn(
-            total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
-        )
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
 
 def _check_finite(what: str, value: Tensor) -> None:

@@ -27,13 +27,9 @@ class QueryNetwork(nn.Module):
     def __init__(self, n_regions: int, n_features: int, n_similarity: int = 0) -> None:
         super().__init__()
         self.n_similarity = n_similarity
-        self.region_path = nn.Sequential(
-            query_layer(n_features, 256), query_layer(256, 128), query_layer(128, 1)
-        )
+        self.region_path = nn.Sequential(query_layer(n_features, 256), query_layer(256, 128), query_layer(128, 1))
         self.state_layer = query_layer(n_regions, 128)
-        self.action_path = nn.Sequential(
-            query_layer(n_features, 512), query_layer(512, 256), query_layer(256, 128)
-        )
+        self.action_path = nn.Sequential(query_layer(n_features, 512), query_layer(512, 256), query_layer(256, 128))
         self.score_layer = query_layer(256, 1)
         self.gate_layer = query_layer(n_similarity, 1) if n_similarity > 0 else None
 
@@ -60,13 +56,9 @@ class QueryNetwork(nn.Module):
                 f"{'missing' if similarity is None else f'given, with shape {tuple(similarity.shape)}'}."
             )
         shape = candidates.shape[:-1]  # (B, ...)
-        described = self.action_path(
-            candidates.reshape(-1, candidates.shape[-1])
-        )  # (M, 128), M candidates in all
+        described = self.action_path(candidates.reshape(-1, candidates.shape[-1]))  # (M, 128), M candidates in all
         states = self.describe_state(state)  # (B, 128)
-        states = (
-            states.unsqueeze(1).expand(-1, shape[1:].numel(), -1).reshape(-1, states.shape[-1])
-        )  # (M, 128)
+        states = states.unsqueeze(1).expand(-1, shape[1:].numel(), -1).reshape(-1, states.shape[-1])  # (M, 128)
         q = self.score_layer(torch.cat([states, described], dim=1))  # (M, 1)
         if self.gate_layer is not None and similarity is not None:
             q = q * torch.sigmoid(self.gate_layer(similarity.reshape(-1, similarity.shape[-1])))  # (M, 1)

@@ -106,22 +106,16 @@ class QueryPolicy(BasePolicy):
         """Whether this is a batch of observations; any K and N will do, unlike in the base class."""
         return self.obs_to_tensor(observation)[1]
 
-    def obs_to_tensor(
-        self, observation: np.ndarray | dict[str, np.ndarray]
-    ) -> tuple[dict[str, Tensor], bool]:
+    def obs_to_tensor(self, observation: np.ndarray | dict[str, np.ndarray]) -> tuple[dict[str, Tensor], bool]:
         """The parts that the network reads, with a batch dimension, and whether they came with one."""
         if not isinstance(observation, dict):
             raise ValueError(
                 f"Expected an observation as a dict of arrays, but got {type(observation).__name__}. "
                 "With Gymnasium, write `obs, info = env.reset()`."
             )
-        names = (
-            ("state", "candidates", "similarity") if self.sizes.similarity > 0 else ("state", "candidates")
-        )
+        names = ("state", "candidates", "similarity") if self.sizes.similarity > 0 else ("state", "candidates")
         if missing := [name for name in names if name not in observation]:
-            raise ValueError(
-                f"The observation has the keys {sorted(observation)}, but {missing} are missing."
-            )
+            raise ValueError(f"The observation has the keys {sorted(observation)}, but {missing} are missing.")
         parts = {name: np.asarray(observation[name]) for name in names}
         batched = parts["state"].ndim == 3
         self._check_shapes({name: part.shape for name, part in parts.items()}, batched)

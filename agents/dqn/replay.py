@@ -88,14 +88,10 @@ class DecomposedReplayBuffer(ReplayBuffer):
         self.actions: np.ndarray = np.zeros((*slots, pools), dtype=np.int64)
         self.rewards: np.ndarray = np.zeros(slots, dtype=np.float32)
         self.terminated: np.ndarray = np.zeros(slots, dtype=bool)
-        self.counted: np.ndarray = np.zeros(
-            slots, dtype=np.int64
-        )  # n of the step in this slot; 0: no step starts here
+        self.counted: np.ndarray = np.zeros(slots, dtype=np.int64)  # n of the step in this slot; 0: no step starts here
         self.next_active: np.ndarray = np.zeros(slots, dtype=np.int64)  # n' of the step after it
         self.position: np.ndarray = np.zeros(n_envs, dtype=np.int64)  # slot of the next step's observation
-        self.pending: np.ndarray = np.zeros(
-            n_envs, dtype=bool
-        )  # that slot already holds what followed the last step
+        self.pending: np.ndarray = np.zeros(n_envs, dtype=bool)  # that slot already holds what followed the last step
 
     def reset(self) -> None:
         """Forget all transitions."""
@@ -156,22 +152,16 @@ class DecomposedReplayBuffer(ReplayBuffer):
         counted = len(info["chosen"]) if "chosen" in info else pools
         next_active = int(info.get("next_active", pools))
         if counted > pools:
-            raise ValueError(
-                f"info['chosen'] names {counted} regions, but a step has K = {pools} sub-actions."
-            )
+            raise ValueError(f"info['chosen'] names {counted} regions, but a step has K = {pools} sub-actions.")
         if not terminated and not 1 <= next_active <= pools:
-            raise ValueError(
-                f"info['next_active'] is {next_active} but the episode goes on: expected 1 to {pools}."
-            )
+            raise ValueError(f"info['next_active'] is {next_active} but the episode goes on: expected 1 to {pools}.")
         return counted, next_active
 
     def _store_first(self, lane: int, obs: Observation) -> int:
         """Slot of the observation that a step starts from; mostly there already: it followed the last one."""
         slot = int(self.position[lane])
         if self.pending[lane]:
-            if all(
-                np.array_equal(stored[slot, lane], obs[name][lane]) for name, stored in self.stored.items()
-            ):
+            if all(np.array_equal(stored[slot, lane], obs[name][lane]) for name, stored in self.stored.items()):
                 return slot
             slot = (slot + 1) % self.n_slots  # a reset broke the chain: the last step keeps what followed it
         self._write(slot, lane, obs)
@@ -193,9 +183,7 @@ class DecomposedReplayBuffer(ReplayBuffer):
         k = pair - (up_to[row] - self.counted[slot, lane])  # (B,)
         return self._batch(slot, lane, k, env)
 
-    def _batch(
-        self, slot: np.ndarray, lane: np.ndarray, k: np.ndarray, env: VecNormalize | None
-    ) -> DecomposedBatch:
+    def _batch(self, slot: np.ndarray, lane: np.ndarray, k: np.ndarray, env: VecNormalize | None) -> DecomposedBatch:
         """The transitions of sub-actions k (B,) of the steps in these slots (B,) and lanes (B,)."""
         following: np.ndarray = (slot + 1) % self.n_slots
         terminated = self.terminated[slot, lane]

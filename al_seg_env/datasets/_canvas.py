@@ -81,7 +81,7 @@ class Canvas:
     def arrays(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32], npt.NDArray[np.float32]]:
         """Return picture ``(H, W, 3)``, labels ``(H, W)`` and depths ``(H, W)``."""
         codes = np.asarray(self._codes)
-        return np.asarray(self._picture), codes & 255, (codes >> 8) / np.float32(DEPTH_STEPS)
+        return np.asarray(self._picture), codes & 255, ((codes >> 8) / DEPTH_STEPS).astype(np.float32)
 
     def polygon(self, points: Sequence[Point], colour: Colour, label: int | None, z: float) -> None:
         """Fill a polygon given in pixels; with ``label`` None what was there keeps its label."""
@@ -147,9 +147,7 @@ def varied(rng: np.random.Generator, colour: Colour, spread: float) -> Colour:
     return colour[0] + light + red, colour[1] + light + green, colour[2] + light + blue
 
 
-def value_noise(
-    rng: np.random.Generator, size: tuple[int, int], cells: int, blocky: bool = False
-) -> FloatArray:
+def value_noise(rng: np.random.Generator, size: tuple[int, int], cells: int, blocky: bool = False) -> FloatArray:
     """Return smooth (or blocky) noise in about [-1, 1], ``(H, W)``, with ``cells`` bumps across."""
     rows = max(2, round(cells * size[0] / size[1]))
     coarse = Image.fromarray(rng.uniform(-1, 1, (rows, cells)).astype(np.float32))

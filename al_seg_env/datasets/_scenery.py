@@ -48,9 +48,7 @@ def draw_building(
 def _draw_windows(canvas: Canvas, x: float, z: Point, storeys: int, glass: Colour, shop: bool) -> None:
     margin = 0.25 * (z[1] - z[0])
     for storey in range(storeys):
-        sill, lintel = (
-            (0.3, 2.7) if shop and storey == 0 else (_STOREY * storey + 0.9, _STOREY * storey + 2.4)
-        )
+        sill, lintel = (0.3, 2.7) if shop and storey == 0 else (_STOREY * storey + 0.9, _STOREY * storey + 2.4)
         pane = shaded(glass, canvas.rng.uniform(0.7, 1.5))
         canvas.wall(x, (sill, lintel), (z[0] + margin, z[1] - margin), pane, BUILDING)
 
@@ -123,9 +121,7 @@ def draw_car(canvas: Canvas, x: float, z: float, colour: Colour, oncoming: bool,
     canvas.face(roof, shaded(colour, 1.12), CAR)
     for place in (far - 0.8, z + 0.8):
         scale = canvas.camera.scale(place)
-        canvas.disc(
-            canvas.camera.project(s, 0.3, place), (0.17 * scale, 0.31 * scale), (24, 24, 26), CAR, place
-        )
+        canvas.disc(canvas.camera.project(s, 0.3, place), (0.17 * scale, 0.31 * scale), (24, 24, 26), CAR, place)
     canvas.face([(s, waist, z), (si, top, z + 0.6), (ri, top, z + 0.6), (r, waist, z)], end_colour, CAR)
     pane = [(si, 0.93, z), (si, top - 0.08, z + 0.5), (ri, top - 0.08, z + 0.5), (ri, 0.93, z)]
     canvas.face(pane, glass, CAR)

@@ -234,18 +234,16 @@ def _ground_and_sky(
     depths: FloatArray = np.full(size, 255.0, np.float32)
 
     rise = np.linspace(1, 0, first, dtype=np.float32)[:, None, None] ** 0.7  # (first, 1, 1)
-    zenith, horizon = np.float32(weather.zenith), np.float32(weather.horizon)
+    zenith, horizon = np.asarray(weather.zenith, np.float32), np.asarray(weather.horizon, np.float32)
     sky = horizon + (zenith - horizon) * rise
     clouds = value_noise(grain, (first, width), 5) + 0.5 * value_noise(grain, (first, width), 13)
     picture[:first] = sky + (weather.clouds * np.clip(clouds, 0, 1))[..., None] * (
-        np.float32((236, 238, 240)) - sky
+        np.asarray((236, 238, 240), np.float32) - sky
     )
 
     rows = np.arange(first, height, dtype=np.float32)[:, None] + 0.5 - np.float32(camera.centre[1])
     z = np.minimum(np.float32(camera.focal * camera.height) / rows, 160)  # (H - first, 1)
-    across = (np.arange(width, dtype=np.float32)[None] + 0.5 - np.float32(camera.centre[0])) * (
-        z / camera.focal
-    )
+    across = (np.arange(width, dtype=np.float32)[None] + 0.5 - np.float32(camera.centre[0])) * (z / camera.focal)
     x = (across + np.float32(camera.offset) - np.float32(0.5 * camera.bend) * z * z).astype(np.float32)
     labels[first:], picture[first:] = _ground(street, x, z, grain)
     depths[first:] = z
@@ -259,7 +257,7 @@ def _ground(
     look, half, away = street.look, np.float32(street.half), np.abs(x)
     road, paved = away < half, away < half + np.float32(street.pavement)
     labels = np.where(road, scenery.ROAD, np.where(paved, scenery.SIDEWALK, scenery.VEGETATION))
-    base = np.float32([varied(grain, colour, 9) for colour in (look.asphalt, look.pavement, look.grass)])
+    base = np.asarray([varied(grain, colour, 9) for colour in (look.asphalt, look.pavement, look.grass)], np.float32)
     colours = base[np.where(road, 0, np.where(paved, 1, 2))]  # (h, w, 3)
 
     tile = value_noise(grain, (64, 64), 32, look.blocky) + 0.8 * value_noise(grain, (64, 64), 7, look.blocky)
@@ -276,7 +274,7 @@ def _ground(
         painted |= np.abs(away - half + 0.35) < 0.07
     if street.crossing > 0:
         painted |= road & (np.abs(z - np.float32(street.crossing)) < 1.6) & (x % 1.1 < 0.55)
-    colours = np.where(painted[..., None], np.float32(look.marking), colours)
+    colours = np.where(painted[..., None], np.asarray(look.marking, np.float32), colours)
     return labels, colours * (light * _cast_shadows(street, x, z))[..., None]
 
 

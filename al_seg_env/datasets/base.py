@@ -30,13 +30,19 @@ class SegmentationData(Protocol):
     """
 
     @property
-    def classes(self) -> Sequence[str]: ...
+    def classes(self) -> Sequence[str]:
+        """Names of the C classes."""
+        ...
 
     @property
-    def names(self) -> Sequence[str]: ...
+    def names(self) -> Sequence[str]:
+        """A unique name per image."""
+        ...
 
     @property
-    def image_size(self) -> tuple[int, int]: ...
+    def image_size(self) -> tuple[int, int]:
+        """``(height, width)``."""
+        ...
 
     def image(self, index: int) -> UInt8Array:
         """Return image ``index``, ``(H, W, 3)`` uint8 RGB."""

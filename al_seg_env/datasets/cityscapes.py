@@ -59,9 +59,7 @@ class Cityscapes(PairedFiles):
 
     def __init__(self, root: str | Path, image_size: tuple[int, int] | None = None) -> None:
         root = Path(root)
-        require_folders(
-            root, [f"{kind}/{p}" for kind in ("leftImg8bit", "gtFine") for p in PARTITIONS], LAYOUT
-        )
+        require_folders(root, [f"{kind}/{p}" for kind in ("leftImg8bit", "gtFine") for p in PARTITIONS], LAYOUT)
         names: list[str] = []
         files: list[tuple[Path, Path]] = []
         partitions = {}

@@ -17,9 +17,7 @@ LAYOUT = (
     "<root>/images/x.jpg with <root>/masks/x.png for each image, if you like in sub-folders such as train, "
     "val and test of both (other folder names: arguments images and masks)"
 )
-CLASSES_FORMAT = (
-    '{"classes": [{"name": "road", "color": [128, 64, 128]}, ...], "ignore": [255]} or ["road", ...]'
-)
+CLASSES_FORMAT = '{"classes": [{"name": "road", "color": [128, 64, 128]}, ...], "ignore": [255]} or ["road", ...]'
 
 
 class ImageFolder(PairedFiles):
@@ -112,16 +110,12 @@ def read_classes(path: str | Path) -> tuple[tuple[str, ...], UInt8Array, tuple[i
     if not isinstance(ignored, list):
         raise ValueError(f"{path}: ignore is {ignored!r}, not a list of labels; {expected}")
     entries = [{"name": entry} if isinstance(entry, str) else entry for entry in content["classes"]]
-    if wrong := [
-        e for e in entries if not isinstance(e, dict) or not {"name"} <= set(e) <= {"name", "color"}
-    ]:
+    if wrong := [e for e in entries if not isinstance(e, dict) or not {"name"} <= set(e) <= {"name", "color"}]:
         raise ValueError(f"{path}: these are no classes: {wrong}; {expected}")
     try:
         names = check_classes([entry["name"] for entry in entries])
         default = default_palette(len(names)).tolist()
-        colours = check_palette(
-            [e.get("color", d) for e, d in zip(entries, default, strict=True)], len(names)
-        )
+        colours = check_palette([e.get("color", d) for e, d in zip(entries, default, strict=True)], len(names))
         _label_map(ignored)
     except ValueError as error:
         raise ValueError(f"{path}: {error}; {expected}") from error

@@ -59,13 +59,9 @@ class Splits:
             if both := sorted(set(a) & set(b)):
                 problems.append(f"{one} and {other} share {both}")
         if problems:
-            raise ValueError(
-                f"the splits must be disjoint, but {'; '.join(problems)}; keep each image in one split"
-            )
+            raise ValueError(f"the splits must be disjoint, but {'; '.join(problems)}; keep each image in one split")
         if empty := [name for name in ("state", "reward") if not getattr(self, name)]:
-            raise ValueError(
-                f"{' and '.join(empty)} must hold at least one image; give more images or other sizes"
-            )
+            raise ValueError(f"{' and '.join(empty)} must hold at least one image; give more images or other sizes")
         if not self.train and not self.eval:
             raise ValueError("train and eval are both empty; one of them must hold images to acquire from")
 
@@ -150,9 +146,7 @@ class Splits:
         """
         beyond = [i for _, ids in self._items() for i in ids if i >= len(data.names)]
         if beyond:
-            raise ValueError(
-                f"the data have {len(data.names)} images, but the splits hold the indices {beyond}"
-            )
+            raise ValueError(f"the data have {len(data.names)} images, but the splits hold the indices {beyond}")
         lines = [f'"format": {json.dumps(FORMAT)}', f'"version": {VERSION}']
         for name, ids in self._items():
             lines.append(f'"{name}": {json.dumps([data.names[i] for i in ids], separators=(",", ":"))}')
@@ -218,9 +212,7 @@ def _draw_groups(
     return drawn
 
 
-def _like_the_rest(
-    data: SegmentationData, group: Sequence[int], count: int, rng: np.random.Generator
-) -> list[int]:
+def _like_the_rest(data: SegmentationData, group: Sequence[int], count: int, rng: np.random.Generator) -> list[int]:
     """Return ``count`` images of ``group`` with a class distribution close to that of the others."""
     if count == len(group):
         return list(group)
@@ -247,9 +239,7 @@ def _shares(pixels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def _read(path: Path) -> dict[str, list[str]]:
     """Return the names in each split of a file, or raise a ValueError that says what is wrong with it."""
-    expected = (
-        f'expected {{"format": "{FORMAT}", "version": {VERSION}, "state": [names], "train": [names], ...}}'
-    )
+    expected = f'expected {{"format": "{FORMAT}", "version": {VERSION}, "state": [names], "train": [names], ...}}'
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -150,9 +150,7 @@ class SyntheticStreets:
         if seed < 0:
             raise ValueError(f"seed is {seed}, but a number from 0 up is expected; give a non-negative seed")
         if style not in _LOOKS:
-            raise ValueError(
-                f"style is {style!r}, which is unknown; give one of {', '.join(map(repr, _LOOKS))}"
-            )
+            raise ValueError(f"style is {style!r}, which is unknown; give one of {', '.join(map(repr, _LOOKS))}")
         self.style, self.seed = style, index_of(seed)
         self.image_size = (index_of(image_size[0]), index_of(image_size[1]))
         self.classes = tuple(name for name, _ in _CLASSES)
@@ -165,8 +163,7 @@ class SyntheticStreets:
 
     def __repr__(self) -> str:
         return (
-            f"SyntheticStreets(count={len(self)}, image_size={self.image_size}, seed={self.seed}, "
-            f"style={self.style!r})"
+            f"SyntheticStreets(count={len(self)}, image_size={self.image_size}, seed={self.seed}, style={self.style!r})"
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -249,18 +246,18 @@ def _photograph(
     """Return what a camera makes of the scene: texture, haze, light and the noise of its sensor."""
     look, weather, size = street.look, street.weather, (mask.shape[0], mask.shape[1])
     gain, haze = rng.uniform(*weather.gain), rng.uniform(*weather.haze)
-    tint = np.float32(weather.tint) * rng.normal(1, 0.02, 3).astype(np.float32)
+    tint = np.asarray(weather.tint, np.float32) * rng.normal(1, 0.02, 3).astype(np.float32)
 
     fine = value_noise(grain, size, size[1] // 2, look.blocky)
     blotches = value_noise(grain, size, 14, look.blocky)
     texture = 1 + look.grain * (_FINE[mask] * fine + _BLOTCHY[mask] * blotches)
     clear = np.where(mask == scenery.SKY, 1, np.exp(-np.float32(haze) * depths))[..., None]
-    air = np.float32(weather.horizon)
-    colours = air + (colours * texture[..., None] - air) * clear
+    air = np.asarray(weather.horizon, np.float32)
+    colours = (air + (colours * texture[..., None] - air) * clear).astype(np.float32)
 
     rows = np.linspace(-1, 1, size[0], dtype=np.float32)[:, None]
     columns = np.linspace(-1, 1, size[1], dtype=np.float32)[None]
-    vignette = 1 - 0.08 * (rows**2 + columns**2)
+    vignette = 1 - np.float32(0.08) * (rows**2 + columns**2)
     colours = colours * (np.float32(gain) * tint) * vignette[..., None]
     grey = colours.mean(-1, keepdims=True)
     colours = grey + look.saturation * (colours - grey)

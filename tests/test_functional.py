@@ -1,0 +1,231 @@
+"""The pure tensor functions against SciPy and against slow loops over pixels."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from reference import slow_boxes, slow_counts, slow_divergence, slow_histogram, slow_pool
+from scipy.special import softmax
+from scipy.stats import entropy
+
+from al_seg_env import functional
+
+SIZES = {  # image and region
+    "divides": ((8, 12), (4, 3)),
+    "odd": ((11, 13), (4, 5)),
+    "smaller than the bins": ((9, 7), (3, 2)),
+    "one pixel": ((1, 1), (1, 1)),
+    "single pixels": ((3, 2), (1, 1)),
+    "whole image": ((10, 13), (10, 13)),
+    "one row": ((7, 10), (7, 4)),
+}
+grids = pytest.mark.parametrize(("image_size", "region_size"), SIZES.values(), ids=SIZES.keys())
+
+
+def random_logits(*shape, seed=0, scale=3.0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * scale
+
+
+def distributions(rows, classes, seed=0, concentration=0.3):
+    return torch.from_numpy(np.random.default_rng(seed).dirichlet([concentration] * classes, size=rows))
+
+
+def test_entropy_map_equals_scipy():
+    logits = random_logits(2, 5, 4, 3)
+    expected = entropy(softmax(logits.double().numpy(), axis=1), axis=1)
+    np.testing.assert_allclose(functional.entropy_map(logits), expected, atol=1e-6)
+
+
+def test_entropy_of_certain_and_of_uniform_pixels():
+    logits = torch.zeros(1, 4, 1, 2)
+    logits[0, 2, 0, 0] = 1000.0
+    np.testing.assert_allclose(functional.entropy_map(logits), [[[0.0, math.log(4)]]], atol=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), scale=st.floats(0.0, 200.0), classes=st.integers(1, 9))
+def test_entropy_stays_between_0_and_log_c(seed, scale, classes):
+    values = functional.entropy_map(random_logits(1, classes, 3, 3, seed=seed, scale=scale))
+    assert values.min() >= 0
+    assert values.max() <= math.log(classes) + 1e-5
+
+
+def test_bald_map_equals_its_formula():
+    samples = [random_logits(2, 4, 3, 5, seed=seed) for seed in range(6)]
+    p = softmax(np.stack([sample.double().numpy() for sample in samples]), axis=2)  # (T, B, C, H, W)
+    expected = entropy(p.mean(axis=0), axis=1) - entropy(p, axis=2).mean(axis=0)
+    np.testing.assert_allclose(functional.bald_map(iter(samples)), expected, atol=1e-5)
+
+
+def test_bald_map_leaves_its_samples_as_they_were():
+    samples = [random_logits(1, 3, 2, 2, seed=seed) for seed in range(3)]
+    copies = [sample.clone() for sample in samples]
+    functional.bald_map(samples)
+    assert all(torch.equal(a, b) for a, b in zip(samples, copies, strict=True))
+
+
+def test_bald_is_0_for_equal_samples_and_log_2_for_certain_opposites():
+    logits = random_logits(1, 3, 4, 4)
+    assert functional.bald_map([logits] * 4).max() < 1e-5
+    opposites = [torch.tensor([1e4, 0.0]).view(1, 2, 1, 1), torch.tensor([0.0, 1e4]).view(1, 2, 1, 1)]
+    assert functional.bald_map(opposites).item() == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_bald_without_a_sample_is_refused():
+    with pytest.raises(ValueError, match="at least one sample"):
+        functional.bald_map([])
+
+
+def test_margin_map():
+    logits = torch.tensor([0.5, 0.3, 0.2]).log().view(1, 3, 1, 1)
+    assert functional.margin_map(logits).item() == pytest.approx(0.8)
+    p = np.sort(softmax(random_logits(2, 4, 3, 3).double().numpy(), axis=1), axis=1)
+    expected = 1 - (p[:, -1] - p[:, -2])
+    np.testing.assert_allclose(functional.margin_map(random_logits(2, 4, 3, 3)), expected, atol=1e-6)
+
+
+@grids
+@pytest.mark.parametrize("mode", ["min", "avg", "max"])
+@pytest.mark.parametrize("bins", [1, 3, 8])
+def test_pool_regions_equals_loops_over_regions(image_size, region_size, mode, bins):
+    maps = random_logits(2, *image_size)
+    pooled = functional.pool_regions(maps, region_size, bins, mode)
+    for image, found in zip(maps.numpy(), pooled, strict=True):
+        boxes = slow_boxes(image_size, region_size)
+        expected = [slow_pool(image[t:b, l:r], bins, mode) for t, b, l, r in boxes]  # noqa: E741
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_unknown_pooling_is_refused():
+    with pytest.raises(ValueError, match="'median' is unknown; use 'min', 'avg' or 'max'"):
+        functional.pool_regions(torch.zeros(1, 4, 4), (2, 2), 2, "median")
+
+
+@grids
+def test_sum_regions_equals_loops_over_regions(image_size, region_size):
+    maps = random_logits(3, *image_size)
+    boxes = slow_boxes(image_size, region_size)
+    expected = [[image[t:b, l:r].sum() for t, b, l, r in boxes] for image in maps.double().numpy()]  # noqa: E741
+    np.testing.assert_allclose(functional.sum_regions(maps, region_size), expected, rtol=1e-5, atol=1e-4)
+
+
+@grids
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_class_counts_equal_loops_and_leave_255_out(image_size, region_size, dtype):
+    rng = np.random.default_rng(0)
+    labels = rng.choice([0, 1, 2, 3, 255], size=(2, *image_size))
+    counts = functional.class_counts(torch.from_numpy(labels).to(dtype), region_size, 4)
+    boxes = slow_boxes(image_size, region_size)
+    expected = [[slow_counts(image[t:b, l:r], 4) for t, b, l, r in boxes] for image in labels]  # noqa: E741
+    np.testing.assert_array_equal(counts, expected)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    height=st.integers(1, 12),
+    width=st.integers(1, 12),
+    region=st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    seed=st.integers(0, 1000),
+)
+def test_regions_lose_and_repeat_no_pixel(height, width, region, seed):
+    region = min(region[0], height), min(region[1], width)
+    labels = torch.from_numpy(np.random.default_rng(seed).integers(0, 3, size=(1, height, width)))
+    counts = functional.class_counts(labels, region, 3)
+    assert torch.equal(counts.sum(dim=(0, 1)), torch.bincount(labels.flatten(), minlength=3))
+    ones = functional.sum_regions(torch.ones(1, height, width), region)
+    assert torch.equal(ones, counts.sum(dim=2).float())
+
+
+def test_shares():
+    found = functional.shares(torch.tensor([[1, 3, 0], [0, 0, 0], [7, 0, 0]]))
+    assert found.dtype == torch.float32
+    assert found.tolist() == [[0.25, 0.75, 0.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
+
+
+def test_kl_divergences_equal_scipy():
+    p, q = functional.smooth(distributions(5, 4)), functional.smooth(distributions(7, 4, seed=1))
+    expected = [[entropy(a, b) for b in q.numpy()] for a in p.numpy()]
+    np.testing.assert_allclose(functional.kl_divergences(p, q), expected, atol=1e-12)
+
+
+def test_kl_upper_bound_is_that_of_two_pure_classes():
+    pure = torch.eye(3, dtype=torch.float64)
+    assert functional.kl_upper_bound(3) == pytest.approx(slow_divergence(pure[0], pure[1]))
+    assert functional.kl_upper_bound(1) > 0  # bins need a width
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), classes=st.integers(2, 12), concentration=st.sampled_from([0.02, 0.3, 5.0]))
+def test_no_divergence_exceeds_the_upper_bound(seed, classes, concentration):
+    p = functional.smooth(distributions(12, classes, seed, concentration))
+    assert functional.kl_divergences(p, p).max() <= functional.kl_upper_bound(classes) + 1e-9
+
+
+@pytest.mark.parametrize("edges", ["fixed", "row"])
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("bins", [1, 5, 32])
+def test_kl_histogram_equals_a_double_loop(edges, own, bins):
+    candidates = distributions(9, 5)
+    reference = candidates if own else distributions(14, 5, seed=1)
+    found = functional.kl_histogram(candidates, reference, bins, edges=edges, own=own)
+    expected = slow_histogram(candidates.numpy(), reference.numpy(), bins, edges, own)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert found.dtype == torch.float32
+
+
+@pytest.mark.parametrize("edges", ["fixed", "row"])
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("block", [1, 40, 41, 100])
+def test_kl_histogram_does_not_depend_on_the_block(edges, own, block):
+    shares = distributions(40, 6).float()
+    whole = functional.kl_histogram(shares, shares, 32, edges=edges, own=own)
+    assert torch.equal(functional.kl_histogram(shares, shares, 32, edges=edges, own=own, block=block), whole)
+
+
+@pytest.mark.parametrize("edges", ["fixed", "row"])
+def test_kl_histogram_with_nothing_to_compare_with_is_0(edges):
+    shares = distributions(3, 4)
+    empty = functional.kl_histogram(shares, shares[:0], 8, edges=edges)
+    alone = functional.kl_histogram(shares[:1], shares[:1], 8, edges=edges, own=True)
+    assert empty.tolist() == [[0.0] * 8] * 3
+    assert alone.tolist() == [[0.0] * 8]
+    assert functional.kl_histogram(shares[:0], shares, 8, edges=edges).shape == (0, 8)
+
+
+def test_kl_histogram_by_hand():
+    pure = torch.eye(2)
+    found = functional.kl_histogram(pure, torch.stack([pure[0], pure[0], pure[1], pure[1]]), 4)
+    assert found.tolist() == [[0.5, 0.0, 0.0, 0.5]] * 2  # itself in the first bin, the farthest in the last
+    left_out = functional.kl_histogram(pure, pure, 4, own=True)
+    assert left_out.tolist() == [[0.0, 0.0, 0.0, 1.0]] * 2
+
+
+def test_row_edges_of_equal_divergences_do_not_divide_by_0():
+    same = torch.tensor([[0.5, 0.5]]).repeat(4, 1)
+    assert functional.kl_histogram(same, same, 3, edges="row").tolist() == [[1.0, 0.0, 0.0]] * 4
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    rows=st.integers(2, 30),
+    classes=st.integers(1, 8),
+    bins=st.integers(1, 40),
+    edges=st.sampled_from(["fixed", "row"]),
+    own=st.booleans(),
+)
+@example(seed=0, rows=2, classes=1, bins=3, edges="fixed", own=True)
+def test_histograms_sum_to_1(seed, rows, classes, bins, edges, own):
+    shares = distributions(rows, classes, seed, 0.1).float()
+    found = functional.kl_histogram(shares, shares, bins, edges=edges, own=own)
+    np.testing.assert_allclose(found.sum(dim=1), 1.0, atol=1e-5)
+    assert found.min() >= 0
+
+
+def test_unknown_edges_are_refused():
+    shares = distributions(3, 4)
+    with pytest.raises(ValueError, match="'log' are unknown; use 'fixed' or 'row'"):
+        functional.kl_histogram(shares, shares, 4, edges="log")
