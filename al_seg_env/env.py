@@ -252,7 +252,7 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
         return self.observer.observe(self._pools, self.labels, self.np_random, initial=initial)
 
     def _empty_observation(self) -> Observation:
-        return {key: np.zeros(space.shape, np.float32) for key, space in self.observation_space.items() if space.shape}
+        return {key: np.zeros(space.shape, np.float32) for key, space in self.observer.space.items() if space.shape}
 
     def _info(self) -> dict[str, Any]:
         iou = 100 * class_iou(self._confusion).numpy()

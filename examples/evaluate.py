@@ -4,9 +4,10 @@
         --budgets 48 96 --env-arg weights=runs/pretrain/theta_0.safetensors
 
 One acquisition run passes through all budgets: at each, a copy of the network is trained to convergence on what is
-labelled, with early stopping on D_R, and tested. Policies share seeds, theta_0 and splits. Every finished run is
-kept in OUT/trials, so that an interrupted evaluation goes on where it stopped. OUT/results.csv holds a row per policy, seed
-and budget (mean IoU and IoU per class, percent), OUT/summary.csv means and tests, OUT/results.png the curves.
+labelled, with early stopping on D_R, and tested. Policies share seeds, theta_0 and splits. Every finished run is kept
+in OUT/trials, so that an interrupted evaluation goes on where it stopped. OUT/results.csv holds a row per policy, seed
+and budget (mean IoU and IoU per class, percent), OUT/summary.csv means and tests, OUT/val_miou.png and
+OUT/test_miou.png the curves.
 """
 
 from __future__ import annotations

@@ -47,12 +47,8 @@ def test_crops_hold_their_regions_and_keep_image_and_target_together(region_size
     rng = np.random.default_rng(seed)
     grid = RegionGrid((HEIGHT, WIDTH), region_size)
     regions = rng.integers(2 * grid.regions_per_image, size=3).tolist()
-    images, targets = training_crops(
-        Frames(PositionData()), grid, regions, place_labels, crop_size, rng
-    )
-    expected = (
-        (HEIGHT, WIDTH) if crop_size is None else (min(crop_size[0], HEIGHT), min(crop_size[1], WIDTH))
-    )
+    images, targets = training_crops(Frames(PositionData()), grid, regions, place_labels, crop_size, rng)
+    expected = (HEIGHT, WIDTH) if crop_size is None else (min(crop_size[0], HEIGHT), min(crop_size[1], WIDTH))
     assert images.shape == (3, 3, *expected)
     assert images.dtype == targets.dtype == torch.uint8
     for region, image, target in zip(regions, images.numpy(), targets.numpy(), strict=True):

@@ -26,9 +26,7 @@ def test_callback_is_shown_name_box_and_pixels():
 
     def answer(name, box, pixels):
         asked.append((name, box))
-        np.testing.assert_array_equal(
-            pixels, data.image(box.image)[box.top : box.bottom, box.left : box.right]
-        )
+        np.testing.assert_array_equal(pixels, data.image(box.image)[box.top : box.bottom, box.left : box.right])
         return np.full(box.size, 255, np.uint8)
 
     masks = ask(CallbackOracle(data, answer), GRID, [17, 3], 3)

@@ -1,0 +1,49 @@
+"""Train an algorithm of Stable-Baselines3 on the environment, unchanged: PPO, or A2C.
+
+    python examples/train_ppo.py --steps 240 --algorithm PPO
+
+OUT holds the agent (zip), the episodes (csv) and their returns (png).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+import numpy as np
+from common import environment_parser, make_environment, plot_lines, write_csv
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.monitor import Monitor
+
+from agents import InfoLogger
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = environment_parser(__doc__ or "", out="train_ppo")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--algorithm", choices=("PPO", "A2C"), default="PPO")
+    parser.add_argument("--steps", type=int, default=240, help="environment steps")
+    parser.add_argument("--n-steps", type=int, default=24, help="environment steps per update")
+    args = parser.parse_args(argv)
+
+    env = Monitor(make_environment(args))
+    algorithm = {"PPO": PPO, "A2C": A2C}[args.algorithm]
+    options = {"batch_size": args.n_steps} if args.algorithm == "PPO" else {}
+    agent = algorithm("MultiInputPolicy", env, n_steps=args.n_steps, seed=args.seed, **options)
+    agent.learn(args.steps, callback=InfoLogger(), progress_bar=True)
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    agent.save(args.out / args.algorithm.lower())
+    returns = env.get_episode_rewards()
+    rows = [{"episode": i + 1, "return": round(r, 4)} for i, r in enumerate(returns)]
+    if not rows:
+        print(f"no episode ended within {args.steps} steps; ask for more")
+        return
+    write_csv(args.out / "episodes.csv", rows)
+    lines = {args.algorithm.lower(): (np.arange(len(returns)) + 1, returns)}
+    plot_lines(args.out / "episodes.png", lines, "episode", "gain in mean IoU (points)", args.algorithm)
+    print(f"{len(rows)} episodes; mean gain of the last 10: {np.mean(returns[-10:]):.2f} points; see {args.out}")
+
+
+if __name__ == "__main__":
+    main()
