@@ -151,6 +151,7 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
         self.learner.reset()
         self.labels.clear()
         self._step = 0
+        self._pools = None
         self._chosen: tuple[int, ...] = ()
         self._label_counts = np.zeros(len(self.data.classes), dtype=np.int64)
         if self._initial_confusion is None:
@@ -168,10 +169,11 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
         Raises:
             ValueError: If the action is not in the action space, or the oracle's answer is malformed; nothing
                 has changed then.
-            FloatingPointError: If training diverged; labels and weights before it are kept.
+            FloatingPointError: If training diverged. The labels are kept; only :meth:`reset` can follow.
         """
-        self._chosen = self._choose(action)
-        masks = ask(self.oracle, self.grid, self._chosen, len(self.data.classes))
+        chosen = self._choose(action)
+        masks = ask(self.oracle, self.grid, chosen, len(self.data.classes))
+        self._chosen = chosen
         self._label_counts = self.labels.add(self._chosen, masks, self._step)
         self._step += 1
         self._pools = None  # spent: should training fail, only reset() can follow
@@ -188,6 +190,8 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
         if self.render_mode is None:
             gym.logger.warn("render() needs render_mode='rgb_array' when the environment is made")
             return None
+        if self._initial_confusion is None:
+            raise gym.error.ResetNeeded("there is nothing to see yet; call reset() before render()")
         last = self.labels.labelled[-1] if len(self.labels) else int(self.labels.unlabelled[0])
         image = self.grid.box(last).image
         logits = self.learner.predict(self.frames.images([image]))
@@ -221,7 +225,7 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
         if self._pools is None:
             raise gym.error.ResetNeeded("the episode is over or has not begun; call reset() before step()")
         chosen = np.asarray(action)
-        if not self.action_space.contains(chosen.astype(np.int64, copy=False)) or chosen.dtype.kind not in "iu":
+        if chosen.dtype.kind not in "iu" or not self.action_space.contains(chosen.astype(np.int64, copy=False)):
             raise ValueError(
                 f"action {action!r}: expected {self.config.regions_per_step} integers in "
                 f"[0, {self.config.pool_size}), one per pool"
@@ -246,10 +250,10 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
     def _observe(self, *, initial: bool = False) -> Observation:
         """Draw new pools, and describe D_S and the candidates (section 3.1, steps 1 and 2)."""
         config = self.config
-        self._pools = self.labels.draw_pools(
-            self.np_random, config.regions_per_step, config.pool_size, config.pool_images
-        )
-        return self.observer.observe(self._pools, self.labels, self.np_random, initial=initial)
+        pools = self.labels.draw_pools(self.np_random, config.regions_per_step, config.pool_size, config.pool_images)
+        observation = self.observer.observe(pools, self.labels, self.np_random, initial=initial)
+        self._pools = pools
+        return observation
 
     def _empty_observation(self) -> Observation:
         return {key: np.zeros(space.shape, np.float32) for key, space in self.observer.space.items() if space.shape}
@@ -266,7 +270,13 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
         }
 
     def _check(self, acquired_from: Sequence[int]) -> None:
-        config, n_classes = self.config, len(self.data.classes)
+        config, n_classes, n_images = self.config, len(self.data.classes), len(self.data.names)
+        used = (*self.splits.state, *acquired_from, *self.splits.reward)
+        if beyond := sorted(image for image in used if image >= n_images):
+            raise ValueError(
+                f"the splits hold the indices {beyond}, but the data have only {n_images} images; use the splits "
+                "that were made for these data"
+            )
         blank = torch.zeros(1, 3, *self.grid.image_size, dtype=torch.uint8)
         shape, expected = tuple(self.learner.predict(blank).shape), (1, n_classes, *self.grid.image_size)
         if shape != expected or self.learner.num_classes != n_classes:

@@ -134,7 +134,7 @@ class KLSimilarity:
     @property
     def name(self) -> str:
         """The part's name in the layout."""
-        return f"kl_{'_'.join(self.references)}_{self.bins}_{self.edges}"
+        return f"kl_{'_'.join(self.references)}_{self.bins}_{self.edges}{'_own' if self.own else ''}"
 
     @property
     def size(self) -> int:

@@ -122,7 +122,7 @@ class TorchLearner:
         self.optimizer = torch.optim.SGD(
             network.parameters(), lr=learning_rate, momentum=momentum, weight_decay=weight_decay
         )
-        self.schedule = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, learning_rate_decay)
+        self.learning_rate_decay = learning_rate_decay
         self._initial = self.state_dict()
 
     @property
@@ -135,11 +135,10 @@ class TorchLearner:
         self.load_state_dict(self._initial)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return a copy of weights, buffers, optimiser and learning-rate schedule."""
+        """Return a copy of weights, buffers and optimiser, its learning rate included."""
         return {
             "network": {k: v.detach().clone() for k, v in self.network.state_dict().items()},
             "optimizer": copy.deepcopy(self.optimizer.state_dict()),
-            "schedule": self.schedule.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -147,7 +146,6 @@ class TorchLearner:
         self.network.load_state_dict(state["network"])
         # The optimiser adopts the tensors that it is given, and would change the caller's copy.
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
-        self.schedule.load_state_dict(state["schedule"])
 
     def fit_step(self, images: Tensor, targets: Tensor, rng: np.random.Generator) -> float:
         """Update the weights once by the mean cross entropy over the labelled pixels.
@@ -189,7 +187,8 @@ class TorchLearner:
         finally:
             self.network.eval()
         self.optimizer.step()
-        self.schedule.step()
+        for group in self.optimizer.param_groups:
+            group["lr"] *= self.learning_rate_decay
         return float(loss.detach())
 
     @torch.inference_mode()
@@ -295,7 +294,7 @@ def _split_at_dropout(network: nn.Module) -> tuple[Callable[[Any], Tensor], Call
     encoder, decoder, head = (getattr(network, name, None) for name in ("encoder", "decoder", "segmentation_head"))
     if encoder is None or decoder is None or head is None:
         return network, lambda x: x
-    if isinstance(decoder, FPNDecoder | PSPDecoder):
+    if isinstance(decoder, FPNDecoder | PSPDecoder) and _is_dropout(decoder.dropout):
         # Dropout is the last thing that these do, in place: only it and the head differ between samples.
         return lambda x: head(decoder.dropout(x.clone())), lambda x: decoder(encoder(x))
     if any(_is_dropout(module) for part in (decoder, head) for module in part.modules()):

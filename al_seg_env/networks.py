@@ -143,6 +143,7 @@ def load_weights(network: nn.Module, path: str | Path, classes: Sequence[str]) -
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ValueError(f"weights {str(path)!r} cannot be read as safetensors: {error}") from error
     if (metadata.get("format"), metadata.get("version")) != (FORMAT, FORMAT_VERSION):
@@ -153,7 +154,7 @@ def load_weights(network: nn.Module, path: str | Path, classes: Sequence[str]) -
     trained_for = json.loads(metadata["classes"])
     if trained_for != list(classes):
         raise ValueError(f"weights {str(path)!r} are for the classes {trained_for}, but the data has {list(classes)}")
-    _load_fitting(network, _read(path), path)
+    _load_fitting(network, tensors, path)
 
 
 def _is_file_name(text: str) -> bool:

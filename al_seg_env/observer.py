@@ -140,7 +140,10 @@ class Observer:
             initial: The present weights are theta_0.
 
         Returns:
-            The observation, within the bounds of :meth:`space`.
+            The observation, within the bounds of ``space``.
+
+        Raises:
+            FloatingPointError: If the network's logits are not finite.
         """
         state, candidates = self._describe_initial(pools) if initial else self._describe_now(pools, rng)
         parts = {"state": state, "candidates": candidates.features}
@@ -201,6 +204,11 @@ class Observer:
         space = self.space[key]
         assert isinstance(space, spaces.Box)
         array = values.to("cpu", torch.float32).numpy()
+        if not np.isfinite(array).all():
+            raise FloatingPointError(
+                f"{key}: the segmentation network's logits are not finite, its training has diverged. Lower the "
+                "learning rate, set max_grad_norm, or use precision='float32'"
+            )
         if key == "state":
             return np.clip(array, space.low, space.high)
         dealt = np.zeros(space.shape, np.float32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -60,7 +60,10 @@ def ask(oracle: Oracle, grid: RegionGrid, regions: Sequence[int], num_classes: i
         ValueError: If the number, a shape, a dtype or a label of the answer is wrong.
     """
     boxes = [grid.box(region) for region in regions]
-    answer = [np.asarray(mask) for mask in oracle.label(boxes)]
+    labelled = oracle.label(boxes)
+    if not isinstance(labelled, Iterable):
+        raise ValueError(f"the oracle returned {type(labelled).__name__}; expected a list of {len(boxes)} masks")
+    answer = [np.asarray(mask) for mask in labelled]
     if len(answer) != len(boxes):
         raise ValueError(f"the oracle was asked for {len(boxes)} regions and returned {len(answer)} masks")
     for region, box, mask in zip(regions, boxes, answer, strict=True):

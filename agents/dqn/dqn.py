@@ -66,7 +66,8 @@ class SubActionDQN(RegionAgent):
             them, like the released code.
         epsilon: probability to explore: a number, or a function of the environment steps done. The paper
             gives none; the default is the released code's.
-        max_grad_norm: gradients are clipped to this norm; None: not at all.
+        max_grad_norm: gradients are clipped to this norm, by default that of Stable-Baselines3's DQN; None: not
+            at all, as in the paper.
         policy_kwargs: arguments of the policy, such as ``optimizer_kwargs``.
         stats_window_size: episodes that logged means are taken over.
         tensorboard_log: folder of TensorBoard logs.
@@ -96,7 +97,7 @@ class SubActionDQN(RegionAgent):
         loss: str = "squared",
         exploration: str = "sub_action",
         epsilon: Epsilon = ExponentialEpsilon(),  # noqa: B008 - it is frozen
-        max_grad_norm: float | None = None,
+        max_grad_norm: float | None = 10.0,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,

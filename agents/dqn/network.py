@@ -5,10 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+NORM_EPS = 1e-3
+"""Added to the variances of batch normalisation. The values of many inputs hardly vary at first (a class that is
+never predicted, a region of D_S that stays as it is), and torch's 1e-5 magnifies the first change of such an input by
+up to 300: the values then explode, since the target is computed with these running statistics."""
+
 
 def query_layer(n_in: int, n_out: int) -> nn.Sequential:
     """One layer of the query network: batch normalisation, ReLU, linear (paper, appendix B)."""
-    return nn.Sequential(nn.BatchNorm1d(n_in), nn.ReLU(), nn.Linear(n_in, n_out))
+    return nn.Sequential(nn.BatchNorm1d(n_in, eps=NORM_EPS), nn.ReLU(), nn.Linear(n_in, n_out))
 
 
 class QueryNetwork(nn.Module):

@@ -1,0 +1,71 @@
+"""Acquisition scores against sums over the pixels of each region."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from reference import slow_boxes, slow_entropy
+from scipy.special import softmax
+from scipy.stats import entropy
+
+from al_seg_env import BALD, Entropy, Margin
+from al_seg_env.featurizers import Prediction
+from al_seg_env.presets import named_scores
+from al_seg_env.regions import RegionGrid
+
+SIZE, REGION = (9, 10), (4, 5)
+
+
+def random_logits(seed, scale=2.0):
+    return torch.randn(2, 3, *SIZE, generator=torch.Generator().manual_seed(seed)) * scale
+
+
+def made(logits, samples=()):
+    return Prediction(logits, RegionGrid(SIZE, REGION), lambda count: iter(samples[:count]))
+
+
+def summed(maps):
+    return [[m[t:b, l:r].sum() for t, b, l, r in slow_boxes(SIZE, REGION)] for m in maps]  # noqa: E741
+
+
+def test_entropy():
+    logits = random_logits(0)
+    expected = summed([slow_entropy(image) for image in logits])
+    np.testing.assert_allclose(Entropy()(made(logits)), expected, rtol=1e-5)
+
+
+def test_margin():
+    logits = random_logits(0)
+    p = np.sort(softmax(logits.double().numpy(), axis=1), axis=1)
+    np.testing.assert_allclose(Margin()(made(logits)), summed(1 - (p[:, 2] - p[:, 1])), rtol=1e-5)
+
+
+def test_bald_asks_for_its_number_of_samples():
+    samples = [random_logits(seed) for seed in range(5)]
+    p = softmax(np.stack([sample.double().numpy() for sample in samples[:4]]), axis=2)
+    information = entropy(p.mean(axis=0), axis=1) - entropy(p, axis=2).mean(axis=0)
+    np.testing.assert_allclose(BALD(4)(made(samples[0], samples)), summed(information), rtol=1e-4)
+
+
+@pytest.mark.parametrize("score", [Entropy(), Margin(), BALD(2)])
+def test_the_most_uncertain_prediction_reaches_the_bound_and_none_exceeds_it(score):
+    flat = torch.zeros(2, 3, *SIZE)
+    opposites = [torch.full_like(flat, -1e4).index_fill_(1, torch.tensor([c]), 1e4) for c in (0, 1)]
+    values = score(made(flat, opposites))
+    bound = score.high(3, REGION)
+    full = values[0, 0].item()
+    assert full == pytest.approx(20 * math.log(2) if score.name == "bald" else bound, rel=1e-5)
+    assert values.max() <= bound * (1 + 1e-6)
+    assert score(made(random_logits(1), [random_logits(2), random_logits(3)])).min() >= 0
+
+
+def test_scores_by_name():
+    assert named_scores(["margin", "bald", "entropy"], 7) == [Margin(), BALD(7), Entropy()]
+    assert named_scores(()) == []
+
+
+@pytest.mark.parametrize("names", [["entropy", "magic"], "entropy"])
+def test_unknown_names_are_refused(names):
+    with pytest.raises(ValueError, match=r"expected a list of names out of \['bald', 'entropy', 'margin'\]"):
+        named_scores(names)
