@@ -53,6 +53,7 @@ def synthetic_streets(
         "encoder": "tu-tf_mobilenetv3_small_minimal_100",
         "network_options": {"decoder_pyramid_channels": 64, "decoder_segmentation_channels": 32},
         "learning_rate": 5e-3,
+        "max_grad_norm": 4.0,
         "batch_size": 16,
     }
     data = SyntheticStreets(images, (image_size[0], image_size[1]), data_seed, style)

@@ -64,6 +64,7 @@ def make_cells(**options: Any) -> RegionSelectionEnv:
         "crop_size": (32, 32),
         "fit_iterations": 4,
         "learning_rate": 1e-2,
+        "max_grad_norm": 4.0,
         "encoder": "tu-tf_mobilenetv3_small_minimal_100",
         "network_options": {"decoder_pyramid_channels": 32, "decoder_segmentation_channels": 32},
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 
+import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -187,3 +188,26 @@ def same(one, other) -> bool:
     if isinstance(one, np.ndarray):
         return one.dtype == other.dtype and np.array_equal(one, other)
     return one == other
+
+
+ID = "al_seg_env/SyntheticStreets-v0"
+TINY = {
+    "images": 12,
+    "image_size": [40, 64],
+    "splits": {"seed": 0, "state": 2, "train": 4, "reward": 2, "eval": 3},
+    "region_size": [20, 16],
+    "regions_per_step": 3,
+    "pool_size": 4,
+    "budget": 7,
+    "fit_iterations": 1,
+    "crop_size": [40, 64],  # a single crop of 32 x 32 is too small for BatchNorm at stride 32
+    "network_options": {"decoder_pyramid_channels": 16, "decoder_segmentation_channels": 32},
+    "batch_size": 4,
+    "device": "cpu",
+    "precision": "float32",
+}
+
+
+def make(**options) -> gym.Env:
+    """Return a registered environment with a real network, small enough for tests."""
+    return gym.make(ID, **{**TINY, **options})

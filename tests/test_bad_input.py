@@ -4,10 +4,19 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from fakes import CLASSES, SPLITS, ClosedFormLearner, closed_form_env, numbered_data, tiny_network
+from fakes import (
+    CLASSES,
+    ID,
+    SPLITS,
+    TINY,
+    ClosedFormLearner,
+    closed_form_env,
+    make,
+    numbered_data,
+    tiny_network,
+)
 
-from al_seg_env import BALD, EnvConfig, Entropy, RegionSelectionEnv, Splits, TorchLearner
-from test_env import ID, TINY, make
+from al_seg_env import BALD, Entropy, EnvConfig, RegionSelectionEnv, Splits, TorchLearner
 
 
 @pytest.mark.parametrize(
@@ -186,7 +195,8 @@ def test_training_that_diverges_names_the_remedies(learning_rate, steps):
     """Whether the weights themselves overflow, or the loss of the next update."""
     env = make(learning_rate=learning_rate)
     env.reset(seed=0)
-    with pytest.raises(FloatingPointError, match="(?i)lower the learning rate, set max_grad_norm, or use precision="):
+    remedies = "(?i)lower the learning rate, set max_grad_norm, or use precision="
+    with pytest.raises(FloatingPointError, match=remedies):  # noqa: PT012
         for _ in range(steps):
             env.step(np.zeros(3, np.int64))
     with pytest.raises(gym.error.ResetNeeded):

@@ -8,35 +8,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from fakes import SPLITS, TinyNetwork, numbered_data, play, same, tiny_network
+from fakes import ID, SPLITS, TINY, TinyNetwork, make, numbered_data, play, same, tiny_network
 from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from stable_baselines3.common.env_util import make_vec_env
 
 from al_seg_env import BALD, EnvConfig, RegionSelectionEnv, TorchLearner
-
-ID = "al_seg_env/SyntheticStreets-v0"
-TINY = {
-    "images": 12,
-    "image_size": [40, 64],
-    "splits": {"seed": 0, "state": 2, "train": 4, "reward": 2, "eval": 3},
-    "region_size": [20, 16],
-    "regions_per_step": 3,
-    "pool_size": 4,
-    "budget": 7,
-    "fit_iterations": 1,
-    "crop_size": [40, 64],  # a single crop of 32 x 32 is too small for BatchNorm at stride 32
-    "network_options": {"decoder_pyramid_channels": 16, "decoder_segmentation_channels": 32},
-    "batch_size": 4,
-    "device": "cpu",
-    "precision": "float32",
-}
-
-
-def make(**options):
-    return gym.make(ID, **{**TINY, **options})
-
 
 # SB3 warns of boxes of unusual shapes, and mistakes boxes of two and three dimensions for images.
 SB3_SHAPES = ("unconventional shape", "is an image", "CnnPolicy")
@@ -152,10 +130,10 @@ def test_statistics_and_time_limit():
 
 def test_a_video_is_written(tmp_path):
     pytest.importorskip("moviepy")
-    env = gym.wrappers.RecordVideo(make(render_mode="rgb_array"), str(tmp_path))
+    env = gym.wrappers.RecordVideo(make(render_mode="rgb_array"), str(tmp_path / "videos"))
     play(env, 0)
     env.close()
-    (video,) = tmp_path.glob("*.mp4")
+    (video,) = (tmp_path / "videos").glob("*.mp4")
     assert video.stat().st_size > 1000
 
 

@@ -5,7 +5,7 @@ import math
 import gymnasium as gym
 import numpy as np
 import pytest
-from fakes import CLASSES, IMAGE_SIZE, SPLITS, closed_form_env, numbered_data, play, same
+from fakes import CLASSES, IMAGE_SIZE, SPLITS, ClosedFormLearner, closed_form_env, numbered_data, play, same
 from reference import slow_boxes, slow_counts, slow_features, slow_histogram, slow_pool, slow_shares
 
 from al_seg_env import BALD, Entropy, Margin
@@ -190,16 +190,17 @@ def test_a_pool_is_exhausted_until_every_region_is_labelled_exactly_once(shape):
     assert info["labelled"] == 48
 
 
-def test_every_value_of_every_sub_action_is_valid_in_short_pools():
-    for value in range(4):
-        env = closed_form_env(budget=48)
-        env.reset(seed=value)
-        while len(env.labels.unlabelled) > 5:
-            env.step(FIRST)
-        pools = env.pools
-        assert [len(pool) for pool in pools] == [1, 1, 1]
-        env.step(np.full(3, value))
-        assert env.labels.labelled[-3:] == [int(pool[0]) for pool in pools]
+@pytest.mark.parametrize("value", range(4))
+@pytest.mark.parametrize("length", [1, 2])
+def test_every_value_of_every_sub_action_is_valid_in_short_pools(value, length):
+    env = closed_form_env(budget=48)
+    env.reset(seed=value)
+    while len(env.labels.unlabelled) > 3 * length:
+        env.step(FIRST)
+    pools = env.pools
+    assert [len(pool) for pool in pools] == [length] * 3
+    *_, info = env.step(np.full(3, value))
+    assert info["chosen"] == tuple(int(pool[value % length]) for pool in pools)
 
 
 def test_the_terminal_observation_is_zeros_and_costs_no_forward_pass():
@@ -287,10 +288,14 @@ def test_observations_equal_a_slow_reference(options):
         observation, *_ = env.step(FIRST)
 
 
+def test_the_number_of_images_predicted_at_once_changes_nothing():
+    scores = (Entropy(), Margin())
+    records = [play(closed_form_env(learner=ClosedFormLearner(batch_size=n), scores=scores), 0) for n in (1, 2, 3, 50)]
+    assert all(same(record, records[0]) for record in records)
+
+
 def test_whole_images_as_regions():
-    env = closed_form_env(
-        region_size=None, crop_size=None, regions_per_step=2, pool_size=1, budget=3, split="train"
-    )
+    env = closed_form_env(region_size=None, crop_size=None, regions_per_step=2, pool_size=1, budget=3, split="train")
     observation, _ = env.reset(seed=0)
     assert env.grid.region_size == IMAGE_SIZE
     assert observation["state"].shape == (2, 3 + 3 * 64)
@@ -334,7 +339,9 @@ def test_observations_stay_within_their_space(split, options):
     env = closed_form_env(scores=SCORES, split=split, budget=30, region_size=(7, 11), **options)
     record = play(env, 0)
     assert all(env.observation_space.contains(result[0]) for result in record)
-    assert all(np.isfinite(space.low).all() and np.isfinite(space.high).all() for space in env.observation_space.values())
+    assert all(
+        np.isfinite(space.low).all() and np.isfinite(space.high).all() for space in env.observation_space.values()
+    )
     images = env.splits.train if split == "train" else env.splits.eval
     assert {env.grid.box(region).image for region in env.labels.labelled} <= set(images)
 
@@ -348,7 +355,12 @@ def test_observations_stay_within_their_space(split, options):
         ({"similarity": ("labelled",), "kl_bins": 5}, 3 + 192, 5, None),
         ({"class_distribution": None, "entropy_bins": 2}, 12, 64, None),
         ({"entropy_pools": ()}, 3, 64, ["class_shares"]),
-        ({"class_distribution": "counts"}, 195, 64, ["class_counts"] + [f"entropy_{m}_8x8" for m in ("min", "avg", "max")]),
+        (
+            {"class_distribution": "counts"},
+            195,
+            64,
+            ["class_counts"] + [f"entropy_{m}_8x8" for m in ("min", "avg", "max")],
+        ),
     ],
 )
 def test_each_part_of_the_features_can_be_switched_off(options, features, divergences, names):

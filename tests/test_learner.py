@@ -74,7 +74,9 @@ def test_reset_restores_theta_0_bit_by_bit_and_training_after_it_repeats():
         episodes.append((losses, subject.state_dict()))
     assert equal_states(*episodes)
     assert not equal_states(episodes[0][1], initial)
-    changed = [key for key in initial["network"] if not torch.equal(initial["network"][key], episodes[0][1]["network"][key])]
+    changed = [
+        key for key in initial["network"] if not torch.equal(initial["network"][key], episodes[0][1]["network"][key])
+    ]
     assert {"body.1.running_mean", "body.1.num_batches_tracked", "body.0.weight"} <= set(changed)
 
 
@@ -252,13 +254,10 @@ def rerun_with_dropout(network, images, seed):
                 module.train()
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
-        logits = network(images / 255)
-    return logits
+        return network(images / 255)
 
 
-@pytest.mark.parametrize(
-    ("architecture", "options"), [("FPN", FPN), ("PSPNet", {}), ("DeepLabV3Plus", DEEPLAB)]
-)
+@pytest.mark.parametrize(("architecture", "options"), [("FPN", FPN), ("PSPNet", {}), ("DeepLabV3Plus", DEEPLAB)])
 def test_samples_equal_full_reruns_and_the_encoder_runs_once(architecture, options):
     network = smp_network(architecture, **options)
     subject = learner(network, mean=(0, 0, 0), std=(1, 1, 1), channels_last=False)

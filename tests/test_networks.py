@@ -61,6 +61,19 @@ def test_weights_come_back_whatever_the_file_is_called(trained, tmp_path, name):
     assert not differences(network.state_dict(), trained.network.state_dict())
 
 
+def test_a_save_writes_beside_the_file_and_then_replaces_it(trained, saved, monkeypatch):
+    written = []
+
+    def spy(tensors, path, metadata):
+        written.append(path)
+        save_file(tensors, path, metadata)
+
+    monkeypatch.setattr("al_seg_env.networks.save_file", spy)
+    save_weights(trained, saved, CLASSES)
+    assert [path.parent for path in written] == [saved.parent]
+    assert saved not in written
+
+
 def test_an_interrupted_save_leaves_the_old_file_and_no_other(trained, saved, monkeypatch):
     before = saved.read_bytes()
 
@@ -98,6 +111,7 @@ def test_random_weights_depend_on_weights_seed_alone():
     assert differences(build_network(config(weights_seed=1), 3).state_dict(), one)
 
 
+@pytest.mark.filterwarnings("ignore:.timm-. encoders are deprecated")
 def test_images_are_normalised_as_the_encoder_was_trained():
     assert normalisation("resnet50") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert normalisation("timm-tf_efficientnet_lite0") == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -197,6 +211,7 @@ class Dangerous:
         return os.mkdir, (str(self.path),)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("protocol", ["torch", "pickle"])
 def test_a_pickle_is_never_executed(tmp_path, protocol):
     path, mark = tmp_path / "encoder.pth", tmp_path / "executed"

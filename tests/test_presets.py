@@ -5,12 +5,11 @@ import json
 import gymnasium as gym
 import numpy as np
 import pytest
-from fakes import closed_form_env
+from fakes import ID, TINY, closed_form_env, make
 
 import al_seg_env
 from al_seg_env import Splits, SyntheticStreets, save_weights
 from al_seg_env.presets import resolve_splits, synthetic_streets
-from test_env import ID, TINY, make
 
 
 def test_every_registered_environment_is_made_of_plain_values():
