@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from al_seg_env.functional import Size
@@ -70,6 +71,8 @@ class EnvConfig:
         self._check_counts()
         self._check_sizes()
         self._check_choices()
+        if not (math.isfinite(self.reward_scale) and self.reward_scale > 0):
+            raise ValueError(f"reward_scale is {self.reward_scale}; a positive number is expected")
         if not (self.class_distribution or self.entropy_pools):
             raise ValueError("no feature is left: set class_distribution, or name one of entropy_pools")
 

@@ -214,8 +214,7 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
     @property
     def _active(self) -> int:
         """How many sub-actions the next step counts."""
-        left = len(self.labels.unlabelled)
-        return min(self.config.regions_per_step, self.config.budget - len(self.labels), left)
+        return min(self.config.regions_per_step, self.config.budget - len(self.labels))
 
     @property
     def _miou(self) -> float:
@@ -236,10 +235,10 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
     def _train(self) -> None:
         """One iteration on just the regions added in this step (section 3.1, step 5)."""
         shown = self.labels.mask if self.config.crop_labels == "all" else self.labels.mask_of(self._chosen)
+        batches = -(-len(self._chosen) // self.config.fit_batch_size)
         for _ in range(self.config.fit_iterations):
-            order = self.np_random.permutation(len(self._chosen))
-            for start in range(0, len(order), self.config.fit_batch_size):
-                batch = [self._chosen[i] for i in order[start : start + self.config.fit_batch_size]]
+            # Even batches, so that no region is left alone with its BatchNorm statistics.
+            for batch in np.array_split(self.np_random.permutation(self._chosen), batches):
                 crops = training_crops(self.frames, self.grid, batch, shown, self.config.crop_size, self.np_random)
                 self.learner.fit_step(*crops, self.np_random)
 
@@ -277,8 +276,15 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
                 f"the splits hold the indices {beyond}, but the data have only {n_images} images; use the splits "
                 "that were made for these data"
             )
-        blank = torch.zeros(1, 3, *self.grid.image_size, dtype=torch.uint8)
-        shape, expected = tuple(self.learner.predict(blank).shape), (1, n_classes, *self.grid.image_size)
+        image_size = self.grid.image_size
+        try:
+            logits = self.learner.predict(torch.zeros(1, 3, *image_size, dtype=torch.uint8))
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"the network cannot predict an image of size {image_size} ({error}); use larger images or another "
+                "architecture"
+            ) from error
+        shape, expected = tuple(logits.shape), (1, n_classes, *image_size)
         if shape != expected or self.learner.num_classes != n_classes:
             raise ValueError(
                 f"the network returned logits of shape {shape} for one image; expected {expected}: one channel "

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from al_seg_env.datasets.base import IGNORE_LABEL, SegmentationData, UInt8Array
 from al_seg_env.functional import Size
-from al_seg_env.regions import RegionGrid
+from al_seg_env.regions import IntArray, RegionGrid
 
 
 class Frames:
@@ -86,7 +86,7 @@ def check_labels(mask: UInt8Array, num_classes: int, name: str) -> None:
 def training_crops(
     frames: Frames,
     grid: RegionGrid,
-    regions: Sequence[int],
+    regions: Sequence[int] | IntArray,
     labels: Callable[[int], UInt8Array],
     crop_size: Size | None,
     rng: np.random.Generator,

@@ -169,27 +169,46 @@ class TorchLearner:
         buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
         self.network.train()
         try:
-            with _seeded(seed, self.device):
-                logits = self._forward(self.network, images)
-            target = targets.to(self.device, non_blocking=True).long()
-            loss = F.cross_entropy(logits, target, ignore_index=IGNORE_LABEL)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            limit = math.inf if self.max_grad_norm is None else self.max_grad_norm
-            norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
-            if not bool(torch.isfinite(loss.detach() + norm)):
-                for name, buffer in self.network.named_buffers():
-                    buffer.copy_(buffers[name])
+            try:
+                loss, norm = self._backward(images, targets, seed)
+            except ValueError:
+                if len(images) > 1:
+                    raise
+                # BatchNorm after global pooling sees one value per channel of a lone crop, and refuses it: its mirror
+                # image, which it could as well have been flipped to, keeps it company.
+                self._restore(buffers)
+                pair = torch.cat([images, images.flip(3)]), torch.cat([targets, targets.flip(2)])
+                loss, norm = self._backward(*pair, seed)
+            if not math.isfinite(loss + norm):
                 raise FloatingPointError(
-                    f"the segmentation network's loss is {loss.item()} and its gradient's norm {norm.item()}; the "
-                    "update was not made. Lower the learning rate, set max_grad_norm, or use precision='float32'"
+                    f"the segmentation network's loss is {loss} and its gradient's norm {norm}; the update was not "
+                    "made. Lower the learning rate, set max_grad_norm, or use precision='float32'"
                 )
+        except Exception:
+            self._restore(buffers)
+            raise
         finally:
             self.network.eval()
         self.optimizer.step()
         for group in self.optimizer.param_groups:
             group["lr"] *= self.learning_rate_decay
-        return float(loss.detach())
+        return loss
+
+    def _backward(self, images: Tensor, targets: Tensor, seed: int) -> tuple[float, float]:
+        """Compute gradients, scaled down to ``max_grad_norm``; return the loss and their norm before that."""
+        with _seeded(seed, self.device):
+            logits = self._forward(self.network, images)
+        target = targets.to(self.device, non_blocking=True).long()
+        loss = F.cross_entropy(logits, target, ignore_index=IGNORE_LABEL)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        limit = math.inf if self.max_grad_norm is None else self.max_grad_norm
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
+        return loss.item(), norm.item()
+
+    def _restore(self, buffers: Mapping[str, Tensor]) -> None:
+        for name, buffer in self.network.named_buffers():
+            buffer.copy_(buffers[name])
 
     @torch.inference_mode()
     def predict(self, images: Tensor) -> Tensor:
@@ -223,11 +242,22 @@ class TorchLearner:
 
     @torch.inference_mode()
     def evaluate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-        """Return the confusion matrix ``(C, C)`` int64 over all ``(images, masks)`` batches, on the CPU."""
+        """Return the confusion matrix ``(C, C)`` int64 over all ``(images, masks)`` batches, on the CPU.
+
+        Raises:
+            FloatingPointError: If logits are not finite.
+        """
         total = torch.zeros(self.num_classes, self.num_classes, dtype=torch.int64, device=self.device)
+        checksum = torch.zeros((), device=self.device)
         for images, masks in batches:
-            predicted = self.predict(images).argmax(dim=1)
-            total += confusion_matrix(predicted, masks.to(self.device, non_blocking=True), self.num_classes)
+            logits = self.predict(images)
+            checksum += logits.sum()
+            total += confusion_matrix(logits.argmax(dim=1), masks.to(self.device, non_blocking=True), self.num_classes)
+        if not bool(torch.isfinite(checksum)):
+            raise FloatingPointError(
+                "the segmentation network's logits are not finite, its training has diverged. Lower the learning "
+                "rate, set max_grad_norm, or use precision='float32'"
+            )
         return total.cpu()
 
     def _forward(self, network: nn.Module, images: Tensor) -> Tensor:

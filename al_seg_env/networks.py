@@ -20,6 +20,7 @@ from al_seg_env.learner import IMAGENET_MEAN, IMAGENET_STD, TorchLearner
 
 FORMAT = "al-seg-env weights"
 FORMAT_VERSION = "1"
+CLASSIFIERS = ("classifier.", "fc.", "head.")  # what files of ImageNet weights hold beside the encoder
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,9 @@ def build_network(config: LearnerConfig, num_classes: int) -> nn.Module:
             ) from error
     if by_file and config.weights is None:
         assert config.encoder_weights is not None
-        _load_fitting(network.encoder, _read(config.encoder_weights), config.encoder_weights)  # type: ignore[arg-type]
+        tensors = _read(config.encoder_weights)
+        tensors = {key: value for key, value in tensors.items() if not key.startswith(CLASSIFIERS)}
+        _load_fitting(network.encoder, tensors, config.encoder_weights)  # type: ignore[arg-type]
     return network
 
 
@@ -181,10 +184,10 @@ def _read(path: str | Path) -> dict[str, Tensor]:
 
 
 def _load_fitting(module: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    """Load a state dict, or say in one error all that does not fit. Classifiers of encoders are left out."""
+    """Load a state dict, or say in one error all that does not fit."""
     own = module.state_dict()
     missing = [key for key in own if key not in tensors]
-    unknown = [key for key in tensors if key not in own and not key.startswith(("classifier.", "fc.", "head."))]
+    unknown = [key for key in tensors if key not in own]
     wrong = [
         f"{key}: {tuple(tensors[key].shape)} in the file, {tuple(own[key].shape)} in the network"
         for key in own

@@ -66,6 +66,10 @@ class BALD:
     name: str = "bald"
     needs_dropout: bool = True
 
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ValueError(f"BALD was given {self.samples} samples; at least 1 is needed, the paper's are 20")
+
     def high(self, num_classes: int, region_size: functional.Size) -> float:
         """Return ``pixels * log C``."""
         return _pixels(region_size) * math.log(max(num_classes, 2))

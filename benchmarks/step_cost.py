@@ -17,6 +17,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def main() -> None:
         state = env.learner.state_dict()
         for item in recorder.passes:
             item.prepare()
-        bare = timed(lambda: [run() for run in recorder.passes], env.learner.device)
+        bare = timed(lambda: [item.run() for item in recorder.passes], env.learner.device)
         env.learner.load_state_dict(state)
         if index >= 2 and not terminated:  # the last step of an episode observes nothing
             rows.append({"step_s": round(whole, 4), "bare_s": round(bare, 4), "ratio": round(whole / bare, 4)})
@@ -73,6 +74,7 @@ class Recorder:
         learner.predict, learner.fit_step = self.predict, self.fit_step  # type: ignore[method-assign]
 
     def predict(self, images: torch.Tensor) -> torch.Tensor:
+        """Note a forward pass, and make it."""
         prepared: list[torch.Tensor] = []
 
         @torch.inference_mode()
@@ -84,6 +86,7 @@ class Recorder:
         return self._predict(images)
 
     def fit_step(self, images: torch.Tensor, targets: torch.Tensor, rng: np.random.Generator) -> float:
+        """Note an update, and make it."""
         prepared: list[torch.Tensor] = []
 
         def prepare() -> None:
@@ -104,14 +107,12 @@ class Recorder:
         return self._fit_step(images, targets, rng)
 
 
+@dataclass
 class Prepared:
-    """A pass whose inputs are made ready before the clock starts."""
+    """A pass, and what makes its inputs ready before the clock starts."""
 
-    def __init__(self, run: Pass, prepare: Pass) -> None:
-        self.run, self.prepare = run, prepare
-
-    def __call__(self) -> Any:
-        return self.run()
+    run: Pass
+    prepare: Pass
 
 
 def timed(run: Pass, device: torch.device) -> float:

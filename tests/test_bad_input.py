@@ -36,6 +36,8 @@ from al_seg_env import BALD, Entropy, EnvConfig, RegionSelectionEnv, Splits, Tor
         ({"regions_per_step": -1}, "regions_per_step is -1; a whole number of at least 1"),
         ({"fit_iterations": -1}, "fit_iterations is -1; a whole number of at least 0"),
         ({"pool_images": 0}, "pool_images is 0; a whole number of at least 1"),
+        ({"reward_scale": 0}, "reward_scale is 0; a positive number is expected"),
+        ({"reward_scale": float("nan")}, "reward_scale is nan; a positive number"),
         ({"split": "test"}, r"split is 'test'; expected one of \('train', 'eval'\)"),
         ({"crop_labels": "some"}, "crop_labels is 'some'; expected one of"),
         ({"first_reward": None}, "first_reward is None; expected one of"),

@@ -83,10 +83,7 @@ def test_train_dqn_resumes_and_evaluate_compares(run, weights, tmp_path, capsys)
     out = run("evaluate", *policies, *settings)
     rows = rows_of(out / "results.csv")
     assert {(row["policy"], row["seed"], row["budget"]) for row in rows} == {
-        (policy, seed, budget)
-        for policy in ("uniform", "entropy", "bald", "dqn")
-        for seed in "01"
-        for budget in "24"
+        (policy, seed, budget) for policy in ("uniform", "entropy", "bald", "dqn") for seed in "01" for budget in "24"
     }
     for figure in ("val_miou", "test_miou"):
         assert_picture(out / f"{figure}.png")

@@ -343,3 +343,32 @@ def test_auto_takes_what_is_there():
     assert subject.device.type in {"cpu", "mps"}
     assert subject.dtype in {torch.float32, torch.bfloat16}
     assert os.environ.get("CUDA_VISIBLE_DEVICES", "") == "" or subject.device.type == "cpu"
+
+
+@pytest.mark.parametrize("architecture", ["DeepLabV3Plus", "PSPNet", "FPN"])
+def test_a_lone_crop_that_batchnorm_refuses_trains_with_its_mirror_image(architecture):
+    one = learner(smp_network(architecture), precision="float32", output_stride=32)
+    images, targets = batch(1, (32, 32))
+    before = copy.deepcopy(one.network.state_dict())
+    assert np.isfinite(one.fit_step(images, targets, rng()))
+    after = one.network.state_dict()
+    assert any(not torch.equal(before[key], after[key]) for key in before)
+    assert all(bool(torch.isfinite(value).all()) for value in after.values())
+
+
+def test_a_lone_crop_costs_what_the_pair_with_its_mirror_image_costs():
+    network = smp_network("DeepLabV3Plus")
+    images, targets = batch(1, (32, 32))
+    lone = learner(copy.deepcopy(network), precision="float32", output_stride=32)
+    pair = learner(copy.deepcopy(network), precision="float32", output_stride=32)
+    mirrored = torch.cat([images, images.flip(3)]), torch.cat([targets, targets.flip(2)])
+    assert lone.fit_step(images, targets, rng()) == pair.fit_step(*mirrored, rng())
+    assert equal_states(lone.network.state_dict(), pair.network.state_dict())
+
+
+def test_evaluating_a_diverged_network_is_an_error():
+    broken = learner()
+    with torch.no_grad():
+        next(broken.network.parameters()).fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="not finite.*learning"):
+        broken.evaluate([batch(2)])

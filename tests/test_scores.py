@@ -69,3 +69,8 @@ def test_scores_by_name():
 def test_unknown_names_are_refused(names):
     with pytest.raises(ValueError, match=r"expected a list of names out of \['bald', 'entropy', 'margin'\]"):
         named_scores(names)
+
+
+def test_bald_needs_a_sample():
+    with pytest.raises(ValueError, match="0 samples; at least 1 is needed"):
+        BALD(samples=0)
