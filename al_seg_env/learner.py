@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from segmentation_models_pytorch.decoders.fpn.decoder import FPNDecoder
-from segmentation_models_pytorch.decoders.pspnet.decoder import PSPDecoder
 from torch import Tensor, nn
 
 from al_seg_env.datasets.base import IGNORE_LABEL
+from al_seg_env.dropout import dropout_on, is_dropout, split_at_dropout
 from al_seg_env.metrics import confusion_matrix
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -128,7 +127,7 @@ class TorchLearner:
     @property
     def has_dropout(self) -> bool:
         """Whether the network has a dropout layer that does anything."""
-        return any(_is_dropout(module) for module in self.network.modules())
+        return any(is_dropout(module) for module in self.network.modules())
 
     def reset(self) -> None:
         """Return to theta_0: weights, BatchNorm statistics, momentum, learning rate."""
@@ -219,8 +218,9 @@ class TorchLearner:
     def sample(self, images: Tensor, count: int, rng: np.random.Generator) -> Iterator[Tensor]:
         """Yield ``count`` tensors of logits under random dropout masks; the encoder runs once (section 4.2).
 
-        Where the network has an ``encoder``, as those of segmentation-models-pytorch do, dropout inside of it
-        stays off; only what follows it runs for every sample. BatchNorm stays in evaluation mode.
+        Where the network has an ``encoder``, as those of segmentation-models-pytorch do, and dropout after it,
+        only what follows the encoder runs for every sample, and dropout inside of it stays off. BatchNorm stays
+        in evaluation mode.
 
         Raises:
             ValueError: If the network has no dropout: all samples would be equal.
@@ -231,12 +231,12 @@ class TorchLearner:
                 "network with dropout (FPN, PSPNet, DeepLabV3Plus) or drop the score that needs samples"
             )
         seed = int(rng.integers(2**63))
-        rest, inputs = _split_at_dropout(self.network)
+        rest, inputs = split_at_dropout(self.network)
         with self._autocast():
             features = inputs(self._prepare(images))
         for index in range(count):
             # Between two yields the caller's random state is its own.
-            with _seeded(seed + index, self.device), self._autocast(), _dropout_on(self.network):
+            with _seeded(seed + index, self.device), self._autocast(), dropout_on(self.network):
                 logits = rest(features)
             yield self._finish(logits, images)
 
@@ -313,36 +313,6 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
         capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
         fast = device.type == "cpu" and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return torch.bfloat16 if fast else torch.float32
-
-
-def _is_dropout(module: nn.Module) -> bool:
-    return isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
-
-
-def _split_at_dropout(network: nn.Module) -> tuple[Callable[[Any], Tensor], Callable[[Tensor], Any]]:
-    """Split a network into what must run for every sample and what, coming before it, needs to run but once."""
-    encoder, decoder, head = (getattr(network, name, None) for name in ("encoder", "decoder", "segmentation_head"))
-    if encoder is None or decoder is None or head is None:
-        return network, lambda x: x
-    if isinstance(decoder, FPNDecoder | PSPDecoder) and _is_dropout(decoder.dropout):
-        # Dropout is the last thing that these do, in place: only it and the head differ between samples.
-        return lambda x: head(decoder.dropout(x.clone())), lambda x: decoder(encoder(x))
-    if any(_is_dropout(module) for part in (decoder, head) for module in part.modules()):
-        return lambda features: head(decoder(features)), encoder
-    return network, lambda x: x
-
-
-@contextmanager
-def _dropout_on(network: nn.Module) -> Iterator[None]:
-    """Switch dropout layers, and nothing else, to training mode; restore them afterwards."""
-    layers = [module for module in network.modules() if _is_dropout(module) and not module.training]
-    for layer in layers:
-        layer.train()
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.eval()
 
 
 @contextmanager

@@ -45,11 +45,11 @@ def synthetic_streets(
     """
     defaults: dict[str, Any] = {
         "region_size": (24, 32),
-        "regions_per_step": 8,
+        "regions_per_step": 16,
         "pool_size": 8,
-        "budget": 96,
+        "budget": 192,
         "fit_iterations": 4,
-        "crop_size": (64, 64),
+        "crop_size": None,
         "encoder": "tu-tf_mobilenetv3_small_minimal_100",
         "network_options": {"decoder_pyramid_channels": 64, "decoder_segmentation_channels": 32},
         "learning_rate": 5e-3,

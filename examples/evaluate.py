@@ -1,7 +1,7 @@
 """Compare policies as the paper does: acquire on D_V to a budget, train to convergence, test (section 4.1).
 
     python examples/evaluate.py --policies uniform entropy bald dqn=runs/train_dqn/agent.zip --seeds 0 1 2 \\
-        --budgets 48 96 --env-arg weights=runs/pretrain/theta_0.safetensors
+        --budgets 96 192 --env-arg weights=runs/pretrain/theta_0.safetensors
 
 One acquisition run passes through all budgets: at each, a copy of the network is trained to convergence on what is
 labelled, with early stopping on D_R, and tested. Policies share seeds, theta_0 and splits. Every finished run is kept
@@ -169,7 +169,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="names, or NAME=path/to/agent.zip",
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run of each policy per seed")
-    parser.add_argument("--budgets", type=int, nargs="+", default=[48, 96], help="regions, multiples of K")
+    parser.add_argument(
+        "--budgets", type=int, nargs="+", default=[96, 192], help="regions; all but the last multiples of K"
+    )
     parser.add_argument("--epochs", type=int, default=40, help="at most so many when training to convergence")
     parser.add_argument("--patience", type=int, default=8, help="epochs without a gain before training ends")
     parser.add_argument("--updates", type=int, default=8, help="updates per epoch, at least")

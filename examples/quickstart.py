@@ -40,14 +40,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         passed_on += ["--env-file", str(args.env_file)]
 
     print("1/3  Pretraining theta_0")
-    source = ["--source-arg", "style=render", "--images", "none"] if "Synthetic" in args.env else ["--images", "state"]
+    source = (
+        ["--source-arg", "style=render", "--images", "none"]
+        if args.env.startswith("al_seg_env/Synthetic")
+        else ["--images", "state"]
+    )
     epochs = ["--epochs", str(args.pretrain_epochs), "--patience", "12", "--updates", "20"]
     rate = ["--env-arg", "learning_rate=0.02"]
     pretrain.main([*passed_on, *rate, *source, *epochs, "--out", str(args.out / "theta_0")])
     weights = f"weights={args.out / 'theta_0' / 'theta_0.safetensors'}"
 
     print("2/3  Training the query agent on D_T")
-    agent_options = ["--buffer-size", "4800", "--batch-size", "64", "--gradient-steps", "8", "--gamma", "0.5"]
+    agent_options = ["--buffer-size", "4800", "--batch-size", "64", "--gradient-steps", "4", "--gamma", "0.5"]
     explore = ["--exploration", "step", "--epsilon-steps", str(6 * args.episodes)]
     episodes = ["--episodes", str(args.episodes), "--out", str(args.out / "train")]
     train_dqn.main([*passed_on, "--env-arg", weights, *agent_options, *explore, *episodes])

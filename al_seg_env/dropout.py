@@ -1,0 +1,42 @@
+"""Monte Carlo dropout: which layers, and what of a network has to run again for each sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from segmentation_models_pytorch.decoders.fpn.decoder import FPNDecoder
+from segmentation_models_pytorch.decoders.pspnet.decoder import PSPDecoder
+from torch import Tensor, nn
+
+
+def is_dropout(module: nn.Module) -> bool:
+    """Return whether a module is a dropout layer that does anything."""
+    return isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
+
+
+def split_at_dropout(network: nn.Module) -> tuple[Callable[[Any], Tensor], Callable[[Tensor], Any]]:
+    """Split a network into what must run for every sample and what, coming before it, needs to run but once."""
+    encoder, decoder, head = (getattr(network, name, None) for name in ("encoder", "decoder", "segmentation_head"))
+    if encoder is None or decoder is None or head is None:
+        return network, lambda x: x
+    if isinstance(decoder, FPNDecoder | PSPDecoder) and is_dropout(decoder.dropout):
+        # Dropout is the last thing that these do, in place: only it and the head differ between samples.
+        return lambda x: head(decoder.dropout(x.clone())), lambda x: decoder(encoder(x))
+    if any(is_dropout(module) for part in (decoder, head) for module in part.modules()):
+        return lambda features: head(decoder(features)), encoder
+    return network, lambda x: x
+
+
+@contextmanager
+def dropout_on(network: nn.Module) -> Iterator[None]:
+    """Switch dropout layers, and nothing else, to training mode; restore them afterwards."""
+    layers = [module for module in network.modules() if is_dropout(module) and not module.training]
+    for layer in layers:
+        layer.train()
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.eval()
