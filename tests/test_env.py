@@ -38,7 +38,7 @@ def test_sb3s_checker_finds_nothing_but_unusual_shapes():
 def test_it_works_without_arguments():
     env = gym.make(ID)
     assert env.observation_space["state"].shape == (8 * 16, 10 + 192)
-    assert env.action_space == gym.spaces.MultiDiscrete([8] * 8)
+    assert env.action_space == gym.spaces.MultiDiscrete([8] * 16)
 
 
 @pytest.fixture(scope="module")
