@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -32,25 +32,36 @@ class GroundTruthOracle:
 
 
 class CallbackOracle:
-    """Asks a function, so that a labelling tool or a person can answer.
+    """Asks a function, so that a labelling tool or a person can answer. No region is asked for twice.
 
     Args:
         data: The images.
         answer: Called with the name of an image, the region's :class:`Box` and its pixels ``(h, w, 3)`` uint8;
             returns the mask ``(h, w)`` uint8, 255 where a pixel is left unlabelled.
+
+    Attributes:
+        answers: Every valid answer so far. They outlive episodes and a question that fails; to go on in another
+            process, store them and put them back.
     """
 
     def __init__(self, data: SegmentationData, answer: Callable[[str, Box, UInt8Array], UInt8Array]) -> None:
         self.data = data
         self.answer = answer
+        self.answers: dict[Box, UInt8Array] = {}
 
     def label(self, boxes: Sequence[Box]) -> list[UInt8Array]:
-        """Ask for the regions one after another."""
-        masks = []
+        """Ask for the regions one after another, but for those whose answer is known.
+
+        Raises:
+            ValueError: If an answer is malformed; the ones before it are kept.
+        """
         for box in boxes:
-            pixels = np.moveaxis(box.crop(np.moveaxis(self.data.image(box.image), 2, 0)), 0, 2)
-            masks.append(self.answer(self.data.names[box.image], box, pixels))
-        return masks
+            if box not in self.answers:
+                image = self.data.image(box.image)
+                name = self.data.names[box.image]
+                mask = self.answer(name, box, image[box.top : box.bottom, box.left : box.right])
+                self.answers[box] = _checked(mask, box, len(self.data.classes), f"the answer for {box} of {name!r}")
+        return [self.answers[box] for box in boxes]
 
 
 def ask(oracle: Oracle, grid: RegionGrid, regions: Sequence[int], num_classes: int) -> list[UInt8Array]:
@@ -63,12 +74,19 @@ def ask(oracle: Oracle, grid: RegionGrid, regions: Sequence[int], num_classes: i
     labelled = oracle.label(boxes)
     if not isinstance(labelled, Iterable):
         raise ValueError(f"the oracle returned {type(labelled).__name__}; expected a list of {len(boxes)} masks")
-    answer = [np.asarray(mask) for mask in labelled]
+    answer = list(labelled)
     if len(answer) != len(boxes):
         raise ValueError(f"the oracle was asked for {len(boxes)} regions and returned {len(answer)} masks")
-    for region, box, mask in zip(regions, boxes, answer, strict=True):
-        where = f"the oracle's mask of region {region} (image {box.image})"
-        if mask.shape != box.size or mask.dtype != np.uint8:
-            raise ValueError(f"{where}: expected uint8 {box.size}, found {mask.dtype} {mask.shape}")
-        check_labels(mask, num_classes, where)
-    return answer
+    return [
+        _checked(mask, box, num_classes, f"the oracle's mask of region {region} (image {box.image})")
+        for region, box, mask in zip(regions, boxes, answer, strict=True)
+    ]
+
+
+def _checked(mask: Any, box: Box, num_classes: int, where: str) -> UInt8Array:
+    """Return a mask as an array, or say what is wrong with it."""
+    mask = np.asarray(mask)
+    if mask.shape != box.size or mask.dtype != np.uint8:
+        raise ValueError(f"{where}: expected uint8 {box.size}, found {mask.dtype} {mask.shape}")
+    check_labels(mask, num_classes, where)
+    return mask

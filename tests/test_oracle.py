@@ -34,6 +34,25 @@ def test_callback_is_shown_name_box_and_pixels():
     assert [mask.shape for mask in masks] == [GRID.box(17).size, GRID.box(3).size]
 
 
+def test_a_callback_is_asked_once_and_valid_answers_outlive_a_failure():
+    asked, mood = [], {"tired": True}
+
+    def answer(name, box, pixels):
+        asked.append(box)
+        if mood["tired"] and len(asked) == 2:
+            return np.full(box.size, 7, np.uint8)
+        return np.zeros(box.size, np.uint8)
+
+    oracle = CallbackOracle(numbered_data(3), answer)
+    with pytest.raises(ValueError, match=r"the answer for Box\(image=0.*labels \[7\] are no classes"):
+        ask(oracle, GRID, [17, 3], 3)
+    mood["tired"] = False
+    ask(oracle, GRID, [17, 3], 3)
+    ask(oracle, GRID, [3, 17], 3)
+    assert asked == [GRID.box(17), GRID.box(3), GRID.box(3)]
+    assert set(oracle.answers) == {GRID.box(17), GRID.box(3)}
+
+
 class Answers:
     def __init__(self, masks):
         self.masks = masks
