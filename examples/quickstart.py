@@ -30,7 +30,7 @@ from agents import EntropyPolicy, SubActionDQN, UniformPolicy
 def main(argv: Sequence[str] | None = None) -> None:
     parser = environment_parser(__doc__ or "", out="quickstart")
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--episodes", type=int, default=25, help="training episodes of the agent")
+    parser.add_argument("--episodes", type=int, default=12, help="training episodes of the agent")
     parser.add_argument("--seeds", type=int, default=3, help="evaluation runs per policy")
     parser.add_argument("--pretrain-epochs", type=int, default=12)
     args = parser.parse_args(argv)
