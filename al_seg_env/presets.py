@@ -52,7 +52,7 @@ def synthetic_streets(
         "crop_size": None,
         "encoder": "tu-tf_mobilenetv3_small_minimal_100",
         "network_options": {"decoder_pyramid_channels": 64, "decoder_segmentation_channels": 32},
-        "learning_rate": 5e-3,
+        "learning_rate": 2e-3,
         "max_grad_norm": 4.0,
         "batch_size": 16,
     }
