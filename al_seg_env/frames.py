@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from al_seg_env.datasets.base import IGNORE_LABEL, SegmentationData, UInt8Array
+from al_seg_env.datasets.base import IGNORE_LABEL, SegmentationData, UInt8Array, labels_out_of_range
 from al_seg_env.functional import Size
 from al_seg_env.regions import IntArray, RegionGrid
 
@@ -74,9 +74,7 @@ class Frames:
 
 def check_labels(mask: UInt8Array, num_classes: int, name: str) -> None:
     """Raise a ValueError that names the labels of a mask that are neither a class nor 255."""
-    present = np.flatnonzero(np.bincount(mask.reshape(-1), minlength=256))
-    wrong = [int(label) for label in present if label >= num_classes and label != IGNORE_LABEL]
-    if wrong:
+    if wrong := labels_out_of_range(mask, num_classes):
         raise ValueError(
             f"{name}: labels {wrong} are no classes; expected 0 to {num_classes - 1}, or {IGNORE_LABEL} for "
             "unlabelled; list every class, or map what is not one to 255"
