@@ -78,7 +78,7 @@ class TorchLearner:
         max_grad_norm: Gradients are scaled down to this norm (released code: 4).
         mean, std: Normalisation per channel, of images in [0, 1].
         output_stride: Multiple that image sides must be of.
-        device: ``"auto"`` takes a GPU where there is one.
+        device: ``"auto"`` takes a CUDA GPU where there is one.
         precision: ``"float32"``, ``"bfloat16"`` (autocast) or ``"auto"``, which is the latter where the
             device has instructions for it.
         channels_last: Memory layout of network and images.
@@ -282,15 +282,13 @@ class TorchLearner:
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """Return the device meant by a name; ``"auto"`` is a CUDA or Apple GPU where there is one.
+    """Return the device meant by a name; ``"auto"`` is a CUDA GPU where there is one.
 
     Raises:
         ValueError: If torch does not know the device, or it is not there.
     """
     if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         resolved = torch.device(device)
         torch.empty(0, device=resolved)
