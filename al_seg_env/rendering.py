@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from al_seg_env.datasets.base import IGNORE_LABEL, SegmentationData, UInt8Array, palette_of
 from al_seg_env.regions import Box
 
-UNLABELLED_COLOUR = (40, 40, 40)
+UNLABELLED_COLOUR = (255, 255, 255)
 REQUEST_COLOUR = (255, 230, 0)
 TITLE_HEIGHT = 18
 GAP = 4
@@ -18,7 +18,7 @@ PANEL_WIDTH = 320
 
 
 def colourise(mask: UInt8Array, palette: UInt8Array) -> UInt8Array:
-    """Paint labels ``(H, W)`` with the colours ``(C, 3)``; 255 is dark grey. Returns ``(H, W, 3)`` uint8."""
+    """Paint labels ``(H, W)`` with the colours ``(C, 3)``; 255 is white. Returns ``(H, W, 3)`` uint8."""
     table = np.full((256, 3), UNLABELLED_COLOUR, dtype=np.uint8)
     table[: len(palette)] = palette
     return table[mask]
