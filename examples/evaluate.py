@@ -13,6 +13,7 @@ OUT/test_miou.png the curves.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import time
@@ -180,6 +181,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     protocol = {
         "env": args.env,
         "arguments": environment_arguments(args),
+        "theta_0": digest(environment_arguments(args).get("weights")),
         "budgets": sorted(args.budgets),
         "fit": [args.epochs, args.patience, args.updates, args.batch_size],
     }
@@ -188,6 +190,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     trials = [(seed, *policy.partition("=")[::2]) for seed in args.seeds for policy in args.policies]
     for seed, name, path in tqdm(trials, desc="trials"):
         stored = args.out / "trials" / f"{name}-{seed}.json"
+        agent = digest(path)
+        if stored.exists() and json.loads(stored.read_text())["agent"] != agent:
+            raise SystemExit(f"{stored} is of another agent than {path or name!r}; choose another name or --out")
         if stored.exists() and reference is not None:
             continue
         env: RegionSelectionEnv = make_environment(  # type: ignore[assignment]
@@ -199,11 +204,16 @@ def main(argv: Sequence[str] | None = None) -> None:
             continue
         settings = FitSettings(env.config.crop_size, args.batch_size, args.patience, args.epochs, args.updates)
         rows = run(env, make_policy(name, path, seed, env), seed, args.budgets, settings)
-        write_json(stored, {"rows": [{"policy": name, "seed": seed, **row} for row in rows]})
+        write_json(stored, {"agent": agent, "rows": [{"policy": name, "seed": seed, **row} for row in rows]})
     assert reference is not None
     for entry in write_results(args.out, args.out / "trials", reference):
         print("  ".join(f"{key} {value}" for key, value in entry.items() if value != ""))
     print(f"theta_0: {reference}; results are in {args.out}")
+
+
+def digest(path: str | None) -> str | None:
+    """Return what tells a file's content from another's; a file may be written anew under its old name."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else None
 
 
 def check_protocol(path: Path, protocol: dict[str, Any]) -> None:

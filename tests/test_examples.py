@@ -98,6 +98,9 @@ def test_train_dqn_resumes_and_evaluate_compares(run, weights, tmp_path, capsys)
     assert [{k: v for k, v in row.items() if k not in timings} for row in again] == [
         {k: v for k, v in row.items() if k not in timings} for row in rows
     ]
+    (train / "agent.zip").write_bytes((train / "agent.zip").read_bytes() + b" ")
+    with pytest.raises(SystemExit, match=r"dqn-0.json is of another agent than .*agent.zip"):
+        run("evaluate", *policies, *settings)
     with pytest.raises(SystemExit, match="other settings.*epochs|other settings.*fit"):
         run("evaluate", *policies, *weighted, "--budgets", 2, 4, "--epochs", 2, "--updates", 1)
 
