@@ -43,7 +43,7 @@ class Prediction:
     @cached_property
     def class_counts(self) -> Tensor:
         """Pixels predicted per class and region, ``(B, R, C)`` int64."""
-        labels = self.logits.argmax(dim=1)
+        labels = functional.class_map(self.logits)
         return functional.class_counts(labels, self.grid.region_size, self.logits.shape[1])
 
     @cached_property

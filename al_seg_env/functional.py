@@ -24,6 +24,25 @@ def grid_shape(image_size: Size, region_size: Size) -> Size:
     return -(-image_size[0] // region_size[0]), -(-image_size[1] // region_size[1])
 
 
+def class_map(logits: Tensor) -> Tensor:
+    """Return the most probable class of every pixel, the first of equals, as ``argmax`` does.
+
+    Args:
+        logits: ``(B, C, H, W)`` floating point, C at most 255.
+
+    Returns:
+        ``(B, H, W)`` uint8.
+    """
+    # torch's argmax over a dimension that is not the last compares number by number; all of this is vectorised.
+    n_classes = logits.shape[1]
+    rank = torch.arange(n_classes, 0, -1, dtype=logits.dtype, device=logits.device).view(-1, 1, 1)
+    labels = logits.new_empty(logits.shape[0], *logits.shape[2:], dtype=torch.uint8)
+    for image, z in enumerate(logits):
+        is_best = torch.eq(z, z.amax(dim=0), out=torch.empty_like(z))
+        labels[image] = n_classes - is_best.mul_(rank).amax(dim=0)  # the first of equals has the highest rank
+    return labels
+
+
 def entropy_map(logits: Tensor) -> Tensor:
     """Return the Shannon entropy of the class distribution at every pixel, in nats (section 3.1).
 
@@ -33,7 +52,8 @@ def entropy_map(logits: Tensor) -> Tensor:
     Returns:
         ``(B, H, W)`` in ``[0, log C]``.
     """
-    return torch.special.entr(logits.softmax(dim=1)).sum(dim=1)
+    # An image at a time, so that it stays in the processor's cache from one operation to the next.
+    return torch.stack([_entropy(*_exponentials(z)) for z in logits])
 
 
 def bald_map(samples: Iterable[Tensor]) -> Tensor:
@@ -51,17 +71,20 @@ def bald_map(samples: Iterable[Tensor]) -> Tensor:
         ValueError: If there is no sample.
     """
     count = 0
-    mean: Tensor | None = None
-    expected_entropy: Tensor | None = None
+    mean = expected_entropy = torch.empty(0)
     for logits in samples:
-        p = logits.softmax(dim=1)
-        entropy = torch.special.entr(p).sum(dim=1)
-        mean = p if mean is None else mean.add_(p)
-        expected_entropy = entropy if expected_entropy is None else expected_entropy.add_(entropy)
+        if not count:
+            mean, expected_entropy = torch.zeros_like(logits), torch.zeros_like(logits[:, 0])
+        for image, z in enumerate(logits):
+            d, e, s = _exponentials(z)
+            mean[image].addcmul_(e, s.reciprocal())
+            expected_entropy[image] += _entropy(d, e, s)
         count += 1
-    if mean is None or expected_entropy is None:
+    if not count:
         raise ValueError("BALD needs at least one sample of logits, got none")
-    return (torch.special.entr(mean / count).sum(dim=1) - expected_entropy / count).clamp_(min=0)
+    mean /= count
+    entropy = -(mean.clamp(min=torch.finfo(mean.dtype).tiny).log_().mul_(mean)).sum(dim=1)
+    return (entropy - expected_entropy / count).clamp_(min=0)
 
 
 def margin_map(logits: Tensor) -> Tensor:
@@ -70,8 +93,27 @@ def margin_map(logits: Tensor) -> Tensor:
     Args:
         logits: ``(B, C, H, W)`` with C >= 2.
     """
-    best = logits.softmax(dim=1).topk(2, dim=1).values
-    return 1 - (best[:, 0] - best[:, 1])
+    return torch.stack([_margin(z) for z in logits])
+
+
+def _exponentials(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ``d = z - max z``, ``e = exp d`` and ``s = sum e`` for logits ``(C, H, W)``; ``p = e / s``."""
+    d = logits - logits.amax(dim=0)
+    e = d.exp()
+    return d, e, e.sum(dim=0)
+
+
+def _entropy(d: Tensor, e: Tensor, s: Tensor) -> Tensor:
+    """Return the entropy ``(H, W)`` of ``p = e / s``: ``log s - sum p d``. Overwrites ``d``."""
+    return (s.log() - d.mul_(e).sum(dim=0).div_(s)).clamp_(min=0)
+
+
+def _margin(logits: Tensor) -> Tensor:
+    """Return ``1 - (p_1 - p_2)`` for logits ``(C, H, W)``."""
+    d = logits - logits.amax(dim=0)
+    best = d == 0
+    second = d.masked_fill(best, -torch.inf).amax(dim=0).masked_fill_(best.sum(dim=0) > 1, 0)
+    return 1 - (1 - second.exp()) / d.exp_().sum(dim=0)
 
 
 def _equal_blocks(side: int, step: int) -> list[tuple[int, int, int]]:

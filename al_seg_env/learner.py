@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,7 +16,17 @@ from torch import Tensor, nn
 
 from al_seg_env.datasets.base import IGNORE_LABEL
 from al_seg_env.dropout import dropout_on, is_dropout, split_at_dropout
+from al_seg_env.functional import class_map
+from al_seg_env.hardware import (
+    TrainingKernels,
+    keep_freed_memory,
+    resolve_device,
+    resolve_numerics,
+    within_memory,
+)
+from al_seg_env.inference import InferenceCopy
 from al_seg_env.metrics import confusion_matrix
+from al_seg_env.preparation import Preparation
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -79,10 +90,12 @@ class TorchLearner:
         mean, std: Normalisation per channel, of images in [0, 1].
         output_stride: Multiple that image sides must be of.
         device: ``"auto"`` takes a CUDA GPU where there is one.
-        precision: ``"float32"``, ``"bfloat16"`` (autocast) or ``"auto"``, which is the latter where the
-            device has instructions for it.
-        channels_last: Memory layout of network and images.
+        precision: ``"float32"``, ``"bfloat16"`` (autocast) or ``"auto"``, which measures what is faster here;
+            see :func:`~al_seg_env.hardware.resolve_numerics`. The choice is in ``dtype``.
+        channels_last: Memory layout of network and images; ``None`` measures, too.
         batch_size: Images per forward pass outside of training.
+        fold_batchnorm: Predict with a copy of the network whose BatchNorm layers are part of the convolutions
+            before them: the same up to rounding, and faster.
 
     Raises:
         ValueError: If device, precision or batch size cannot be used.
@@ -103,26 +116,33 @@ class TorchLearner:
         output_stride: int = 1,
         device: str | torch.device = "auto",
         precision: str = "auto",
-        channels_last: bool = True,
+        channels_last: bool | None = None,
         batch_size: int = 4,
+        fold_batchnorm: bool = True,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; at least 1 image per forward pass is needed")
         self.num_classes = num_classes
         self.batch_size = batch_size
         self.device = resolve_device(device)
-        self.dtype = resolve_precision(precision, self.device)
-        self.output_stride = output_stride
+        self.dtype, self.channels_last = resolve_numerics(network, self.device, precision, channels_last)
         self.max_grad_norm = max_grad_norm
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.fold_batchnorm = fold_batchnorm
+        self.memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
         self.network = network.to(self.device, memory_format=self.memory_format).eval()  # type: ignore[call-overload]
-        self.mean = torch.tensor(mean, device=self.device).view(1, 3, 1, 1) * 255
-        self.scale = 1 / (torch.tensor(std, device=self.device).view(1, 3, 1, 1) * 255)
+        self._inference: InferenceCopy | None = None
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        self.prepare = Preparation(mean, std, output_stride, self.device, self.memory_format)
         self.optimizer = torch.optim.SGD(
             network.parameters(), lr=learning_rate, momentum=momentum, weight_decay=weight_decay
         )
         self.learning_rate_decay = learning_rate_decay
         self._initial = self.state_dict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is made again when it is needed."""
+        return {**self.__dict__, "_inference": None}
 
     @property
     def has_dropout(self) -> bool:
@@ -163,21 +183,17 @@ class TorchLearner:
             FloatingPointError: If the loss or a gradient is not finite. The network is as it was before.
         """
         seed = int(rng.integers(2**63))
-        if not bool((targets != IGNORE_LABEL).any()):
+        labelled = int((targets != IGNORE_LABEL).sum())
+        if not labelled:
             return 0.0
         buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
+        self.optimizer.zero_grad(set_to_none=True)
         self.network.train()
         try:
-            try:
-                loss, norm = self._backward(images, targets, seed)
-            except ValueError:
-                if len(images) > 1:
-                    raise
-                # BatchNorm after global pooling sees one value per channel of a lone crop, and refuses it: its mirror
-                # image, which it could as well have been flipped to, keeps it company.
-                self._restore(buffers)
-                pair = torch.cat([images, images.flip(3)]), torch.cat([targets, targets.flip(2)])
-                loss, norm = self._backward(*pair, seed)
+            backward = partial(self._backward, labelled=labelled, seed=seed, buffers=buffers)
+            loss = sum(within_memory(backward, (images, targets), "fit_batch_size or crop_size"))
+            limit = math.inf if self.max_grad_norm is None else self.max_grad_norm
+            norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit).item()
             if not math.isfinite(loss + norm):
                 raise FloatingPointError(
                     f"the segmentation network's loss is {loss} and its gradient's norm {norm}; the update was not "
@@ -193,17 +209,41 @@ class TorchLearner:
             group["lr"] *= self.learning_rate_decay
         return loss
 
-    def _backward(self, images: Tensor, targets: Tensor, seed: int) -> tuple[float, float]:
-        """Compute gradients, scaled down to ``max_grad_norm``; return the loss and their norm before that."""
-        with _seeded(seed, self.device):
-            logits = self._forward(self.network, images)
-        target = targets.to(self.device, non_blocking=True).long()
-        loss = F.cross_entropy(logits, target, ignore_index=IGNORE_LABEL)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        limit = math.inf if self.max_grad_norm is None else self.max_grad_norm
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
-        return loss.item(), norm.item()
+    def _backward(
+        self, images: Tensor, targets: Tensor, labelled: int, seed: int, buffers: Mapping[str, Tensor]
+    ) -> float:
+        """Add a batch's share of the gradients, by its share of the labelled pixels; return that of the loss.
+
+        Should it fail, no gradient is left, and the buffers are restored.
+        """
+        share = int((targets != IGNORE_LABEL).sum()) / labelled
+        if not share:
+            return 0.0
+        try:
+            try:
+                logits = self._training_logits(images, seed)
+            except ValueError:
+                if len(images) > 1:
+                    raise
+                # BatchNorm after global pooling sees one value per channel of a lone crop, and refuses it: its mirror
+                # image, which it could as well have been flipped to, keeps it company.
+                self._restore(buffers)
+                images, targets = torch.cat([images, images.flip(3)]), torch.cat([targets, targets.flip(2)])
+                logits = self._training_logits(images, seed)
+            target = targets.to(self.device, non_blocking=True).long()
+            loss = share * F.cross_entropy(logits, target, ignore_index=IGNORE_LABEL)
+            loss.backward()
+            return loss.item()
+        except Exception:
+            self.optimizer.zero_grad(set_to_none=True)
+            self._restore(buffers)
+            raise
+
+    def _training_logits(self, images: Tensor, seed: int) -> Tensor:
+        kernels = TrainingKernels() if self.device.type == "cpu" else nullcontext()
+        with _seeded(seed, self.device), kernels, self._autocast():
+            logits = self.network(self.prepare(images))
+        return self.prepare.undo(logits, images)
 
     def _restore(self, buffers: Mapping[str, Tensor]) -> None:
         for name, buffer in self.network.named_buffers():
@@ -212,7 +252,10 @@ class TorchLearner:
     @torch.inference_mode()
     def predict(self, images: Tensor) -> Tensor:
         """Return logits ``(B, C, H, W)`` float32 for images ``(B, 3, H, W)`` uint8."""
-        return self._forward(self.network, images)
+        prepared = self.prepare(images)
+        with self._autocast():
+            logits = self._predictor(prepared)(prepared)
+        return self.prepare.undo(logits, images)
 
     @torch.inference_mode()
     def sample(self, images: Tensor, count: int, rng: np.random.Generator) -> Iterator[Tensor]:
@@ -231,14 +274,16 @@ class TorchLearner:
                 "network with dropout (FPN, PSPNet, DeepLabV3Plus) or drop the score that needs samples"
             )
         seed = int(rng.integers(2**63))
-        rest, inputs = split_at_dropout(self.network)
+        prepared = self.prepare(images)
+        network = self._predictor(prepared)
+        rest, inputs = split_at_dropout(network)
         with self._autocast():
-            features = inputs(self._prepare(images))
+            features = inputs(prepared)
         for index in range(count):
             # Between two yields the caller's random state is its own.
-            with _seeded(seed + index, self.device), self._autocast(), dropout_on(self.network):
+            with _seeded(seed + index, self.device), self._autocast(), dropout_on(network):
                 logits = rest(features)
-            yield self._finish(logits, images)
+            yield self.prepare.undo(logits, images)
 
     @torch.inference_mode()
     def evaluate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
@@ -249,10 +294,13 @@ class TorchLearner:
         """
         total = torch.zeros(self.num_classes, self.num_classes, dtype=torch.int64, device=self.device)
         checksum = torch.zeros((), device=self.device)
-        for images, masks in batches:
-            logits = self.predict(images)
-            checksum += logits.sum()
-            total += confusion_matrix(logits.argmax(dim=1), masks.to(self.device, non_blocking=True), self.num_classes)
+        for batch in batches:
+            parts = within_memory(self._count, batch, "batch_size")
+            if len(parts) > 1:
+                self.batch_size = min(self.batch_size, -(-len(batch[0]) // 2))
+            for confusion, logits_sum in parts:
+                total += confusion
+                checksum += logits_sum
         if not bool(torch.isfinite(checksum)):
             raise FloatingPointError(
                 "the segmentation network's logits are not finite, its training has diverged. Lower the learning "
@@ -260,57 +308,22 @@ class TorchLearner:
             )
         return total.cpu()
 
-    def _forward(self, network: nn.Module, images: Tensor) -> Tensor:
-        with self._autocast():
-            logits = network(self._prepare(images))
-        return self._finish(logits, images)
+    def _count(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the confusion matrix of a batch, and the sum of its logits."""
+        logits = self.predict(images)
+        target = masks.to(self.device, non_blocking=True)
+        return confusion_matrix(class_map(logits), target, self.num_classes), logits.sum()
 
-    def _prepare(self, images: Tensor) -> Tensor:
-        """Normalise and pad a uint8 batch."""
-        x = (images.to(self.device, non_blocking=True).float() - self.mean) * self.scale
-        x = x.contiguous(memory_format=self.memory_format)
-        bottom, right = (-side % self.output_stride for side in images.shape[2:])
-        return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
-
-    @staticmethod
-    def _finish(logits: Tensor, images: Tensor) -> Tensor:
-        """Crop the padding away again; float32, so that entropies and losses are exact."""
-        return logits[..., : images.shape[2], : images.shape[3]].float()
+    def _predictor(self, prepared: Tensor) -> nn.Module:
+        """Return the network to predict with: a faster copy that has its weights, or itself."""
+        if not self.fold_batchnorm:
+            return self.network
+        if self._inference is None or self._inference.source is not self.network:
+            self._inference = InferenceCopy(self.network, prepared, self.dtype, self.memory_format)
+        return self._inference.updated()
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
-
-
-def resolve_device(device: str | torch.device) -> torch.device:
-    """Return the device meant by a name; ``"auto"`` is a CUDA GPU where there is one.
-
-    Raises:
-        ValueError: If torch does not know the device, or it is not there.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-        torch.empty(0, device=resolved)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {device!r} cannot be used here ({error}); 'cpu' and 'auto' always can") from error
-    return resolved
-
-
-def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
-    """Return the dtype of the network's passes; ``"auto"`` is bfloat16 where the hardware multiplies it."""
-    if precision == "float32":
-        return torch.float32
-    if precision == "bfloat16":
-        return torch.bfloat16
-    if precision != "auto":
-        raise ValueError(f"precision {precision!r} is unknown; use 'auto', 'float32' or 'bfloat16'")
-    if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-        fast = device.type == "cpu" and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-    return torch.bfloat16 if fast else torch.float32
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ import timm
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from segmentation_models_pytorch.decoders.fpn.decoder import MergeBlock
 from torch import Tensor, nn
 
 from al_seg_env.learner import IMAGENET_MEAN, IMAGENET_STD, TorchLearner
@@ -36,7 +38,7 @@ class LearnerConfig:
         weights: File of theta_0, as :func:`save_weights` or ``examples/pretrain.py`` writes it.
         weights_seed: Seeds what is initialised at random.
         learning_rate, momentum, weight_decay, learning_rate_decay, max_grad_norm, device, precision,
-            channels_last, batch_size: See :class:`~al_seg_env.learner.TorchLearner`.
+            channels_last, batch_size, fold_batchnorm: See :class:`~al_seg_env.learner.TorchLearner`.
     """
 
     architecture: str = "FPN"
@@ -52,8 +54,9 @@ class LearnerConfig:
     max_grad_norm: float | None = None
     device: str = "auto"
     precision: str = "auto"
-    channels_last: bool = True
+    channels_last: bool | None = None
     batch_size: int = 4
+    fold_batchnorm: bool = True
 
     def build(self, classes: Sequence[str]) -> TorchLearner:
         """Return a learner for these classes.
@@ -80,6 +83,7 @@ class LearnerConfig:
             precision=self.precision,
             channels_last=self.channels_last,
             batch_size=self.batch_size,
+            fold_batchnorm=self.fold_batchnorm,
         )
 
 
@@ -112,7 +116,18 @@ def build_network(config: LearnerConfig, num_classes: int) -> nn.Module:
         tensors = _read(config.encoder_weights)
         tensors = {key: value for key, value in tensors.items() if not key.startswith(CLASSIFIERS)}
         _load_fitting(network.encoder, tensors, config.encoder_weights)  # type: ignore[arg-type]
+    merge = getattr(getattr(network, "decoder", None), "merge", None)
+    if isinstance(merge, MergeBlock) and merge.policy == "add":
+        network.decoder.merge = _Sum()  # type: ignore[union-attr]
     return network
+
+
+class _Sum(nn.Module):
+    """Adds feature maps, as smp's FPN does, without stacking them first."""
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Return the sum of maps of one shape."""
+        return functools.reduce(torch.add, maps)
 
 
 def normalisation(encoder: str) -> tuple[Sequence[float], Sequence[float]]:

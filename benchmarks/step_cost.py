@@ -82,7 +82,7 @@ class Recorder:
             with self.learner._autocast():
                 self.learner.network(prepared[0])
 
-        self.passes.append(Prepared(bare, lambda: prepared.append(self.learner._prepare(images))))
+        self.passes.append(Prepared(bare, lambda: prepared.append(self.learner.prepare(images))))
         return self._predict(images)
 
     def fit_step(self, images: torch.Tensor, targets: torch.Tensor, rng: np.random.Generator) -> float:
@@ -90,7 +90,7 @@ class Recorder:
         prepared: list[torch.Tensor] = []
 
         def prepare() -> None:
-            prepared.extend([self.learner._prepare(images), targets.to(self.learner.device).long()])
+            prepared.extend([self.learner.prepare(images), targets.to(self.learner.device).long()])
 
         def bare() -> None:
             network, optimizer = self.learner.network, self.learner.optimizer

@@ -286,7 +286,7 @@ def test_samples_average_to_the_expectation_of_dropout():
 
 def test_batchnorm_stays_in_evaluation_mode_while_sampling():
     network = tiny_network()
-    subject = learner(network)
+    subject = learner(network, fold_batchnorm=False)
     modes = []
     network.body[1].register_forward_hook(lambda module, *_: modes.append(module.training))
     list(subject.sample(batch()[0], 2, rng()))

@@ -116,7 +116,9 @@ def test_images_are_normalised_as_the_encoder_was_trained():
     assert normalisation("resnet50") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert normalisation("timm-tf_efficientnet_lite0") == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     learner = config(encoder="timm-tf_efficientnet_lite0").build(CLASSES)
-    assert learner.mean.flatten().tolist() == pytest.approx([127.5] * 3)
+    black, white = (torch.full((1, 3, 32, 32), value, dtype=torch.uint8) for value in (0, 255))
+    assert learner.prepare(black).unique().tolist() == pytest.approx([-1])
+    assert learner.prepare(white).unique().tolist() == pytest.approx([1])
 
 
 @pytest.mark.parametrize("architecture", ["Unet", "PSPNet", "DeepLabV3Plus"])
