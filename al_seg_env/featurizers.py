@@ -36,15 +36,23 @@ class Prediction:
         self._sampler = sampler
 
     @cached_property
+    def _maps(self) -> tuple[Tensor, Tensor]:
+        return functional.class_and_entropy_maps(self.logits)
+
+    @property
+    def classes(self) -> Tensor:
+        """Most probable class per pixel, ``(B, H, W)`` uint8."""
+        return self._maps[0]
+
+    @property
     def entropy(self) -> Tensor:
         """Shannon entropy per pixel in nats, ``(B, H, W)``."""
-        return functional.entropy_map(self.logits)
+        return self._maps[1]
 
     @cached_property
     def class_counts(self) -> Tensor:
         """Pixels predicted per class and region, ``(B, R, C)`` int64."""
-        labels = functional.class_map(self.logits)
-        return functional.class_counts(labels, self.grid.region_size, self.logits.shape[1])
+        return functional.class_counts(self.classes, self.grid.region_size, self.logits.shape[1])
 
     @cached_property
     def class_shares(self) -> Tensor:

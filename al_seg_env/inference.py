@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from timm.layers import BatchNormAct2d
@@ -36,7 +37,7 @@ class InferenceCopy:
         self, network: nn.Module, images: Tensor, dtype: torch.dtype, memory_format: torch.memory_format
     ) -> None:
         self.source, self._dtype, self._memory_format = network, dtype, memory_format
-        self._versions: list[tuple[int, int]] = []
+        self._seen: list[tuple[dict[str, Any], str, Tensor, int]] = []
         self._pairs: list[Pair] = []
         self.network = network
         if pairs := _verified_pairs(network, images):
@@ -50,10 +51,17 @@ class InferenceCopy:
         """Return the network to predict with, brought up to date with the weights if they have changed."""
         if self.network is self.source:
             return self.network
-        versions = [(id(t), t._version) for t in (*self.source.parameters(), *self.source.buffers())]
-        if versions != self._versions:
+        # A walk through all modules at every batch would cost more than small networks do.
+        current = all(own[key] is tensor and tensor._version == version for own, key, tensor, version in self._seen)
+        if not self._seen or not current:
             self._copy_weights()
-            self._versions = versions
+            self._seen = [
+                (own, key, tensor, tensor._version)
+                for module in self.source.modules()
+                for own in (module._parameters, module._buffers)
+                for key, tensor in own.items()
+                if tensor is not None
+            ]
         return self.network
 
     def _folded(self) -> nn.Module:
@@ -172,7 +180,9 @@ def _recorder(calls: list[tuple[str, Tensor, Tensor]], name: str) -> Callable[..
 
 class _GroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.contiguous() if is_small_map(x) else x)
+        if is_small_map(x):
+            return super().forward(x.contiguous()).contiguous(memory_format=torch.channels_last)
+        return super().forward(x)
 
 
 class _Upsample(nn.Upsample):

@@ -21,11 +21,11 @@ from al_seg_env.hardware import (
     TrainingKernels,
     keep_freed_memory,
     resolve_device,
-    resolve_numerics,
     within_memory,
 )
 from al_seg_env.inference import InferenceCopy
 from al_seg_env.metrics import confusion_matrix
+from al_seg_env.precision import resolve_numerics
 from al_seg_env.preparation import Preparation
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -91,7 +91,7 @@ class TorchLearner:
         output_stride: Multiple that image sides must be of.
         device: ``"auto"`` takes a CUDA GPU where there is one.
         precision: ``"float32"``, ``"bfloat16"`` (autocast) or ``"auto"``, which measures what is faster here;
-            see :func:`~al_seg_env.hardware.resolve_numerics`. The choice is in ``dtype``.
+            see :func:`~al_seg_env.precision.resolve_numerics`. The choice is in ``dtype``.
         channels_last: Memory layout of network and images; ``None`` measures, too.
         batch_size: Images per forward pass outside of training.
         fold_batchnorm: Predict with a copy of the network whose BatchNorm layers are part of the convolutions

@@ -60,5 +60,5 @@ class Preparation:
 
     @staticmethod
     def undo(logits: Tensor, images: Tensor) -> Tensor:
-        """Crop the padding off logits; float32 and contiguous, so that what follows is exact and fast."""
-        return logits[..., : images.shape[2], : images.shape[3]].float().contiguous()
+        """Crop the padding off logits; float32, so that what follows is exact."""
+        return logits[..., : images.shape[2], : images.shape[3]].float()
