@@ -15,55 +15,58 @@ from torch import Tensor
 
 from al_seg_env import functional
 from al_seg_env.config import EnvConfig
-from al_seg_env.regions import RegionGrid
+from al_seg_env.pixels import RegionPixels
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 Sampler = Callable[[int], Iterator[Tensor]]
 
 
 class Prediction:
-    """What the network says of a batch of images. Each derived map is computed when first asked for, and kept.
+    """What the network says of M regions. Each derived quantity is computed when first asked for, and kept.
 
-    Args:
-        logits: ``(B, C, H, W)`` float32.
-        grid: The grid of regions.
-        sampler: Returns a number of further logits under dropout, for scores that ask for them.
+    The regions' pixels lie in a row, P of them in all, so that functions of a pixel need not know of regions;
+    ``regions`` sums up by region.
+
+    Attributes:
+        logits: ``(C, P)`` float32.
+        regions: Pools, sums and counts values ``(P,)`` by region.
     """
 
-    def __init__(self, logits: Tensor, grid: RegionGrid, sampler: Sampler | None = None) -> None:
+    def __init__(self, logits: Tensor, regions: RegionPixels, sampler: Sampler | None = None) -> None:
         self.logits = logits
-        self.grid = grid
+        self.regions = regions
         self._sampler = sampler
 
     @cached_property
     def _maps(self) -> tuple[Tensor, Tensor]:
-        return functional.class_and_entropy_maps(self.logits)
+        classes, entropy = functional.class_and_entropy_maps(self.logits[None])
+        return classes[0], entropy[0]
 
     @property
     def classes(self) -> Tensor:
-        """Most probable class per pixel, ``(B, H, W)`` uint8."""
+        """Most probable class per pixel, ``(P,)`` uint8."""
         return self._maps[0]
 
     @property
     def entropy(self) -> Tensor:
-        """Shannon entropy per pixel in nats, ``(B, H, W)``."""
+        """Shannon entropy per pixel in nats, ``(P,)``."""
         return self._maps[1]
 
     @cached_property
     def class_counts(self) -> Tensor:
-        """Pixels predicted per class and region, ``(B, R, C)`` int64."""
-        return functional.class_counts(self.classes, self.grid.region_size, self.logits.shape[1])
+        """Pixels predicted per class and region, ``(M, C)`` int64."""
+        return self.regions.class_counts(self.classes, len(self.logits))
 
     @cached_property
     def class_shares(self) -> Tensor:
-        """Share of the pixels predicted per class and region, ``(B, R, C)`` float32."""
+        """Share of the pixels predicted per class and region, ``(M, C)`` float32."""
         return functional.shares(self.class_counts)
 
     def samples(self, count: int) -> Iterator[Tensor]:
-        """Yield ``count`` tensors of logits ``(B, C, H, W)``, each under other dropout masks."""
+        """Yield ``count`` tensors of logits ``(C, P)``, each under other dropout masks."""
         if self._sampler is None:
             raise ValueError("this prediction came without a sampler, so nothing can be drawn from it")
-        return self._sampler(count)
+        return map(self.regions.gather, self._sampler(count))
 
 
 class Feature(Protocol):
@@ -79,7 +82,7 @@ class Feature(Protocol):
         ...
 
     def __call__(self, prediction: Prediction) -> Tensor:
-        """Return ``(B, R, f)`` float32."""
+        """Return ``(M, f)`` float32."""
         ...
 
 
@@ -100,7 +103,7 @@ class ClassDistribution:
         return np.zeros(num_classes, np.float32), np.full(num_classes, high, np.float32)
 
     def __call__(self, prediction: Prediction) -> Tensor:
-        """Return ``(B, R, C)``."""
+        """Return ``(M, C)``."""
         return prediction.class_shares if self.normalised else prediction.class_counts.float()
 
 
@@ -122,8 +125,8 @@ class PooledEntropy:
         return np.zeros(size, np.float32), np.full(size, math.log(max(num_classes, 2)), np.float32)
 
     def __call__(self, prediction: Prediction) -> Tensor:
-        """Return ``(B, R, bins * bins)``."""
-        return functional.pool_regions(prediction.entropy, prediction.grid.region_size, self.bins, self.mode)
+        """Return ``(M, bins * bins)``."""
+        return prediction.regions.pool(prediction.entropy, self.bins, self.mode)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,8 @@
-"""Pure tensor functions from logits to per-region features: no I/O, no randomness, no device moves.
-
-Regions are the cells of a grid laid over an image from its top left corner. Where their size does not divide
-the image, the last row and the last column are smaller. ``R`` regions of an image are counted row by row.
-"""
+"""Pure tensor functions from logits to per-region features: no I/O, no randomness, no device moves."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -28,10 +24,10 @@ def class_map(logits: Tensor) -> Tensor:
     """Return the most probable class of every pixel, the first of equals, as ``argmax`` does.
 
     Args:
-        logits: ``(B, C, H, W)`` floating point, C at most 255.
+        logits: ``(B, C, ...)`` floating point, C at most 255.
 
     Returns:
-        ``(B, H, W)`` uint8.
+        ``(B, ...)`` uint8.
     """
     return torch.stack([_first_zero(_below_best(z)) for z in logits])
 
@@ -40,10 +36,10 @@ def entropy_map(logits: Tensor) -> Tensor:
     """Return the Shannon entropy of the class distribution at every pixel, in nats (section 3.1).
 
     Args:
-        logits: ``(B, C, H, W)`` floating point.
+        logits: ``(B, C, ...)`` floating point.
 
     Returns:
-        ``(B, H, W)`` in ``[0, log C]``.
+        ``(B, ...)`` in ``[0, log C]``.
     """
     return torch.stack([_entropy(*_exponentials(_below_best(z))) for z in logits])
 
@@ -64,10 +60,10 @@ def bald_map(samples: Iterable[Tensor]) -> Tensor:
     ``H(mean_t p_t) - mean_t H(p_t)``, accumulated, so that memory does not grow with the number of samples.
 
     Args:
-        samples: T tensors of logits ``(B, C, H, W)``, each from other dropout masks.
+        samples: T tensors of logits ``(B, C, ...)``, each from other dropout masks.
 
     Returns:
-        ``(B, H, W)`` in ``[0, log C]`` nats.
+        ``(B, ...)`` in ``[0, log C]`` nats.
 
     Raises:
         ValueError: If there is no sample.
@@ -90,15 +86,15 @@ def bald_map(samples: Iterable[Tensor]) -> Tensor:
 
 
 def margin_map(logits: Tensor) -> Tensor:
-    """Return one minus the gap between the two most probable classes, ``(B, H, W)`` in ``[0, 1]``.
+    """Return one minus the gap between the two most probable classes, ``(B, ...)`` in ``[0, 1]``.
 
     Args:
-        logits: ``(B, C, H, W)`` with C >= 2.
+        logits: ``(B, C, ...)`` with C >= 2.
     """
     return torch.stack([_margin(z) for z in logits])
 
 
-# These work on one image, ``(C, H, W)``, so that it stays in the processor's cache from one operation to the next.
+# These work on one image, ``(C, ...)``, so that it stays in the processor's cache from one operation to the next.
 
 
 def _below_best(logits: Tensor) -> Tensor:
@@ -108,9 +104,9 @@ def _below_best(logits: Tensor) -> Tensor:
 
 
 def _first_zero(d: Tensor) -> Tensor:
-    """Return the first class with ``d = 0``, ``(H, W)`` uint8. Overwrites ``d``."""
+    """Return the first class with ``d = 0``, ``(...)`` uint8. Overwrites ``d``."""
     # torch's argmax over a dimension that is not the last compares number by number.
-    rank = torch.arange(len(d), 0, -1, dtype=d.dtype, device=d.device).view(-1, 1, 1)
+    rank = torch.arange(len(d), 0, -1, dtype=d.dtype, device=d.device).view(-1, *[1] * (d.dim() - 1))
     return (len(d) - torch.eq(d, 0, out=d).mul_(rank).amax(dim=0)).to(torch.uint8)
 
 
@@ -121,97 +117,55 @@ def _exponentials(d: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _entropy(d: Tensor, e: Tensor, s: Tensor) -> Tensor:
-    """Return the entropy ``(H, W)`` of ``p = e / s``: ``log s - sum p d``. Overwrites ``e``."""
+    """Return the entropy ``(...)`` of ``p = e / s``: ``log s - sum p d``. Overwrites ``e``."""
     return (s.log() - e.mul_(d).sum(dim=0).div_(s)).clamp_(min=0)
 
 
 def _margin(logits: Tensor) -> Tensor:
-    """Return ``1 - (p_1 - p_2)`` for logits ``(C, H, W)``."""
+    """Return ``1 - (p_1 - p_2)`` for logits ``(C, ...)``."""
     d = _below_best(logits)
     best = d == 0
     second = d.masked_fill(best, -torch.inf).amax(dim=0).masked_fill_(best.sum(dim=0) > 1, 0)
     return 1 - (1 - second.exp()) / d.exp_().sum(dim=0)
 
 
-def _equal_blocks(side: int, step: int) -> list[tuple[int, int, int]]:
-    """Split a side into runs of equal cells: ``(first pixel, number of cells, length of a cell)``."""
-    full, rest = divmod(side, step)
-    return [(start, n, length) for start, n, length in ((0, full, step), (full * step, 1, rest)) if n and length]
-
-
-def _region_blocks(maps: Tensor, region_size: Size) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Yield the up to four groups of equal regions: grid rows, grid columns, ``(B, r, c, h, w)`` pixels."""
-    row = 0
-    for top, n_rows, height in _equal_blocks(maps.shape[1], region_size[0]):
-        column = 0
-        for left, n_columns, width in _equal_blocks(maps.shape[2], region_size[1]):
-            block = maps[:, top : top + n_rows * height, left : left + n_columns * width]
-            tiles = block.unflatten(2, (n_columns, width)).unflatten(1, (n_rows, height)).transpose(2, 3)
-            yield slice(row, row + n_rows), slice(column, column + n_columns), tiles
-            column += n_columns
-        row += n_rows
-
-
-def pool_regions(maps: Tensor, region_size: Size, bins: int, mode: str) -> Tensor:
+def pool_tiles(tiles: Tensor, bins: int, mode: str) -> Tensor:
     """Pool the map of each region down to ``bins x bins`` values (section 3.1; figure A.1).
 
     Cells follow torch's adaptive pooling: they tile the region, and overlap by a pixel where ``bins`` does
     not divide a side.
 
     Args:
-        maps: ``(B, H, W)``.
-        region_size: ``(height, width)`` of a region.
+        tiles: Maps of n regions, ``(n, h, w)``.
         bins: Values per side.
         mode: ``"min"``, ``"avg"`` or ``"max"``.
 
     Returns:
-        ``(B, R, bins * bins)``.
+        ``(n, bins * bins)``.
     """
-    rows, columns = grid_shape((maps.shape[1], maps.shape[2]), region_size)
-    pooled = maps.new_empty(maps.shape[0], rows, columns, bins * bins)
-    for row, column, tiles in _region_blocks(maps, region_size):
-        flat = tiles.flatten(0, 2)[:, None]  # (B * r * c, 1, h, w)
-        if mode == "avg":
-            cells = F.adaptive_avg_pool2d(flat, bins)
-        elif mode == "max":
-            cells = F.adaptive_max_pool2d(flat, bins)
-        elif mode == "min":
-            cells = -F.adaptive_max_pool2d(-flat, bins)
-        else:
-            raise ValueError(f"pooling mode {mode!r} is unknown; use 'min', 'avg' or 'max'")
-        pooled[:, row, column] = cells.reshape(*tiles.shape[:3], bins * bins)
-    return pooled.flatten(1, 2)
+    if mode == "avg":
+        return F.adaptive_avg_pool2d(tiles[:, None], bins).flatten(1)
+    if mode == "max":
+        return F.adaptive_max_pool2d(tiles[:, None], bins).flatten(1)
+    if mode == "min":
+        return -F.adaptive_max_pool2d(-tiles[:, None], bins).flatten(1)
+    raise ValueError(f"pooling mode {mode!r} is unknown; use 'min', 'avg' or 'max'")
 
 
-def sum_regions(maps: Tensor, region_size: Size) -> Tensor:
-    """Return the sum of a map over each region: ``(B, H, W)`` -> ``(B, R)``."""
-    rows, columns = grid_shape((maps.shape[1], maps.shape[2]), region_size)
-    sums = maps.new_empty(maps.shape[0], rows, columns)
-    for row, column, tiles in _region_blocks(maps, region_size):
-        sums[:, row, column] = tiles.sum(dim=(3, 4))
-    return sums.flatten(1, 2)
-
-
-def class_counts(labels: Tensor, region_size: Size, num_classes: int) -> Tensor:
+def class_counts(labels: Tensor, num_classes: int) -> Tensor:
     """Count the pixels of each class in each region; labels of ``num_classes`` and above are not counted.
 
     Args:
-        labels: ``(B, H, W)`` integer.
-        region_size: ``(height, width)`` of a region.
+        labels: Integer labels of n regions, ``(n, ...)``.
         num_classes: C.
 
     Returns:
-        ``(B, R, C)`` int64.
+        ``(n, C)`` int64.
     """
-    batch, height, width = labels.shape
-    rows, columns = grid_shape((height, width), region_size)
-    row = torch.arange(height, device=labels.device) // region_size[0]
-    column = torch.arange(width, device=labels.device) // region_size[1]
-    region = row[:, None] * columns + column  # (H, W)
-    image = torch.arange(batch, device=labels.device)[:, None, None] * (rows * columns)
-    bins = (region + image) * (num_classes + 1) + labels.long().clamp(max=num_classes)
-    counts = torch.bincount(bins.flatten(), minlength=batch * rows * columns * (num_classes + 1))
-    return counts.view(batch, rows * columns, num_classes + 1)[..., :num_classes]
+    count, bins = len(labels), num_classes + 1
+    first = torch.arange(0, count * bins, bins, device=labels.device)
+    flat = labels.flatten(1).clamp(max=num_classes) + first[:, None]
+    return torch.bincount(flat.flatten(), minlength=count * bins).view(count, bins)[:, :num_classes]
 
 
 def shares(counts: Tensor) -> Tensor:

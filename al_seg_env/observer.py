@@ -15,8 +15,10 @@ from torch import Tensor
 from al_seg_env.featurizers import Feature, KLSimilarity, Prediction, feature_bounds
 from al_seg_env.frames import Frames
 from al_seg_env.functional import shares
+from al_seg_env.hardware import within_memory
 from al_seg_env.labels import LabelState
 from al_seg_env.learner import Learner
+from al_seg_env.pixels import RegionPixels
 from al_seg_env.regions import IntArray, RegionGrid
 from al_seg_env.scores import Score
 
@@ -25,12 +27,12 @@ Observation = dict[str, npt.NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Description:
-    """All regions of some images under some weights.
+    """M regions under some weights.
 
     Attributes:
-        features: ``(B, R, F)`` float32.
-        class_shares: ``(B, R, C)`` float32.
-        scores: ``(B, R, number of scores)`` float32.
+        features: ``(M, F)`` float32.
+        class_shares: ``(M, C)`` float32.
+        scores: ``(M, number of scores)`` float32.
     """
 
     features: Tensor
@@ -39,19 +41,16 @@ class Description:
 
     @classmethod
     def joined(cls, parts: Sequence[Description]) -> Description:
-        """Return the parts one after another along the images."""
+        """Return the parts one after another."""
         return cls(
             torch.cat([part.features for part in parts]),
             torch.cat([part.class_shares for part in parts]),
             torch.cat([part.scores for part in parts]),
         )
 
-    def take(self, images: IntArray, cells: IntArray) -> Description:
-        """Return single regions, ``(M, ...)``, by position of the image and of the region within it."""
-        where = (
-            torch.from_numpy(images).to(self.features.device),
-            torch.from_numpy(cells).to(self.features.device),
-        )
+    def take(self, rows: IntArray) -> Description:
+        """Return the regions in these rows."""
+        where = torch.from_numpy(rows).to(self.features.device)
         return Description(self.features[where], self.class_shares[where], self.scores[where])
 
 
@@ -92,7 +91,7 @@ class Observer:
         scores: Sequence[Score],
     ) -> None:
         self.frames, self.grid, self.learner = frames, grid, learner
-        self.state_images, self.candidate_images = state_images, candidate_images
+        self.state_images = state_images
         self.features, self.similarity, self.scores = tuple(features), similarity, tuple(scores)
         names = [score.name for score in scores]
         if len(set(names)) != len(names):
@@ -104,7 +103,10 @@ class Observer:
                 "with dropout (FPN, PSPNet, DeepLabV3Plus) or leave these scores out"
             )
         self.space = self._space(n_pools, pool_size)
-        self._position = {image: position for position, image in enumerate(candidate_images)}
+        self._initial_batch_size = learner.batch_size
+        self._candidates = grid.regions_of(candidate_images)
+        self._row = np.zeros(max(candidate_images, default=0) + 1, np.int64)
+        self._row[list(candidate_images)] = np.arange(len(candidate_images)) * grid.regions_per_image
         self._initial_state: Tensor | None = None
         self._initial_batches: dict[int, Description] = {}
 
@@ -157,47 +159,62 @@ class Observer:
 
     def _describe_now(self, pools: Sequence[IntArray], rng: np.random.Generator) -> tuple[Tensor, Description]:
         """Return the state ``(S, F)`` and the description of all M candidates, pool after pool."""
+        state = self._describe(self.grid.regions_of(self.state_images), None).features
         regions = np.concatenate(pools)
-        images, positions = np.unique(self.grid.image_of(regions), return_inverse=True)
-        state = self._describe(self.state_images, None).features.flatten(0, 1)
-        described = self._describe(images, rng)
-        return state, described.take(positions, regions % self.grid.regions_per_image)
+        order = np.argsort(regions)
+        return state, self._describe(regions[order], rng).take(np.argsort(order))
 
     def _describe_initial(self, pools: Sequence[IntArray]) -> tuple[Tensor, Description]:
         """Do the same under theta_0, from what is kept."""
         if self._initial_state is None:
-            self._initial_state = self._describe(self.state_images, None).features.flatten(0, 1)
-        regions = np.concatenate(pools)
-        size = self.learner.batch_size
-        positions = np.array([self._position[image] for image in self.grid.image_of(regions).tolist()])
-        batches, batch_of = np.unique(positions // size, return_inverse=True)
+            self._initial_state = self._describe(self.grid.regions_of(self.state_images), None).features
+        regions, size = np.concatenate(pools), self._initial_batch_size * self.grid.regions_per_image
+        rows = self._row[regions // self.grid.regions_per_image] + regions % self.grid.regions_per_image
+        batches, batch_of = np.unique(rows // size, return_inverse=True)
         for batch in batches.tolist():
             if batch not in self._initial_batches:
-                images = self.candidate_images[batch * size : (batch + 1) * size]
-                self._initial_batches[batch] = self._describe(images, np.random.default_rng(batch))
+                part = self._candidates[batch * size : (batch + 1) * size]
+                self._initial_batches[batch] = self._describe(part, np.random.default_rng(batch))
         described = Description.joined([self._initial_batches[batch] for batch in batches.tolist()])
-        # Only the last batch of the split can be short, so the needed ones lie `size` images apart.
-        return self._initial_state, described.take(
-            batch_of * size + positions % size, regions % self.grid.regions_per_image
-        )
+        # Only the last batch of the split can be short, so the needed ones lie `size` rows apart.
+        return self._initial_state, described.take(batch_of * size + rows % size)
 
-    def _describe(self, images: Sequence[int] | IntArray, rng: np.random.Generator | None) -> Description:
-        """Predict images once and describe all their regions; without ``rng``, leave the scores out."""
+    def _describe(self, regions: IntArray, rng: np.random.Generator | None) -> Description:
+        """Describe regions that come image after image; predict each image once.
+
+        Without ``rng``, the scores are left out.
+        """
+        image_of = self.grid.image_of(regions)
+        first_regions = np.flatnonzero(np.diff(image_of, prepend=-1))
+        images = torch.from_numpy(image_of[first_regions])
+        run = partial(self._describe_batch, by_image=np.split(regions, first_regions[1:]), rng=rng)
         parts = []
-        for start in range(0, len(images), self.learner.batch_size):
-            batch = self.frames.images([int(i) for i in images[start : start + self.learner.batch_size]])
-            sampler = None if rng is None else partial(self.learner.sample, batch, rng=rng)
-            prediction = Prediction(self.learner.predict(batch), self.grid, sampler)
-            features = torch.cat([feature(prediction) for feature in self.features], dim=2)  # (B, R, F)
-            scores = [score(prediction) for score in self.scores] if rng is not None else []
-            parts.append(
-                Description(
-                    features,
-                    prediction.class_shares,
-                    torch.stack(scores, dim=2) if scores else features.new_empty(*features.shape[:2], 0),
-                )
-            )
+        for positions in torch.arange(len(images)).split(self.learner.batch_size):
+            described = within_memory(run, (images[positions], positions), "batch_size")
+            if len(described) > 1:
+                self.learner.batch_size = -(-len(positions) // 2)
+            parts += described
         return Description.joined(parts)
+
+    def _describe_batch(
+        self, images: Tensor, positions: Tensor, *, by_image: Sequence[IntArray], rng: np.random.Generator | None
+    ) -> Description:
+        """Describe the regions of one batch of images."""
+        batch = self.frames.images(images.tolist())
+        wanted = [by_image[position] for position in positions.tolist()]
+        cells = np.concatenate(wanted) % self.grid.regions_per_image
+        of_image = np.repeat(np.arange(len(wanted)), [len(regions) for regions in wanted])
+        logits = self.learner.predict(batch)
+        pixels = RegionPixels(self.grid, of_image, cells, logits.device)
+        sampler = None if rng is None else partial(self.learner.sample, batch, rng=rng)
+        prediction = Prediction(pixels.gather(logits), pixels, sampler)
+        features = torch.cat([feature(prediction) for feature in self.features], dim=1)
+        scores = [score(prediction) for score in self.scores] if rng is not None else []
+        return Description(
+            features,
+            prediction.class_shares,
+            torch.stack(scores, dim=1) if scores else features.new_empty(len(features), 0),
+        )
 
     def _arrange(self, key: str, values: Tensor, pools: Sequence[IntArray]) -> npt.NDArray[np.float32]:
         """Deal values ``(M, ...)`` of the candidates out to ``(K, N, ...)``; clip rounding off at the bounds."""

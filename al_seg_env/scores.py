@@ -30,12 +30,12 @@ class Score(Protocol):
         ...
 
     def __call__(self, prediction: Prediction) -> Tensor:
-        """Return ``(B, R)`` float32."""
+        """Return ``(M,)`` float32."""
         ...
 
 
-def _sum(maps: Tensor, prediction: Prediction) -> Tensor:
-    return functional.sum_regions(maps, prediction.grid.region_size)
+def _sum(values: Tensor, prediction: Prediction) -> Tensor:
+    return prediction.regions.sum(values)[:, 0]
 
 
 def _pixels(region_size: functional.Size) -> int:
@@ -54,7 +54,7 @@ class Entropy:
         return _pixels(region_size) * math.log(max(num_classes, 2))
 
     def __call__(self, prediction: Prediction) -> Tensor:
-        """Return ``(B, R)``."""
+        """Return ``(M,)``."""
         return _sum(prediction.entropy, prediction)
 
 
@@ -75,8 +75,8 @@ class BALD:
         return _pixels(region_size) * math.log(max(num_classes, 2))
 
     def __call__(self, prediction: Prediction) -> Tensor:
-        """Return ``(B, R)``."""
-        return _sum(functional.bald_map(prediction.samples(self.samples)), prediction)
+        """Return ``(M,)``."""
+        return _sum(functional.bald_map(logits[None] for logits in prediction.samples(self.samples))[0], prediction)
 
 
 @dataclass(frozen=True)
@@ -91,5 +91,5 @@ class Margin:
         return float(_pixels(region_size))
 
     def __call__(self, prediction: Prediction) -> Tensor:
-        """Return ``(B, R)``."""
-        return _sum(functional.margin_map(prediction.logits), prediction)
+        """Return ``(M,)``."""
+        return _sum(functional.margin_map(prediction.logits[None])[0], prediction)

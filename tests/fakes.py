@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from al_seg_env import ArrayData, EnvConfig, RegionSelectionEnv, Splits
 from al_seg_env.datasets.base import IGNORE_LABEL
+from al_seg_env.featurizers import Prediction
+from al_seg_env.pixels import RegionPixels
+from al_seg_env.regions import RegionGrid
 
 IMAGE_SIZE = (32, 40)
 CLASSES = ("road", "car", "sky")
@@ -31,6 +34,14 @@ def numbered_data(
         mask = rng.integers(0, len(CLASSES), size=image_size)
         masks.append(np.where(rng.random(image_size) < void, IGNORE_LABEL, mask).astype(np.uint8))
     return ArrayData(images, masks, CLASSES, [f"image {number}" for number in range(count)])
+
+
+def predicted(logits: Tensor, grid: RegionGrid, sampler=None) -> Prediction:
+    """Return the prediction of all regions of images with these logits ``(B, C, H, W)``."""
+    images = np.repeat(np.arange(len(logits)), grid.regions_per_image)
+    cells = np.tile(np.arange(grid.regions_per_image), len(logits))
+    pixels = RegionPixels(grid, images, cells, logits.device)
+    return Prediction(pixels.gather(logits), pixels, sampler)
 
 
 class ClosedFormLearner:

@@ -399,10 +399,7 @@ def test_features_of_ones_own():
             return np.full(2, -100, np.float32), np.full(2, 100, np.float32)
 
         def __call__(self, prediction):
-            from al_seg_env.functional import pool_regions
-
-            pooled = pool_regions(prediction.logits.mean(dim=1), prediction.grid.region_size, 1, "avg")
-            return pooled.repeat(1, 1, 2)
+            return prediction.regions.pool(prediction.logits.mean(dim=0), 1, "avg").repeat(1, 2)
 
     env = closed_form_env(features=[Height()])
     observation, _ = env.reset(seed=0)
@@ -603,7 +600,7 @@ def test_scores_of_ones_own():
             return float(region_size[0] * region_size[1])
 
         def __call__(self, prediction):
-            return prediction.class_counts.sum(dim=2).float()
+            return prediction.class_counts.sum(dim=1).float()
 
     score: Score = Area()
     observation, _ = closed_form_env(scores=[score], region_size=(9, 11)).reset(seed=0)

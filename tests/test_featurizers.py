@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from fakes import predicted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import slow_features, slow_histogram
@@ -14,7 +15,6 @@ from al_seg_env.featurizers import (
     ClassDistribution,
     KLSimilarity,
     PooledEntropy,
-    Prediction,
     feature_bounds,
     paper_features,
     paper_similarity,
@@ -23,17 +23,18 @@ from al_seg_env.regions import RegionGrid
 
 
 def prediction(seed=0, size=(11, 14), region_size=(4, 5), classes=3, scale=3.0):
+    """Logits of two images, and what a prediction says of all their regions."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(2, classes, *size, generator=generator) * scale
-    return Prediction(logits, RegionGrid(size, region_size))
+    return logits, predicted(logits, RegionGrid(size, region_size))
 
 
 def test_the_papers_features_are_shares_and_three_poolings_in_order():
     features = paper_features(EnvConfig())
     assert [f.name for f in features] == ["class_shares", *(f"entropy_{m}_8x8" for m in ("min", "avg", "max"))]
-    made = prediction()
-    found = torch.cat([feature(made) for feature in features], dim=2)
-    for image, rows in zip(made.logits, found, strict=True):
+    logits, made = prediction()
+    found = torch.cat([feature(made) for feature in features], dim=1)
+    for image, rows in zip(logits, found.chunk(2), strict=True):
         np.testing.assert_allclose(rows, slow_features(image, (4, 5))[0], atol=2e-6)
 
 
@@ -46,13 +47,13 @@ def test_the_papers_features_are_shares_and_three_poolings_in_order():
     normalised=st.booleans(),
 )
 def test_features_keep_the_bounds_and_sizes_that_they_declare(seed, classes, scale, region_size, normalised):
-    made = prediction(seed, region_size=region_size, classes=classes, scale=scale)
+    _, made = prediction(seed, region_size=region_size, classes=classes, scale=scale)
     features = [ClassDistribution(normalised), *(PooledEntropy(mode, 3) for mode in ("min", "avg", "max"))]
     for feature in features:
         low, high = feature_bounds([feature], classes, region_size)
         values = feature(made).numpy()
         assert low.dtype == high.dtype == values.dtype == np.float32
-        assert values.shape == (2, made.grid.regions_per_image, len(low))
+        assert values.shape == (made.regions.count, len(low))
         assert (values >= low - 1e-6).all()
         assert (values <= high + 1e-5).all()
 
@@ -64,14 +65,14 @@ def test_bounds_lie_side_by_side():
 
 
 def test_maps_are_computed_once():
-    made = prediction()
+    _, made = prediction()
     assert made.entropy is made.entropy
     assert made.class_counts is made.class_counts
 
 
 def test_a_prediction_without_a_sampler_says_so():
     with pytest.raises(ValueError, match="came without a sampler"):
-        prediction().samples(3)
+        prediction()[1].samples(3)
 
 
 def shares(rows, seed):
