@@ -206,7 +206,7 @@ def kl_histogram(
     *,
     edges: str = "fixed",
     own: bool = False,
-    block: int = 2**24,
+    block: int = 2**20,
 ) -> Tensor:
     """Return each candidate's normalised histogram of KL divergences to a reference set (section 3.1).
 
@@ -228,28 +228,37 @@ def kl_histogram(
     histogram = torch.zeros(len(p), bins, dtype=torch.float64, device=p.device)
     if n_reference < 1 or not len(p):
         return histogram.float()
+    negative_entropy, log_q = (p * p.log()).sum(dim=1, keepdim=True), q.log().T
     rows = max(1, block // len(q))
+    first_bins = torch.arange(0, rows * bins, bins, dtype=torch.int32, device=p.device)[:, None]
     for start in range(0, len(p), rows):
-        divergence = kl_divergences(p[start : start + rows], q)
-        indices = torch.arange(len(divergence), device=p.device)
-        others = torch.ones_like(divergence, dtype=torch.bool)
-        if own:
-            others[indices, start + indices] = False
-        bin_of = _bin_indices(divergence, others, bins, edges, candidates.shape[1])
-        flat = (indices[:, None] * bins + bin_of)[others]
-        counts = torch.bincount(flat, minlength=len(divergence) * bins)
-        histogram[start : start + rows] = counts.view(-1, bins) / n_reference
+        chunk = slice(start, start + rows)
+        divergence = torch.addmm(negative_entropy[chunk], p[chunk], log_q, alpha=-1).clamp_(min=0)
+        its_own = divergence.diagonal(offset=start) if own else None
+        bin_of = _bin_indices(divergence, its_own, bins, edges, candidates.shape[1]).add_(first_bins[: len(divergence)])
+        counts = torch.bincount(bin_of.flatten(), minlength=len(divergence) * bins).view(-1, bins)
+        counts[:, 0] -= int(own)
+        histogram[chunk] = counts / n_reference
     return histogram.float()
 
 
-def _bin_indices(divergence: Tensor, others: Tensor, bins: int, edges: str, num_classes: int) -> Tensor:
-    """Return the bin of each divergence, ``(M, R)`` int64 in ``[0, bins)``."""
+def _bin_indices(divergence: Tensor, its_own: Tensor | None, bins: int, edges: str, num_classes: int) -> Tensor:
+    """Return the bin of each divergence, ``(M, R)`` int32 in ``[0, bins)``. Overwrites them.
+
+    ``its_own``, a view of each row's divergence from itself, goes to bin 0, and does not count for the edges.
+    """
     if edges == "fixed":
-        scaled = divergence * (bins / kl_upper_bound(num_classes))
+        scaled = divergence.mul_(bins / kl_upper_bound(num_classes))
+        if its_own is not None:
+            its_own.fill_(0)  # as it is, but for rounding
     elif edges == "row":
-        low = divergence.masked_fill(~others, float("inf")).amin(dim=1, keepdim=True)
-        high = divergence.masked_fill(~others, float("-inf")).amax(dim=1, keepdim=True)
-        scaled = (divergence - low) * (bins / (high - low).clamp(min=1e-12))
+        if its_own is not None:
+            its_own.fill_(torch.inf)
+        low = divergence.amin(dim=1, keepdim=True)
+        if its_own is not None:
+            its_own.copy_(low[:, 0])
+        high = divergence.amax(dim=1, keepdim=True)
+        scaled = divergence.sub_(low).mul_(bins / (high - low).clamp(min=1e-12))
     else:
         raise ValueError(f"histogram edges {edges!r} are unknown; use 'fixed' or 'row'")
-    return scaled.long().clamp_(0, bins - 1)
+    return scaled.clamp_(max=bins - 1).to(torch.int32)
