@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -80,6 +81,7 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
         scores: Acquisition scores to observe.
         features: Parts of a region's description; the paper's, as configured, if left out.
         render_mode: ``"rgb_array"`` or ``None``.
+        cache: Folder for decoded images, for data larger than memory; see :class:`~al_seg_env.frames.Frames`.
 
     Raises:
         ValueError: If data, splits, learner and configuration do not fit each other.
@@ -98,6 +100,7 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
         scores: Sequence[Score] = (),
         features: Sequence[Feature] | None = None,
         render_mode: str | None = None,
+        cache: str | Path | None = None,
     ) -> None:
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ValueError(f"render_mode {render_mode!r} is unknown; use 'rgb_array' or None")
@@ -105,7 +108,7 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
         self.render_mode = render_mode
         image_size = (int(data.image_size[0]), int(data.image_size[1]))
         self.grid = RegionGrid(image_size, config.region_size or image_size)
-        self.frames = Frames(data)
+        self.frames = Frames.shared(data, cache)
         self.oracle = GroundTruthOracle(self.frames) if oracle is None else oracle
         acquired_from = splits.train if config.split == "train" else splits.eval
         self._check(acquired_from)

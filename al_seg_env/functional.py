@@ -10,6 +10,8 @@ from torch import Tensor
 
 Size = tuple[int, int]
 
+CACHED = 2**20  # numbers that a processor keeps near from one operation to the next, more or less
+
 KL_SMOOTHING = 1e-3
 """Share added to every class before a KL divergence, so that a class that is absent from one side costs a
 finite amount: about ``log(1000)`` = 6.9 nats at most."""
@@ -29,7 +31,7 @@ def class_map(logits: Tensor) -> Tensor:
     Returns:
         ``(B, ...)`` uint8.
     """
-    return torch.stack([_first_zero(_below_best(z)) for z in logits])
+    return torch.cat([_first_zero(_below_best(z)) for z in _in_cache(logits)])
 
 
 def entropy_map(logits: Tensor) -> Tensor:
@@ -41,17 +43,17 @@ def entropy_map(logits: Tensor) -> Tensor:
     Returns:
         ``(B, ...)`` in ``[0, log C]``.
     """
-    return torch.stack([_entropy(*_exponentials(_below_best(z))) for z in logits])
+    return torch.cat([_entropy(*_exponentials(_below_best(z))) for z in _in_cache(logits)])
 
 
 def class_and_entropy_maps(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Return :func:`class_map` and :func:`entropy_map` at less than the cost of both."""
     classes, entropies = [], []
-    for z in logits:
+    for z in _in_cache(logits):
         d = _below_best(z)
         entropies.append(_entropy(*_exponentials(d)))
         classes.append(_first_zero(d))
-    return torch.stack(classes), torch.stack(entropies)
+    return torch.cat(classes), torch.cat(entropies)
 
 
 def bald_map(samples: Iterable[Tensor]) -> Tensor:
@@ -73,10 +75,11 @@ def bald_map(samples: Iterable[Tensor]) -> Tensor:
     for logits in samples:
         if not count:
             mean, expected_entropy = logits.new_zeros(logits.shape), logits.new_zeros(logits[:, 0].shape)
-        for image, z in enumerate(logits):
+        size = max(1, CACHED // logits[0].numel())
+        for z, p, h in zip(logits.split(size), mean.split(size), expected_entropy.split(size), strict=True):
             d, e, s = _exponentials(_below_best(z))
-            mean[image].addcmul_(e, s.reciprocal())
-            expected_entropy[image] += _entropy(d, e, s)
+            p.addcmul_(e, s.reciprocal()[:, None])
+            h += _entropy(d, e, s)
         count += 1
     if not count:
         raise ValueError("BALD needs at least one sample of logits, got none")
@@ -91,42 +94,45 @@ def margin_map(logits: Tensor) -> Tensor:
     Args:
         logits: ``(B, C, ...)`` with C >= 2.
     """
-    return torch.stack([_margin(z) for z in logits])
+    return torch.cat([_margin(z) for z in _in_cache(logits)])
 
 
-# These work on one image, ``(C, ...)``, so that it stays in the processor's cache from one operation to the next.
+def _in_cache(logits: Tensor) -> tuple[Tensor, ...]:
+    """Split ``(B, C, ...)`` into images, or a few if they are small, that stay in the processor's cache."""
+    return logits.split(max(1, CACHED // logits[0].numel())) if len(logits) else (logits,)
 
 
 def _below_best(logits: Tensor) -> Tensor:
     """Return ``d = z - max z``, contiguous, so that operations over the classes are vectorised over the pixels."""
     z = logits.contiguous()
-    return z - z.amax(dim=0)
+    return z - z.amax(dim=1, keepdim=True)
 
 
 def _first_zero(d: Tensor) -> Tensor:
-    """Return the first class with ``d = 0``, ``(...)`` uint8. Overwrites ``d``."""
+    """Return the first class with ``d = 0``, ``(B, ...)`` uint8; C where there is none. Overwrites ``d``."""
     # torch's argmax over a dimension that is not the last compares number by number.
-    rank = torch.arange(len(d), 0, -1, dtype=d.dtype, device=d.device).view(-1, *[1] * (d.dim() - 1))
-    return (len(d) - torch.eq(d, 0, out=d).mul_(rank).amax(dim=0)).to(torch.uint8)
+    n_classes = d.shape[1]
+    rank = torch.arange(n_classes, 0, -1, dtype=d.dtype, device=d.device).view(-1, *[1] * (d.dim() - 2))
+    return (n_classes - torch.eq(d, 0, out=d).mul_(rank).amax(dim=1)).to(torch.uint8)
 
 
 def _exponentials(d: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return ``d``, ``e = exp d`` and ``s = sum e``; the class distribution is ``e / s``."""
+    """Return ``d``, ``e = exp d`` and ``s = sum e``, ``(B, ...)``; the class distribution is ``e / s``."""
     e = d.exp()
-    return d, e, e.sum(dim=0)
+    return d, e, e.sum(dim=1)
 
 
 def _entropy(d: Tensor, e: Tensor, s: Tensor) -> Tensor:
-    """Return the entropy ``(...)`` of ``p = e / s``: ``log s - sum p d``. Overwrites ``e``."""
-    return (s.log() - e.mul_(d).sum(dim=0).div_(s)).clamp_(min=0)
+    """Return the entropy ``(B, ...)`` of ``p = e / s``: ``log s - sum p d``. Overwrites ``e``."""
+    return (s.log() - e.mul_(d).sum(dim=1).div_(s)).clamp_(min=0)
 
 
 def _margin(logits: Tensor) -> Tensor:
-    """Return ``1 - (p_1 - p_2)`` for logits ``(C, ...)``."""
+    """Return ``1 - (p_1 - p_2)``, ``(B, ...)``."""
     d = _below_best(logits)
     best = d == 0
-    second = d.masked_fill(best, -torch.inf).amax(dim=0).masked_fill_(best.sum(dim=0) > 1, 0)
-    return 1 - (1 - second.exp()) / d.exp_().sum(dim=0)
+    second = d.masked_fill(best, -torch.inf).amax(dim=1).masked_fill_(best.sum(dim=1) > 1, 0)
+    return 1 - (1 - second.exp()) / d.exp_().sum(dim=1)
 
 
 def pool_tiles(tiles: Tensor, bins: int, mode: str) -> Tensor:

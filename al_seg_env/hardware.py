@@ -1,4 +1,4 @@
-"""What the machine at hand has, is good at, and lacks: device, kernels, memory."""
+"""What the machine at hand has and lacks: devices, memory."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import sys
 import warnings
 from collections.abc import Callable
 from functools import cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 
 T = TypeVar("T")
 
@@ -33,37 +32,11 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return resolved
 
 
-class TrainingKernels(TorchFunctionMode):
-    """Runs what a CPU's kernels are slow at in another way that gives the same up to rounding.
-
-    The backward pass of a depthwise convolution is up to fifty times slower in bfloat16 than in float32, and
-    group normalisation of small maps many times slower with channels last; so is the interpolation of few
-    channels in bfloat16 (docs/performance.md).
-    """
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Call ``func``, or what is better here."""
-        if func is torch.conv2d and len(args) > 1 and args[1].shape[1] == 1 and len(args[1]) > 1:
-            with torch.autocast("cpu", enabled=False):
-                return func(args[0].float(), *args[1:], **(kwargs or {}))
-        if func is nn.functional.group_norm and is_small_map(args[0]):
-            result = func(args[0].contiguous(), *args[1:], **(kwargs or {}))
-            return result.contiguous(memory_format=torch.channels_last)
-        if func is nn.functional.interpolate and has_few_channels(args[0]):
-            return func(args[0].float(), *args[1:], **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
-
-
-def is_small_map(x: Tensor) -> bool:
-    """Return whether group normalisation on a CPU is slow for ``x``, ``(B, C, H, W)``, because of its layout."""
-    return x.dim() == 4 and x.shape[2] * x.shape[3] < 1024 and not x.is_contiguous()
-
-
-def has_few_channels(x: Tensor) -> bool:
-    """Return whether interpolation on a CPU would rather have ``x``, ``(B, C, H, W)``, in float32."""
-    return x.shape[1] < 32
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on the device; a GPU fetches it while the processor goes on."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 @cache

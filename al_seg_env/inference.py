@@ -10,8 +10,6 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
-from al_seg_env.hardware import has_few_channels, is_small_map
-
 Pair = tuple[str, str]
 """Names of a convolution and of the BatchNorm that alone takes its output."""
 
@@ -43,8 +41,6 @@ class InferenceCopy:
         if pairs := _verified_pairs(network, images):
             self._pairs = pairs
             self.network = self._folded()
-            if images.device.type == "cpu":
-                _use_better_kernels(self.network)
 
     @torch.no_grad()
     def updated(self) -> nn.Module:
@@ -176,24 +172,3 @@ def _recorder(calls: list[tuple[str, Tensor, Tensor]], name: str) -> Callable[..
         calls.append((name, inputs[0], output))  # kept alive, so that ids stay unique
 
     return record
-
-
-class _GroupNorm(nn.GroupNorm):
-    def forward(self, x: Tensor) -> Tensor:
-        if is_small_map(x):
-            return super().forward(x.contiguous()).contiguous(memory_format=torch.channels_last)
-        return super().forward(x)
-
-
-class _Upsample(nn.Upsample):
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.float() if has_few_channels(x) else x)
-
-
-def _use_better_kernels(network: nn.Module) -> None:
-    """Do for a copy that only predicts what :class:`~al_seg_env.hardware.TrainingKernels` does, at no cost."""
-    for module in network.modules():
-        if type(module) is nn.GroupNorm:
-            module.__class__ = _GroupNorm
-        elif type(module) in (nn.Upsample, nn.UpsamplingBilinear2d):
-            module.__class__ = _Upsample

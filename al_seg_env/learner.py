@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
 
@@ -18,12 +18,13 @@ from al_seg_env.datasets.base import IGNORE_LABEL
 from al_seg_env.dropout import dropout_on, is_dropout, split_at_dropout
 from al_seg_env.functional import class_map
 from al_seg_env.hardware import (
-    TrainingKernels,
     keep_freed_memory,
     resolve_device,
+    to_device,
     within_memory,
 )
 from al_seg_env.inference import InferenceCopy
+from al_seg_env.kernels import use_better_kernels
 from al_seg_env.metrics import confusion_matrix
 from al_seg_env.precision import resolve_numerics
 from al_seg_env.preparation import Preparation
@@ -124,15 +125,17 @@ class TorchLearner:
             raise ValueError(f"batch_size is {batch_size}; at least 1 image per forward pass is needed")
         self.num_classes = num_classes
         self.batch_size = batch_size
+        self._batch_unit = max(1, batch_size // 8)
         self.device = resolve_device(device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+            use_better_kernels(network)
         self.dtype, self.channels_last = resolve_numerics(network, self.device, precision, channels_last)
         self.max_grad_norm = max_grad_norm
         self.fold_batchnorm = fold_batchnorm
         self.memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
         self.network = network.to(self.device, memory_format=self.memory_format).eval()  # type: ignore[call-overload]
         self._inference: InferenceCopy | None = None
-        if self.device.type == "cpu":
-            keep_freed_memory()
         self.prepare = Preparation(mean, std, output_stride, self.device, self.memory_format)
         self.optimizer = torch.optim.SGD(
             network.parameters(), lr=learning_rate, momentum=momentum, weight_decay=weight_decay
@@ -162,7 +165,13 @@ class TorchLearner:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned, exactly."""
-        self.network.load_state_dict(state["network"])
+        own, given = self.network.state_dict(keep_vars=True), state["network"]
+        if own.keys() == given.keys() and all(own[key].shape == given[key].shape for key in own):
+            with torch.no_grad():  # a third of the time of what the next line does
+                for key, value in own.items():
+                    value.copy_(given[key])
+        else:
+            self.network.load_state_dict(given)  # says what does not fit
         # The optimiser adopts the tensors that it is given, and would change the caller's copy.
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
 
@@ -230,7 +239,7 @@ class TorchLearner:
                 self._restore(buffers)
                 images, targets = torch.cat([images, images.flip(3)]), torch.cat([targets, targets.flip(2)])
                 logits = self._training_logits(images, seed)
-            target = targets.to(self.device, non_blocking=True).long()
+            target = to_device(targets, self.device).long()
             loss = share * F.cross_entropy(logits, target, ignore_index=IGNORE_LABEL)
             loss.backward()
             return loss.item()
@@ -240,8 +249,7 @@ class TorchLearner:
             raise
 
     def _training_logits(self, images: Tensor, seed: int) -> Tensor:
-        kernels = TrainingKernels() if self.device.type == "cpu" else nullcontext()
-        with _seeded(seed, self.device), kernels, self._autocast():
+        with _seeded(seed, self.device), self._autocast():
             logits = self.network(self.prepare(images))
         return self.prepare.undo(logits, images)
 
@@ -252,7 +260,7 @@ class TorchLearner:
     @torch.inference_mode()
     def predict(self, images: Tensor) -> Tensor:
         """Return logits ``(B, C, H, W)`` float32 for images ``(B, 3, H, W)`` uint8."""
-        prepared = self.prepare(images)
+        prepared = self.prepare(images, self._grown(len(images)))
         with self._autocast():
             logits = self._predictor(prepared)(prepared)
         return self.prepare.undo(logits, images)
@@ -274,7 +282,7 @@ class TorchLearner:
                 "network with dropout (FPN, PSPNet, DeepLabV3Plus) or drop the score that needs samples"
             )
         seed = int(rng.integers(2**63))
-        prepared = self.prepare(images)
+        prepared = self.prepare(images, self._grown(len(images)))
         network = self._predictor(prepared)
         rest, inputs = split_at_dropout(network)
         with self._autocast():
@@ -293,15 +301,15 @@ class TorchLearner:
             FloatingPointError: If logits are not finite.
         """
         total = torch.zeros(self.num_classes, self.num_classes, dtype=torch.int64, device=self.device)
-        checksum = torch.zeros((), device=self.device)
+        labelled = torch.zeros((), dtype=torch.int64, device=self.device)
         for batch in batches:
             parts = within_memory(self._count, batch, "batch_size")
             if len(parts) > 1:
                 self.batch_size = min(self.batch_size, -(-len(batch[0]) // 2))
-            for confusion, logits_sum in parts:
+            for confusion, pixels in parts:
                 total += confusion
-                checksum += logits_sum
-        if not bool(torch.isfinite(checksum)):
+                labelled += pixels
+        if not bool(total.sum() == labelled):  # logits that are not finite have no most probable class
             raise FloatingPointError(
                 "the segmentation network's logits are not finite, its training has diverged. Lower the learning "
                 "rate, set max_grad_norm, or use precision='float32'"
@@ -309,10 +317,14 @@ class TorchLearner:
         return total.cpu()
 
     def _count(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the confusion matrix of a batch, and the sum of its logits."""
-        logits = self.predict(images)
-        target = masks.to(self.device, non_blocking=True)
-        return confusion_matrix(class_map(logits), target, self.num_classes), logits.sum()
+        """Return the confusion matrix of a batch, and the number of its labelled pixels."""
+        classes = class_map(self.predict(images))
+        target = to_device(masks, self.device)
+        return confusion_matrix(classes, target, self.num_classes), (target < self.num_classes).sum()
+
+    def _grown(self, count: int) -> int:
+        """Return the length to grow a batch to: one of eight, since each new one costs a CPU new kernels."""
+        return -(-count // self._batch_unit) * self._batch_unit if count <= self.batch_size else count
 
     def _predictor(self, prepared: Tensor) -> nn.Module:
         """Return the network to predict with: a faster copy that has its weights, or itself."""

@@ -10,17 +10,18 @@ def confusion_matrix(predicted: Tensor, target: Tensor, num_classes: int) -> Ten
     """Count pixels by true and predicted class; pixels whose target is no class are left out.
 
     Args:
-        predicted: Integer labels in ``[0, num_classes)``, any shape.
+        predicted: Integer labels, any shape; ``num_classes`` and above are left out too.
         target: Integer labels of the same shape; ``num_classes`` and above (so 255 too) are ignored.
         num_classes: C.
 
     Returns:
         ``(C, C)`` int64; rows are the truth, columns the prediction.
     """
-    target = target.long()
-    cells = torch.where(target < num_classes, target * num_classes + predicted, num_classes**2)
-    counts = torch.bincount(cells.flatten(), minlength=num_classes**2 + 1)
-    return counts[: num_classes**2].view(num_classes, num_classes)
+    # A last row and column take what is left out, so that no pixel has to be looked for.
+    columns = num_classes + 1
+    cells = target.clamp(max=num_classes).to(torch.int32) * columns + predicted.clamp(max=num_classes)
+    counts = torch.bincount(cells.flatten(), minlength=columns**2)
+    return counts.view(columns, columns)[:num_classes, :num_classes]
 
 
 def class_iou(confusion: Tensor) -> Tensor:

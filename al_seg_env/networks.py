@@ -18,10 +18,12 @@ from safetensors.torch import load_file, save_file
 from segmentation_models_pytorch.decoders.fpn.decoder import MergeBlock
 from torch import Tensor, nn
 
+from al_seg_env.functional import Size
 from al_seg_env.learner import IMAGENET_MEAN, IMAGENET_STD, TorchLearner
 
 FORMAT = "al-seg-env weights"
 FORMAT_VERSION = "1"
+PIXELS_PER_PASS = 3 * 2**18
 CLASSIFIERS = ("classifier.", "fc.", "head.")  # what files of ImageNet weights hold beside the encoder
 
 
@@ -37,8 +39,10 @@ class LearnerConfig:
         network_options: Further arguments of the architecture, such as ``{"decoder_pyramid_channels": 64}``.
         weights: File of theta_0, as :func:`save_weights` or ``examples/pretrain.py`` writes it.
         weights_seed: Seeds what is initialised at random.
+        batch_size: Images per forward pass outside of training; by the images' size if left out
+            (:func:`default_batch_size`).
         learning_rate, momentum, weight_decay, learning_rate_decay, max_grad_norm, device, precision,
-            channels_last, batch_size, fold_batchnorm: See :class:`~al_seg_env.learner.TorchLearner`.
+            channels_last, fold_batchnorm: See :class:`~al_seg_env.learner.TorchLearner`.
     """
 
     architecture: str = "FPN"
@@ -55,11 +59,11 @@ class LearnerConfig:
     device: str = "auto"
     precision: str = "auto"
     channels_last: bool | None = None
-    batch_size: int = 4
+    batch_size: int | None = None
     fold_batchnorm: bool = True
 
-    def build(self, classes: Sequence[str]) -> TorchLearner:
-        """Return a learner for these classes.
+    def build(self, classes: Sequence[str], image_size: Size = (360, 480)) -> TorchLearner:
+        """Return a learner for these classes, and for images of this size where ``batch_size`` is left out.
 
         Raises:
             ValueError: If a name is unknown or weights do not fit.
@@ -82,9 +86,15 @@ class LearnerConfig:
             device=self.device,
             precision=self.precision,
             channels_last=self.channels_last,
-            batch_size=self.batch_size,
+            batch_size=default_batch_size(image_size) if self.batch_size is None else self.batch_size,
             fold_batchnorm=self.fold_batchnorm,
         )
+
+
+def default_batch_size(image_size: Size) -> int:
+    """Return the images of a forward pass: of small ones more, up to 64, so that its cost per layer is spread."""
+    fitting = PIXELS_PER_PASS // (image_size[0] * image_size[1])
+    return 1 << min(6, max(0, fitting.bit_length() - 1))
 
 
 def build_network(config: LearnerConfig, num_classes: int) -> nn.Module:

@@ -18,9 +18,13 @@ logger = logging.getLogger("al_seg_env")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PROBE_SHAPE = (2, 3, 192, 192)
 PROBE_ROUNDS = 3
-WORTHWHILE = 0.9  # a choice must take at most this share of the time of the one before it in the list
+# A choice that changes results must not hang on the noise of a clock: at most this share of the other's time counts.
+PRECISION_MARGIN, LAYOUT_MARGIN = 0.8, 0.9
 
-_chosen: dict[tuple[str, ...], tuple[str, bool]] = {}
+Choice = tuple[str, bool]
+"""Name of the precision, and whether channels come last."""
+
+_chosen: dict[tuple[str, ...], Choice] = {}
 
 
 def resolve_numerics(
@@ -65,33 +69,37 @@ def resolve_numerics(
     return DTYPES[name], layout
 
 
-def _fastest(network: nn.Module, device: torch.device, candidates: list[tuple[str, bool]]) -> tuple[str, bool]:
-    """Return the candidate whose forward passes are the fastest; the first unless another is clearly faster."""
-    seconds = [math.inf] * len(candidates)
+def _fastest(network: nn.Module, device: torch.device, candidates: list[Choice]) -> Choice:
+    """Return the candidate whose forward passes are the fastest, by a clear margin."""
+    seconds = dict.fromkeys(candidates, math.inf)
     try:
-        subjects = [_subject(network, device, *candidate) for candidate in candidates]
+        runs = {candidate: _forward_pass(network, device, *candidate) for candidate in candidates}
         with torch.inference_mode():
             for round_ in range(1 + PROBE_ROUNDS):
-                for index, run in enumerate(subjects):
+                for candidate, run in runs.items():
                     took = _seconds(run, device)
                     if round_:  # the first is for warming up
-                        seconds[index] = min(seconds[index], took)
+                        seconds[candidate] = min(seconds[candidate], took)
     except (RuntimeError, ValueError, TypeError) as error:
         logger.info("precision of %s: not measured, %s is used (%s)", type(network).__name__, candidates[0], error)
         return candidates[0]
-    best = 0
-    for index, took in enumerate(seconds):
-        if took < WORTHWHILE * seconds[best]:
-            best = index
-    measured = (
-        f"{name}{' channels_last' if layout else ''} {1000 * took:.1f} ms"
-        for took, (name, layout) in zip(seconds, candidates, strict=True)
+    of_precision: dict[str, Choice] = {}
+    for name, layout in candidates:  # contiguous ones come first
+        other = of_precision.setdefault(name, (name, layout))
+        if seconds[name, layout] <= LAYOUT_MARGIN * seconds[other]:
+            of_precision[name] = name, layout
+    exact, rounded = of_precision.get("float32"), of_precision.get("bfloat16")
+    if exact is None or (rounded is not None and seconds[rounded] <= PRECISION_MARGIN * seconds[exact]):
+        exact = rounded
+    assert exact is not None
+    measured = ", ".join(
+        f"{name}{' channels_last' if layout else ''} {1000 * took:.1f} ms" for (name, layout), took in seconds.items()
     )
-    logger.info("precision of %s: %s is used (%s)", type(network).__name__, candidates[best], ", ".join(measured))
-    return candidates[best]
+    logger.info("precision of %s: %s is used (%s)", type(network).__name__, exact, measured)
+    return exact
 
 
-def _subject(network: nn.Module, device: torch.device, name: str, channels_last: bool) -> Callable[[], Tensor]:
+def _forward_pass(network: nn.Module, device: torch.device, name: str, channels_last: bool) -> Callable[[], Tensor]:
     """Return a forward pass as the learner would make it."""
     dtype, memory_format = DTYPES[name], torch.channels_last if channels_last else torch.contiguous_format
     images = torch.rand(PROBE_SHAPE, generator=torch.Generator().manual_seed(0)).to(device, memory_format=memory_format)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from al_seg_env.hardware import to_device
+
 
 class Preparation:
     """Normalises images on the device, and pads them at the bottom and right by repeating the edge.
@@ -35,17 +37,23 @@ class Preparation:
         """Leave out what is made again when it is needed."""
         return {**self.__dict__, "_maps": {}}
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return a batch ``(B, 3, h, w)`` uint8 as float32, its sides grown to the output stride."""
-        batch, _, height, width = images.shape
+    def __call__(self, images: Tensor, batch: int | None = None) -> Tensor:
+        """Return images ``(B, 3, h, w)`` uint8 as float32, their sides grown to the output stride.
+
+        Args:
+            images: The batch.
+            batch: Length to grow the batch to, with black images.
+        """
+        count, _, height, width = images.shape
         grown = (side + -side % self.output_stride for side in (height, width))
-        x = torch.empty((batch, 3, *grown), device=self.device, memory_format=self.memory_format)
-        inner = x[..., :height, :width]
-        inner.copy_(images, non_blocking=True)
+        x = torch.empty((batch or count, 3, *grown), device=self.device, memory_format=self.memory_format)
+        x[count:] = 0
+        inner = x[:count, :, :height, :width]
+        inner.copy_(to_device(images, self.device))
         scale, shift = self._scale_and_shift(height, width)
         torch.addcmul(shift, inner, scale, out=inner)
-        x[..., :height, width:] = x[..., :height, width - 1 : width]
-        x[..., height:, :] = x[..., height - 1 : height, :]
+        x[:count, :, :height, width:] = inner[..., width - 1 : width]
+        x[:count, :, height:] = x[:count, :, height - 1 : height]
         return x
 
     def _scale_and_shift(self, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -60,5 +68,5 @@ class Preparation:
 
     @staticmethod
     def undo(logits: Tensor, images: Tensor) -> Tensor:
-        """Crop the padding off logits; float32, so that what follows is exact."""
-        return logits[..., : images.shape[2], : images.shape[3]].float()
+        """Crop what was grown off logits; float32, so that what follows is exact."""
+        return logits[: len(images), :, : images.shape[2], : images.shape[3]].float()

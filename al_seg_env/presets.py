@@ -54,7 +54,6 @@ def synthetic_streets(
         "network_options": {"decoder_pyramid_channels": 64, "decoder_segmentation_channels": 32},
         "learning_rate": 2e-3,
         "max_grad_norm": 4.0,
-        "batch_size": 16,
     }
     data = SyntheticStreets(images, (image_size[0], image_size[1]), data_seed, style)
     sizes = {"state": 8, "train": 48, "reward": 40, "eval": 64, "test": None}
@@ -96,7 +95,6 @@ def cityscapes(
         "budget": 4096,
         "fit_batch_size": 16,
         "learning_rate": 1e-4,
-        "batch_size": 1,
     }
     data = Cityscapes(root, image_size=_size(image_size))
     sizes = {"state": 10, "train": 150, "reward": 200, "eval": None, "test": None}
@@ -170,13 +168,13 @@ def make_env(
         sources: Partition of the data each split is drawn from.
         options: Fields of :class:`~al_seg_env.config.EnvConfig` and
             :class:`~al_seg_env.networks.LearnerConfig`, and ``scores`` (names: ``"entropy"``, ``"bald"``,
-            ``"margin"``), ``bald_samples`` and ``render_mode``.
+            ``"margin"``), ``bald_samples``, ``render_mode`` and ``cache``, a folder for decoded images.
 
     Raises:
         TypeError: If an option is unknown.
         ValueError: If a value is out of its range, or data, splits and options do not fit each other.
     """
-    own = {"scores", "bald_samples", "render_mode"}
+    own = {"scores", "bald_samples", "render_mode", "cache"}
     unknown = sorted(set(options) - ENV_OPTIONS - LEARNER_OPTIONS - own)
     if unknown:
         known = sorted(ENV_OPTIONS | LEARNER_OPTIONS | own)
@@ -186,10 +184,11 @@ def make_env(
     return RegionSelectionEnv(
         data,
         resolve_splits(data, splits, sizes, sources),
-        learner.build(data.classes),
+        learner.build(data.classes, data.image_size),
         config=config,
         scores=named_scores(options.get("scores", ()), options.get("bald_samples", 20)),
         render_mode=options.get("render_mode"),
+        cache=options.get("cache"),
     )
 
 

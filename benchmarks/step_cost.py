@@ -1,33 +1,34 @@
 """What does a step cost beside the bare network passes that it needs?
 
-The floor is counted as this: the forward passes of the reward images, of D_S and of the images that hold candidates,
-and the forward and backward passes and the optimiser's update of training, on prepared tensors (normalised, padded, on
-the device), in the same batches, precision and memory format, with nothing else around them. Every step of an episode
-is timed, and right after it, in the same process, the bare passes that it made:
+Every step of an episode is timed, and right after it, in the same process, the bare passes that it made: the forward
+passes of the reward images, of D_S and of the images that hold candidates, and the forward and backward passes and the
+update of training, on prepared tensors (normalised, padded, on the device), in the same precision and memory format,
+with nothing else around them. The forward passes are made by the network itself and by its copy with BatchNorm folded
+in, in the batches of the step, in halves of them and in pairs; those that are the cheapest over all rounds count.
+
+A further step is made with a network that answers at once, from logits kept in memory: what is left is all that is not
+the network (images are still prepared). And the episode is started anew: what reset takes beyond its observation.
 
     python benchmarks/step_cost.py
-    python benchmarks/step_cost.py --env al_seg_env/CamVid-v0 --env-arg root=... --env-arg encoder=resnet50
+    python benchmarks/step_cost.py --env al_seg_env/CamVid-v0 --env-arg root=...
 
-Prints both times and their ratio (median and range over the steps), and writes OUT/step_cost.csv.
+Prints median and range over the rounds, and writes OUT/step_cost.csv.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+import copy
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from timing import describe, environment_parser, make_environment, timed, write_csv
+from torch import Tensor
 from tqdm import tqdm
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-from common import environment_parser, make_environment, write_csv
 
 from al_seg_env import RegionSelectionEnv, TorchLearner
 
@@ -37,31 +38,61 @@ Pass = Callable[[], Any]
 def main() -> None:
     parser = environment_parser(__doc__ or "", out="step_cost")
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--steps", type=int, default=12, help="steps to measure, after two to warm up")
+    parser.add_argument("--steps", type=int, default=8, help="rounds to measure, after two to warm up")
     args = parser.parse_args()
     env: RegionSelectionEnv = make_environment(args).unwrapped  # type: ignore[assignment]
     recorder = Recorder(env.learner)  # type: ignore[arg-type]
     env.action_space.seed(args.seed)
     env.reset(seed=args.seed)
     rows = []
-    for index in tqdm(range(args.steps + 2), desc="steps"):
-        recorder.passes.clear()
-        whole = timed(lambda: env.step(env.action_space.sample()), env.learner.device)
-        terminated = env._active == 0
-        state = env.learner.state_dict()
-        for item in recorder.passes:
-            item.prepare()
-        bare = timed(lambda: [item.run() for item in recorder.passes], env.learner.device)
-        env.learner.load_state_dict(state)
-        if index >= 2 and not terminated:  # the last step of an episode observes nothing
-            rows.append({"step_s": round(whole, 4), "bare_s": round(bare, 4), "ratio": round(whole / bare, 4)})
-        if terminated:
-            env.reset()
+    with tqdm(total=args.steps + 2, desc="rounds") as bar:
+        while len(rows) < args.steps + 2:
+            if env.config.budget - len(env.labels) <= 2 * env.config.regions_per_step:  # the last step observes nothing
+                env.reset()
+            rows.append(one_round(env, recorder))
+            bar.update()
+    rows = against_floor(rows[2:])
     write_csv(args.out / "step_cost.csv", rows)
-    table = np.array([list(row.values()) for row in rows])
-    for name, values in zip(rows[0], table.T, strict=True):
-        print(f"{name:8s} median {np.median(values):8.4f}   range {values.min():.4f} to {values.max():.4f}")
-    print(f"{len(rows)} steps, {torch.get_num_threads()} threads, {env.learner.device}, {recorder.learner.dtype}")
+    print(describe(rows))
+    learner = recorder.learner
+    print(f"{learner.device}, {learner.dtype}, channels_last={learner.channels_last}; times in seconds")
+
+
+def one_round(env: RegionSelectionEnv, recorder: Recorder) -> dict[str, float]:
+    """Time a step, its bare passes, a step without the network, and a reset."""
+    device = recorder.learner.device
+    recorder.record()
+    row = {"step": timed(lambda: env.step(env.action_space.sample()), device)}
+    recorder.prepare()
+    for name, run in recorder.forward_passes():
+        row[name] = timed(run, device)
+    state = env.learner.state_dict()
+    row["training"] = timed(recorder.train, device)
+    env.learner.load_state_dict(state)
+    with recorder.answering_at_once():
+        row["other"] = timed(lambda: env.step(env.action_space.sample()), device)
+    labels = copy.deepcopy(env.labels)
+    labels.clear()
+    reset = timed(env.reset, device)
+    observing = timed(lambda: env.observer.observe(env.pools, labels, env.np_random, initial=True), device)
+    row["reset"] = reset - observing
+    return row
+
+
+def against_floor(rows: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Add to each round its ratio to the passes that are the cheapest over all rounds."""
+    ways = [name for name in rows[0] if name.startswith("forward")]
+    cheapest = min(ways, key=lambda name: float(np.median([row[name] for row in rows])))
+    print(f"cheapest forward passes: {cheapest}")
+    return [
+        {
+            **{name: round(value, 5) for name, value in row.items()},
+            "ratio": round(row["step"] / (row[cheapest] + row["training"]), 4),
+            "other_percent": round(100 * row["other"] / row["step"], 3),
+            "reset_percent": round(100 * row["reset"] / row["step"], 3),
+        }
+        for row in rows
+    ]
 
 
 class Recorder:
@@ -69,61 +100,92 @@ class Recorder:
 
     def __init__(self, learner: TorchLearner) -> None:
         self.learner = learner
-        self.passes: list[Prepared] = []
         self._predict, self._fit_step = learner.predict, learner.fit_step
-        learner.predict, learner.fit_step = self.predict, self.fit_step  # type: ignore[method-assign]
 
-    def predict(self, images: torch.Tensor) -> torch.Tensor:
-        """Note a forward pass, and make it."""
-        prepared: list[torch.Tensor] = []
+    def record(self) -> None:
+        """Forget what was noted, and note what comes."""
+        self._images: list[Tensor] = []
+        self._updates: list[tuple[Tensor, Tensor]] = []
+        self._logits: dict[tuple[int, ...], Tensor] = {}
+        self.learner.predict, self.learner.fit_step = self._noting_predict, self._noting_fit_step  # type: ignore[method-assign]
 
-        @torch.inference_mode()
-        def bare() -> None:
-            with self.learner._autocast():
-                self.learner.network(prepared[0])
+    def _noting_predict(self, images: Tensor) -> Tensor:
+        self._images.append(images)
+        logits = self._predict(images)
+        self._logits[tuple(images.shape)] = logits
+        return logits
 
-        self.passes.append(Prepared(bare, lambda: prepared.append(self.learner.prepare(images))))
-        return self._predict(images)
-
-    def fit_step(self, images: torch.Tensor, targets: torch.Tensor, rng: np.random.Generator) -> float:
-        """Note an update, and make it."""
-        prepared: list[torch.Tensor] = []
-
-        def prepare() -> None:
-            prepared.extend([self.learner.prepare(images), targets.to(self.learner.device).long()])
-
-        def bare() -> None:
-            network, optimizer = self.learner.network, self.learner.optimizer
-            network.train()
-            with self.learner._autocast():
-                logits = network(prepared[0])
-            logits = logits[..., : images.shape[2], : images.shape[3]].float()
-            optimizer.zero_grad(set_to_none=True)
-            F.cross_entropy(logits, prepared[1], ignore_index=255).backward()
-            optimizer.step()
-            network.eval()
-
-        self.passes.append(Prepared(bare, prepare))
+    def _noting_fit_step(self, images: Tensor, targets: Tensor, rng: np.random.Generator) -> float:
+        self._updates.append((images, targets))
         return self._fit_step(images, targets, rng)
 
+    def prepare(self) -> None:
+        """Make the inputs of the bare passes ready, and stop noting."""
+        self.learner.predict, self.learner.fit_step = self._predict, self._fit_step  # type: ignore[method-assign]
+        grown = self.learner._grown
+        self._inputs = [self.learner.prepare(images, grown(len(images))) for images in self._images]
+        self._crops = [
+            (images, self.learner.prepare(images), targets.to(self.learner.device).long())
+            for images, targets in self._updates
+        ]
 
-@dataclass
-class Prepared:
-    """A pass, and what makes its inputs ready before the clock starts."""
+    def forward_passes(self) -> Iterable[tuple[str, Pass]]:
+        """Return ways to make the forward passes, and their names."""
+        folded = self.learner._predictor(self._inputs[0])
+        halves = [half for x in self._inputs for half in x.split(max(1, len(x) // 2))]
+        pairs = [torch.cat(self._inputs[i : i + 2]) for i in range(0, len(self._inputs), 2)]
+        for folding, network in (("folded", folded), ("plain", self.learner.network)):
+            for batching, inputs in (("", self._inputs), ("_halves", halves), ("_pairs", pairs)):
+                yield f"forward_{folding}{batching}", partial(self._forward, network, inputs)
 
-    run: Pass
-    prepare: Pass
+    @torch.inference_mode()
+    def _forward(self, network: torch.nn.Module, inputs: Iterable[Tensor]) -> None:
+        for x in inputs:
+            with self.learner._autocast():
+                network(x)
+
+    def train(self) -> None:
+        """Make the updates."""
+        network, optimizer = self.learner.network, self.learner.optimizer
+        network.train()
+        for images, x, targets in self._crops:
+            with self.learner._autocast():
+                logits = network(x)
+            optimizer.zero_grad(set_to_none=True)
+            F.cross_entropy(self.learner.prepare.undo(logits, images), targets, ignore_index=255).backward()
+            if self.learner.max_grad_norm is not None:
+                torch.nn.utils.clip_grad_norm_(network.parameters(), self.learner.max_grad_norm)
+            optimizer.step()
+        network.eval()
+
+    def answering_at_once(self) -> Answering:
+        """Return a context in which the network costs nothing."""
+        return Answering(self.learner, self._logits)
 
 
-def timed(run: Pass, device: torch.device) -> float:
-    """Return the seconds that ``run`` takes, on a GPU too."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+class Answering:
+    """Lets a learner predict kept logits and train not at all; images are still prepared."""
+
+    def __init__(self, learner: TorchLearner, logits: dict[tuple[int, ...], Tensor]) -> None:
+        self.learner, self.logits = learner, logits
+        self._kept = learner.predict, learner.fit_step
+
+    def __enter__(self) -> None:
+        largest = max(self.logits.values(), key=len)
+        kept = largest[torch.arange(self.learner.batch_size) % len(largest)]
+
+        def predict(images: Tensor) -> Tensor:
+            self.learner.prepare(images)
+            return kept[: len(images)]
+
+        def fit_step(images: Tensor, targets: Tensor, rng: np.random.Generator) -> float:
+            self.learner.prepare(images)
+            return 0.0
+
+        self.learner.predict, self.learner.fit_step = predict, fit_step  # type: ignore[method-assign]
+
+    def __exit__(self, *_: object) -> None:
+        self.learner.predict, self.learner.fit_step = self._kept  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -19,9 +19,10 @@ UInt8Array: TypeAlias = npt.NDArray[np.uint8]
 class SegmentationData(Protocol):
     """A source of ``(image, mask)`` pairs of one common size.
 
-    Any object with these five members is one; nothing has to be inherited. Two optional members are used
-    where present: ``palette``, ``(C, 3)`` uint8 colours for rendering, and ``partitions``, a mapping from
-    the name of an official subset (``"train"``, ``"val"``, ``"test"``) to the indices of its images.
+    Any object with these five members is one; nothing has to be inherited. Three optional members are used
+    where present: ``palette``, ``(C, 3)`` uint8 colours for rendering; ``partitions``, a mapping from
+    the name of an official subset (``"train"``, ``"val"``, ``"test"``) to the indices of its images; and
+    ``fingerprint``, a text that changes whenever images or masks do, by which environments share what is decoded.
 
     Attributes:
         classes: The C class names; the position of a name is its label in the masks.

@@ -84,6 +84,21 @@ class PairedFiles:
     def __len__(self) -> int:
         return len(self._images)
 
+    @property
+    def fingerprint(self) -> str | None:
+        """The files, their sizes and times of change, and what is made of them.
+
+        ``None`` for a subclass that makes something else of them.
+
+        Raises:
+            OSError: If a file has gone.
+        """
+        if (type(self).image, type(self).mask) != (PairedFiles.image, PairedFiles.mask):
+            return None
+        files = [(str(path.resolve()), path.stat()) for path in (*self._images, *self._masks)]
+        of_files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]
+        return repr((of_files, self.image_size, self._resize, self.classes, self._label_map.tolist()))
+
     def image(self, index: int) -> UInt8Array:
         """Return image ``index``, ``(H, W, 3)`` uint8 RGB.
 

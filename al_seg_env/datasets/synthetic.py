@@ -98,6 +98,9 @@ _MIN_SIDE = 32
 _MAX_CACHED_BYTES = 64 * 2**20
 
 
+_VERSION = 1  # of the drawing: to be raised whenever a scene changes
+
+
 class SyntheticStreets:
     """Street scenes drawn by a program, with exact masks: a :class:`~al_seg_env.datasets.SegmentationData`.
 
@@ -168,6 +171,13 @@ class SyntheticStreets:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_drawn": {}}
+
+    @property
+    def fingerprint(self) -> str | None:
+        """What the scenes depend on; ``None`` for a subclass, which may draw others."""
+        if type(self) is not SyntheticStreets:
+            return None
+        return f"{self!r}, version {_VERSION}"
 
     def image(self, index: int) -> UInt8Array:
         """Return a copy of image ``index``, ``(H, W, 3)`` uint8 RGB.
