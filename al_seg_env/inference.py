@@ -38,7 +38,11 @@ class InferenceCopy:
         self._seen: list[tuple[dict[str, Any], str, Tensor, int]] = []
         self._pairs: list[Pair] = []
         self.network = network
-        if pairs := _verified_pairs(network, images):
+        try:
+            pairs = _verified_pairs(network, images)
+        except (RuntimeError, ValueError, TypeError, AttributeError):  # it can't be copied, or run like this
+            pairs = []
+        if pairs:
             self._pairs = pairs
             self.network = self._folded()
 

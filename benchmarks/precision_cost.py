@@ -1,0 +1,120 @@
+"""What do the default precision and memory layout gain, and what do they cost?
+
+Steps of two environments with the same seed and actions, one as it is by default, the other in float32 with contiguous
+tensors and the network as it stands (no BatchNorm folded), as the released code computes it, are timed in turn:
+
+    python benchmarks/precision_cost.py --env al_seg_env/CamVid-v0 --env-arg root=...
+
+With --train, networks are also trained on the labels of D_T in both, from the same weights with the same seeds: what
+they reach, and what evaluation in the other precision says of the same weights:
+
+    python benchmarks/precision_cost.py --env ... --steps 0 --train 5
+
+Prints medians and ranges, and writes OUT/precision_cost.csv and OUT/precision_training.csv (each finished training at
+once; those that are there are not repeated).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from functools import partial
+from typing import Any
+
+import numpy as np
+from scipy import stats
+from timing import describe, environment_parser, make_environment, median_and_range, timed, write_csv
+from tqdm import tqdm
+
+from al_seg_env import RegionSelectionEnv
+from al_seg_env.regions import RegionGrid
+from al_seg_env.training import FitSettings, evaluate, fit_to_convergence
+
+RELEASED = {"precision": "float32", "channels_last": False, "fold_batchnorm": False}
+
+
+def main() -> None:
+    parser = environment_parser(__doc__ or "", out="precision_cost")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--steps", type=int, default=6, help="pairs of steps to time, after one to warm up")
+    parser.add_argument("--train", type=int, default=0, metavar="SEEDS", help="pairs of trainings")
+    parser.add_argument("--epochs", type=int, default=15, help="epochs of a training; the best one counts")
+    args = parser.parse_args()
+    envs: dict[str, Any] = {
+        "default": make_environment(args).unwrapped,
+        "released": make_environment(args, **RELEASED).unwrapped,
+    }
+    for name, env in envs.items():
+        print(f"{name}: {env.learner.dtype}, channels_last={env.learner.channels_last}")
+    if args.steps:
+        time_steps(args, envs)
+    if args.train:
+        compare_training(args, envs)
+
+
+def time_steps(args: argparse.Namespace, envs: dict[str, Any]) -> None:
+    for env in envs.values():
+        env.reset(seed=args.seed)
+    space = envs["default"].action_space
+    space.seed(args.seed)
+    rows = []
+    for _ in tqdm(range(1 + args.steps), desc="pairs of steps"):
+        action = space.sample()
+        row = {name: timed(partial(env.step, action), env.learner.device) for name, env in envs.items()}
+        rows.append({**{k: round(v, 4) for k, v in row.items()}, "speedup": round(row["released"] / row["default"], 3)})
+    write_csv(args.out / "precision_cost.csv", rows[1:])
+    print(describe(rows[1:]))
+
+
+def compare_training(args: argparse.Namespace, envs: dict[str, Any]) -> None:
+    path = args.out / "precision_training.csv"
+    rows: list[dict[str, Any]] = []
+    if path.exists():
+        with path.open(newline="") as file:
+            rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    for seed in tqdm(range(args.train), desc="pairs of trainings"):
+        if any(row["seed"] == seed for row in rows):
+            continue
+        row: dict[str, Any] = {"seed": seed}
+        for name, env in envs.items():
+            row[name] = train(env, seed, args.epochs)
+            state = env.learner.state_dict()
+            for other in envs.values():
+                other.learner.load_state_dict(state)
+            found = [evaluate(other.learner, other.frames, other.splits.reward).miou for other in envs.values()]
+            row[f"shift_{name}"] = round(found[0] - found[1], 4)
+        rows.append(row)
+        write_csv(path, rows)
+    default, released = (np.array([row[name] for row in rows]) for name in envs)
+    shifts = [abs(row[f"shift_{name}"]) for row in rows for name in envs]
+    print(f"mIoU on D_R  default  {default.mean():.2f} +- {default.std(ddof=1):.2f}")
+    print(f"             released {released.mean():.2f} +- {released.std(ddof=1):.2f}")
+    difference = default - released
+    p = stats.ttest_rel(default, released).pvalue
+    print(
+        f"difference {difference.mean():+.2f} +- {difference.std(ddof=1):.2f}, n {len(rows)}, paired t-test p {p:.2f}"
+    )
+    print(f"the same weights evaluated in both: |shift| in points {median_and_range(shifts)}")
+
+
+def train(env: RegionSelectionEnv, seed: int, epochs: int) -> float:
+    """Train on whole images of D_T; return the best mean IoU on D_R in percent."""
+    env.learner.reset()
+    whole = RegionGrid(env.grid.image_size, env.grid.image_size)
+    settings = FitSettings(crop_size=env.config.crop_size, batch_size=16, patience=epochs, max_epochs=epochs)
+    fit = fit_to_convergence(
+        env.learner,
+        env.frames,
+        whole,
+        env.splits.train,
+        env.frames.mask,
+        env.splits.reward,
+        settings,
+        np.random.default_rng(seed),
+        progress=f"seed {seed}",
+    )
+    return round(fit.best_miou, 4)
+
+
+if __name__ == "__main__":
+    main()
