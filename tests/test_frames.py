@@ -1,12 +1,17 @@
 """Decoded frames and the crops that the segmentation network trains on."""
 
+import gc
+import os
+
 import numpy as np
 import pytest
 import torch
 from fakes import numbered_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from al_seg_env import ImageFolder, SyntheticStreets
 from al_seg_env.frames import Frames, training_crops
 from al_seg_env.regions import RegionGrid
 
@@ -111,3 +116,104 @@ def test_a_malformed_image_or_mask_is_named(kind, wrong, message):
     setattr(data, kind, lambda index: wrong)
     with pytest.raises(ValueError, match=message):
         getattr(Frames(data), kind)(1)
+
+
+class Fingerprinted(PositionData):
+    def __init__(self, fingerprint="first"):
+        super().__init__()
+        self.fingerprint = fingerprint
+
+
+def test_environments_with_the_same_data_share_what_is_decoded():
+    one, same, other = Fingerprinted(), Fingerprinted(), Fingerprinted("second")
+    first = Frames.shared(one)
+    assert Frames.shared(same) is first
+    assert Frames.shared(other) is not first
+    first.image(0)
+    Frames.shared(same).image(0)
+    assert (one.decoded, same.decoded) == ([0], [])
+    plain = PositionData()
+    assert Frames.shared(plain) is not Frames.shared(PositionData())
+    kept = Frames.shared(plain)
+    assert Frames.shared(plain) is kept
+    del first, kept  # the frames go with the last environment that uses them
+    gc.collect()
+    assert Frames.shared(same).data is same
+
+
+def test_a_cache_is_read_by_others_and_decoded_once(tmp_path):
+    first, second = Fingerprinted(), Fingerprinted()
+    expected = [Frames(PositionData()).image(1), Frames(PositionData()).mask(1)]
+    for data in (first, second):
+        frames = Frames(data, cache=tmp_path)
+        for _ in range(2):
+            np.testing.assert_array_equal(frames.image(1), expected[0])
+            np.testing.assert_array_equal(frames.mask(1), expected[1])
+    assert (first.decoded, second.decoded) == ([1, 1], [])
+    assert len(list(tmp_path.rglob("*.npy"))) == 2
+    Frames(Fingerprinted("second"), cache=tmp_path).image(1)
+    assert len(list(tmp_path.rglob("*.npy"))) == 3
+
+
+def test_what_is_written_to_a_frame_does_not_reach_the_cache(tmp_path):
+    Frames(Fingerprinted(), cache=tmp_path).image(1)[...] = 7
+    expected = Frames(PositionData()).image(1)
+    np.testing.assert_array_equal(Frames(Fingerprinted(), cache=tmp_path).image(1), expected)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"nonsense" * 100, "half", "pickle", "shape"])
+def test_a_damaged_file_of_the_cache_is_made_again(tmp_path, content):
+    Frames(Fingerprinted(), cache=tmp_path).mask(0)
+    (path,) = tmp_path.rglob("*.npy")
+    if content == "half":
+        content = path.read_bytes()[: path.stat().st_size // 2]
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content == "pickle":
+        np.save(path, np.array([object()]), allow_pickle=True)
+    else:
+        np.save(path, np.zeros((3, 3), np.uint8))
+    data = Fingerprinted()
+    np.testing.assert_array_equal(Frames(data, cache=tmp_path).mask(0), Frames(PositionData()).mask(0))
+    assert data.decoded == [0]
+    again = Fingerprinted()
+    Frames(again, cache=tmp_path).mask(0)
+    assert not again.decoded
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.warns(RuntimeWarning, match="cannot be written .*kept in memory"):
+        found = Frames(Fingerprinted(), cache=tmp_path / "file").image(1)
+    np.testing.assert_array_equal(found, Frames(PositionData()).image(1))
+
+
+def test_a_cache_needs_a_fingerprint(tmp_path):
+    with pytest.raises(ValueError, match="PositionData has no fingerprint, a text that changes"):
+        Frames(PositionData(), cache=tmp_path)
+
+
+def test_fingerprints_change_with_what_is_shown(tmp_path):
+    for folder, mode, value in (("images", "RGB", (1, 2, 3)), ("masks", "L", 0)):
+        (tmp_path / folder).mkdir()
+        for name in ("a", "b"):
+            Image.new(mode, (32, 32), value).save(tmp_path / folder / f"{name}.png")
+
+    class Darker(ImageFolder):
+        def image(self, index):
+            return super().image(index) // 2
+
+    made = [
+        ImageFolder(tmp_path, classes=["x", "y"]),
+        ImageFolder(tmp_path, classes=["x", "y"], image_size=(16, 16)),
+        ImageFolder(tmp_path, classes=["x", "z"]),
+        SyntheticStreets(4, (32, 32)),
+        SyntheticStreets(4, (32, 32), seed=1),
+        SyntheticStreets(4, (32, 32), style="render"),
+    ]
+    assert len({data.fingerprint for data in made}) == len(made)
+    assert ImageFolder(tmp_path, classes=["x", "y"]).fingerprint == made[0].fingerprint
+    assert Darker(tmp_path, classes=["x", "y"]).fingerprint is None
+    Image.new("RGB", (32, 32), (9, 9, 9)).save(tmp_path / "images" / "a.png")
+    os.utime(tmp_path / "images" / "a.png", ns=(1, 1))
+    assert ImageFolder(tmp_path, classes=["x", "y"]).fingerprint != made[0].fingerprint

@@ -198,3 +198,65 @@ def test_unknown_edges_are_refused():
     shares = distributions(3, 4)
     with pytest.raises(ValueError, match="'log' are unknown; use 'fixed' or 'row'"):
         functional.kl_histogram(shares, shares, 4, edges="log")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 6), st.integers(1, 7)),
+    distinct=st.integers(1, 50),
+    seed=st.integers(0, 1000),
+    cached=st.sampled_from([1, 40, 2**20]),
+    layout=st.sampled_from([torch.contiguous_format, torch.channels_last]),
+)
+def test_maps_of_pixels_in_any_blocks_and_layout_equal_torchs_own(shape, distinct, seed, cached, layout):
+    """Few distinct values make ties: the first of equals counts, as for argmax."""
+    rng = np.random.default_rng(seed)
+    logits = torch.from_numpy(rng.integers(distinct, size=shape).astype(np.float32) - distinct / 2)
+    logits = logits.contiguous(memory_format=layout)
+    before = logits.clone()
+    p = logits.double().softmax(dim=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(functional, "CACHED", cached)
+        classes, entropy = functional.class_and_entropy_maps(logits)
+        assert torch.equal(classes.long(), logits.argmax(dim=1))
+        assert torch.equal(functional.class_map(logits), classes)
+        assert torch.equal(functional.entropy_map(logits), entropy)
+        torch.testing.assert_close(entropy.double(), torch.special.entr(p).sum(dim=1), atol=1e-5, rtol=1e-5)
+        bald = functional.bald_map([logits, logits.flip(1)])
+        expected = torch.special.entr((p + p.flip(1)) / 2).sum(dim=1) - torch.special.entr(p).sum(dim=1)
+        torch.testing.assert_close(bald.double(), expected, atol=2e-5, rtol=1e-4)
+        if shape[1] > 1:
+            best = p.topk(2, dim=1).values
+            margin = functional.margin_map(logits).double()
+            torch.testing.assert_close(margin, 1 - (best[:, 0] - best[:, 1]), atol=1e-5, rtol=1e-5)
+    assert torch.equal(logits, before)
+
+
+def test_a_pixel_that_is_not_finite_has_no_class():
+    logits = torch.tensor([[0.0, 1.0], [1.0, float("nan")], [float("inf"), 2.0]]).T[None, :, :, None]
+    assert functional.class_map(logits).flatten().tolist() == [1, 2, 2]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    count=st.integers(1, 9),
+    references=st.integers(0, 9),
+    classes=st.integers(1, 5),
+    edges=st.sampled_from(["fixed", "row"]),
+    own=st.booleans(),
+    block=st.integers(1, 40),
+    seed=st.integers(0, 1000),
+)
+def test_kl_histograms_in_any_blocks_equal_the_slow_reference(count, references, classes, edges, own, block, seed):
+    rng = np.random.default_rng(seed)
+    candidates = rng.dirichlet([0.3] * classes, size=count)
+    reference = candidates if own else rng.dirichlet([0.3] * classes, size=references)
+    found = functional.kl_histogram(
+        torch.from_numpy(candidates), torch.from_numpy(reference), 4, edges=edges, own=own, block=block
+    )
+    if classes == 1:  # all divergences are 0
+        expected = np.zeros((count, 4))
+        expected[:, 0] = float(len(reference) - own > 0)
+    else:
+        expected = slow_histogram(candidates, reference, 4, edges, own)
+    np.testing.assert_allclose(found, expected, atol=1e-6)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from segmentation_models_pytorch.decoders.fpn.decoder import MergeBlock
 
 from al_seg_env import LearnerConfig, load_weights, save_weights
-from al_seg_env.networks import build_network, normalisation
+from al_seg_env.networks import build_network, default_batch_size, normalisation
 
 CLASSES = ("road", "car", "sky")
 SMALL = {
@@ -258,3 +259,20 @@ def test_what_smp_cannot_build_is_a_value_error_that_says_so(options):
     with pytest.raises(ValueError, match="segmentation-models-pytorch cannot build") as error:
         build_network(config(**options), 3)
     assert f"{name}={value!r}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((96, 128), 64), ((180, 240), 16), ((360, 480), 4), ((1024, 2048), 1), ((1, 1), 64)]
+)
+def test_small_images_are_predicted_in_larger_batches(size, expected):
+    assert default_batch_size(size) == expected
+    assert config().build(CLASSES, size).batch_size == expected
+    assert config(batch_size=3).build(CLASSES, size).batch_size == 3
+
+
+def test_feature_maps_are_added_as_smp_does():
+    network = build_network(config(), 3)
+    maps = [torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(seed)) for seed in range(4)]
+    torch.testing.assert_close(network.decoder.merge(maps), MergeBlock("add")(maps))
+    parts = build_network(config(network_options={"decoder_merge_policy": "cat"}), 3).decoder.merge
+    assert isinstance(parts, MergeBlock)
