@@ -7,6 +7,7 @@ import os
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +107,8 @@ class Frames:
                 np.save(file, array)
             os.replace(unfinished, path)
         except OSError as error:
-            unfinished.unlink(missing_ok=True)
+            with suppress(OSError):
+                unfinished.unlink()
             warnings.warn(
                 f"the cache {str(self._folder)!r} cannot be written ({error}); what is missing in it is kept in memory",
                 RuntimeWarning,

@@ -10,6 +10,8 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
+from al_seg_env.hardware import is_out_of_memory
+
 Pair = tuple[str, str]
 """Names of a convolution and of the BatchNorm that alone takes its output."""
 
@@ -40,8 +42,10 @@ class InferenceCopy:
         self.network = network
         try:
             pairs = _verified_pairs(network, images)
-        except (RuntimeError, ValueError, TypeError, AttributeError):  # it can't be copied, or run like this
-            pairs = []
+        except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+            if is_out_of_memory(error):
+                raise
+            pairs = []  # it can't be copied, or run like this
         if pairs:
             self._pairs = pairs
             self.network = self._folded()

@@ -190,6 +190,7 @@ class TorchLearner:
 
         Raises:
             FloatingPointError: If the loss or a gradient is not finite. The network is as it was before.
+            MemoryError: If half a batch does not fit into memory either. The network is as it was before.
         """
         seed = int(rng.integers(2**63))
         labelled = int((targets != IGNORE_LABEL).sum())
@@ -324,7 +325,8 @@ class TorchLearner:
 
     def _grown(self, count: int) -> int:
         """Return the length to grow a batch to: one of eight, since each new one costs a CPU new kernels."""
-        return -(-count // self._batch_unit) * self._batch_unit if count <= self.batch_size else count
+        grown = -(-count // self._batch_unit) * self._batch_unit
+        return max(count, min(grown, self.batch_size))
 
     def _predictor(self, prepared: Tensor) -> nn.Module:
         """Return the network to predict with: a faster copy that has its weights, or itself."""

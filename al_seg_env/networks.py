@@ -23,7 +23,7 @@ from al_seg_env.learner import IMAGENET_MEAN, IMAGENET_STD, TorchLearner
 
 FORMAT = "al-seg-env weights"
 FORMAT_VERSION = "1"
-PIXELS_PER_PASS = 3 * 2**18
+PIXELS_PER_PASS = 3 * 2**19
 CLASSIFIERS = ("classifier.", "fc.", "head.")  # what files of ImageNet weights hold beside the encoder
 
 

@@ -262,7 +262,7 @@ def test_what_smp_cannot_build_is_a_value_error_that_says_so(options):
 
 
 @pytest.mark.parametrize(
-    ("size", "expected"), [((96, 128), 64), ((180, 240), 16), ((360, 480), 4), ((1024, 2048), 1), ((1, 1), 64)]
+    ("size", "expected"), [((96, 128), 64), ((180, 240), 32), ((360, 480), 8), ((1024, 2048), 1), ((1, 1), 64)]
 )
 def test_small_images_are_predicted_in_larger_batches(size, expected):
     assert default_batch_size(size) == expected
