@@ -17,6 +17,7 @@ from al_seg_env.datasets.base import SegmentationData
 from al_seg_env.datasets.splits import Splits
 from al_seg_env.featurizers import Feature, paper_features, paper_similarity
 from al_seg_env.frames import Frames, training_crops
+from al_seg_env.hardware import is_out_of_memory
 from al_seg_env.labels import LabelState
 from al_seg_env.learner import Learner
 from al_seg_env.metrics import class_iou, mean_iou
@@ -283,6 +284,10 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
         try:
             logits = self.learner.predict(torch.zeros(1, 3, *image_size, dtype=torch.uint8))
         except (RuntimeError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise MemoryError(
+                    f"one image of size {image_size} does not fit into memory; lower image_size"
+                ) from error
             raise ValueError(
                 f"the network cannot predict an image of size {image_size} ({error}); use larger images or another "
                 "architecture"

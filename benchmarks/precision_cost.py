@@ -18,12 +18,11 @@ from __future__ import annotations
 
 import argparse
 import csv
-from functools import partial
 from typing import Any
 
 import numpy as np
 from scipy import stats
-from timing import describe, environment_parser, make_environment, median_and_range, timed, write_csv
+from timing import describe, environment_parser, make_environment, median_and_range, steps_in_turn, write_csv
 from tqdm import tqdm
 
 from al_seg_env import RegionSelectionEnv
@@ -53,17 +52,11 @@ def main() -> None:
 
 
 def time_steps(args: argparse.Namespace, envs: dict[str, Any]) -> None:
-    for env in envs.values():
-        env.reset(seed=args.seed)
-    space = envs["default"].action_space
-    space.seed(args.seed)
-    rows = []
-    for _ in tqdm(range(1 + args.steps), desc="pairs of steps"):
-        action = space.sample()
-        row = {name: timed(partial(env.step, action), env.learner.device) for name, env in envs.items()}
-        rows.append({**{k: round(v, 4) for k, v in row.items()}, "speedup": round(row["released"] / row["default"], 3)})
-    write_csv(args.out / "precision_cost.csv", rows[1:])
-    print(describe(rows[1:]))
+    rows = steps_in_turn(envs, args.seed, args.steps)
+    for row in rows:
+        row["speedup"] = round(row["released"] / row["default"], 3)
+    write_csv(args.out / "precision_cost.csv", rows)
+    print(describe(rows))
 
 
 def compare_training(args: argparse.Namespace, envs: dict[str, Any]) -> None:

@@ -5,16 +5,27 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 from common import environment_parser, make_environment, plot_lines, write_csv
 
-__all__ = ["describe", "environment_parser", "make_environment", "median_and_range", "plot_lines", "timed", "write_csv"]
+__all__ = [
+    "describe",
+    "environment_parser",
+    "make_environment",
+    "median_and_range",
+    "plot_lines",
+    "steps_in_turn",
+    "timed",
+    "write_csv",
+]
 
 
 def timed(run: Callable[[], Any], device: torch.device | None = None) -> float:
@@ -29,10 +40,24 @@ def timed(run: Callable[[], Any], device: torch.device | None = None) -> float:
     return time.perf_counter() - start
 
 
-def median_and_range(values: Sequence[float], unit: str = "") -> str:
+def steps_in_turn(envs: Mapping[str, Any], seed: int, rounds: int) -> list[dict[str, float]]:
+    """Step environments in turn with the same seed and actions; return the seconds, without a first round."""
+    for env in envs.values():
+        env.reset(seed=seed)
+    space = next(iter(envs.values())).action_space
+    space.seed(seed)
+    rows = []
+    for _ in tqdm(range(1 + rounds), desc="rounds"):
+        action = space.sample()
+        row = {name: timed(partial(env.step, action), env.learner.device) for name, env in envs.items()}
+        rows.append({name: round(value, 4) for name, value in row.items()})
+    return rows[1:]
+
+
+def median_and_range(values: Sequence[float]) -> str:
     """Return ``median (lowest to highest)``."""
     table = np.asarray(values, float)
-    return f"{np.median(table):.4g}{unit} ({table.min():.4g} to {table.max():.4g})"
+    return f"{np.median(table):.4g} ({table.min():.4g} to {table.max():.4g})"
 
 
 def describe(rows: Sequence[Mapping[str, float]]) -> str:
