@@ -20,6 +20,7 @@ from al_seg_env.networks import LearnerConfig, load_weights, save_weights
 from al_seg_env.oracle import CallbackOracle, GroundTruthOracle, Oracle
 from al_seg_env.presets import register_envs
 from al_seg_env.scores import BALD, Entropy, Margin, Score
+from al_seg_env.state import load_state, save_state
 
 # A forked process (gymnasium's AsyncVectorEnv forks) has none of its parent's OpenMP threads, and would wait
 # for them for ever in its first parallel region. With one thread there is no such region.
@@ -50,6 +51,8 @@ __all__ = [
     "Splits",
     "SyntheticStreets",
     "TorchLearner",
+    "load_state",
     "load_weights",
+    "save_state",
     "save_weights",
 ]

@@ -38,6 +38,9 @@ class EnvConfig:
         kl_own: Compare a candidate with itself too (released code).
         pool_images: Draw each step's pools from this many random images (released code: just enough); ``None``
             draws uniformly from all of U_t.
+        on_divergence: What follows when training a step makes a loss, gradient or logit that is not finite:
+            ``"raise"`` an error and undo the step, or ``"skip"`` its training, with a warning, and go on with the
+            labels and the weights from before.
 
     Raises:
         ValueError: If a setting is out of its range.
@@ -62,6 +65,7 @@ class EnvConfig:
     kl_edges: str = "fixed"
     kl_own: bool = False
     pool_images: int | None = None
+    on_divergence: str = "raise"
 
     def __post_init__(self) -> None:
         for name in ("region_size", "crop_size", "entropy_pools", "similarity"):
@@ -108,6 +112,7 @@ class EnvConfig:
             "first_reward": ("gain", "miou"),
             "class_distribution": ("shares", "counts", None),
             "kl_edges": ("fixed", "row"),
+            "on_divergence": ("raise", "skip"),
         }.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {choices}")

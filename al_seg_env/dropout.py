@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from segmentation_models_pytorch.decoders.fpn.decoder import FPNDecoder
 from segmentation_models_pytorch.decoders.pspnet.decoder import PSPDecoder
 from torch import Tensor, nn
@@ -40,3 +41,12 @@ def dropout_on(network: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.eval()
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw torch's random numbers from ``seed``, and leave the caller's global random state as it was."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed % 2**63)
+        yield

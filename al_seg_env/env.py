@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import numpy.typing as npt
 import torch
 from gymnasium import spaces
 
+from al_seg_env import state
+from al_seg_env.checks import check_fit
 from al_seg_env.config import EnvConfig
-from al_seg_env.datasets.base import SegmentationData
+from al_seg_env.datasets.base import SegmentationData, UInt8Array
 from al_seg_env.datasets.splits import Splits
 from al_seg_env.featurizers import Feature, paper_features, paper_similarity
 from al_seg_env.frames import Frames, training_crops
-from al_seg_env.hardware import is_out_of_memory
 from al_seg_env.labels import LabelState
 from al_seg_env.learner import Learner
 from al_seg_env.metrics import class_iou, mean_iou
@@ -26,8 +28,7 @@ from al_seg_env.oracle import GroundTruthOracle, Oracle, ask
 from al_seg_env.regions import IntArray, RegionGrid
 from al_seg_env.rendering import render_request
 from al_seg_env.scores import Score
-
-Observation = dict[str, npt.NDArray[np.float32]]
+from al_seg_env.state import Episode, Observation, State, copied
 
 
 class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
@@ -72,6 +73,7 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
     ``chosen``: region ids labelled in this step, a tuple of int. ``labelled``: how many so far. ``miou``: in
     percent on D_R. ``class_iou``: in percent, ``(C,)``, -1 where D_R lacks the class. ``label_counts``: pixels
     per class labelled in this step, ``(C,)`` int64. ``next_active``: how many sub-actions the next step counts.
+    ``diverged``, only with ``on_divergence="skip"``: whether this step's training was undone.
 
     Args:
         data: Images and masks.
@@ -106,13 +108,13 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ValueError(f"render_mode {render_mode!r} is unknown; use 'rgb_array' or None")
         self.data, self.splits, self.learner, self.config = data, splits, learner, config
-        self.render_mode = render_mode
+        self.render_mode, self.cache = render_mode, cache
         image_size = (int(data.image_size[0]), int(data.image_size[1]))
         self.grid = RegionGrid(image_size, config.region_size or image_size)
         self.frames = Frames.shared(data, cache)
         self.oracle = GroundTruthOracle(self.frames) if oracle is None else oracle
         acquired_from = splits.train if config.split == "train" else splits.eval
-        self._check(acquired_from)
+        check_fit(data, splits, learner, config, self.grid, acquired_from)
         self.labels = LabelState(self.grid, acquired_from, len(data.classes))
         self.observer = Observer(
             self.frames,
@@ -129,7 +131,9 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
         self.observation_space = self.observer.space  # type: ignore[assignment]
         self.action_space = spaces.MultiDiscrete([config.pool_size] * config.regions_per_step)
         self._initial_confusion: torch.Tensor | None = None
-        self._pools: list[IntArray] | None = None
+        self._episode: Episode | None = None
+        self._answered: dict[int, UInt8Array] = {}  # by the oracle, for a step that failed afterwards
+        self._known_identity: dict[str, Any] | None = None
 
     @property
     def layout(self) -> dict[str, Any]:
@@ -152,49 +156,97 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
             options: None are known.
         """
         super().reset(seed=seed)
+        self._episode = None
         self.learner.reset()
         self.labels.clear()
-        self._step = 0
-        self._pools = None
-        self._chosen: tuple[int, ...] = ()
-        self._label_counts = np.zeros(len(self.data.classes), dtype=np.int64)
         if self._initial_confusion is None:
             self._initial_confusion = self._evaluate()
-        self._confusion = self._initial_confusion
-        self._reference_miou = 0.0 if self.config.first_reward == "miou" else self._miou
-        return self._observe(initial=True), self._info()
+        miou = 100 * mean_iou(self._initial_confusion)
+        pools, observation = self._observe(initial=True)
+        self._episode = Episode(
+            step=0,
+            pools=pools,
+            chosen=(),
+            label_counts=np.zeros(len(self.data.classes), dtype=np.int64),
+            confusion=self._initial_confusion,
+            reference_miou=0.0 if self.config.first_reward == "miou" else miou,
+            observation=observation,
+        )
+        return copied(observation), self._info()
 
     def step(self, action: npt.NDArray[np.int64]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Label the chosen regions, train on them, and see what it brought (section 3.1, steps 3 to 6, 1, 2).
+
+        Should anything fail, or be interrupted, the environment is as before the step and can go on from there;
+        masks that the oracle has given are kept, and not asked for again.
 
         Args:
             action: ``(K,)`` integers in ``[0, N)``.
 
         Raises:
-            ValueError: If the action is not in the action space, or the oracle's answer is malformed; nothing
-                has changed then.
-            FloatingPointError: If training diverged. The labels are kept; only :meth:`reset` can follow.
+            ValueError: If the action is not in the action space, or the oracle's answer is malformed.
+            FloatingPointError: If training diverged, unless ``on_divergence="skip"``.
         """
-        chosen = self._choose(action)
-        masks = ask(self.oracle, self.grid, chosen, len(self.data.classes))
-        self._chosen = chosen
-        self._label_counts = self.labels.add(self._chosen, masks, self._step)
-        self._step += 1
-        self._pools = None  # spent: should training fail, only reset() can follow
-        self._train()
-        self._confusion = self._evaluate()
-        reward = self.config.reward_scale * (self._miou - self._reference_miou)
-        self._reference_miou = self._miou
-        terminated = self._active == 0
-        observation = self._empty_observation() if terminated else self._observe()
-        return observation, reward, terminated, False, self._info()
+        before = self._under_way()
+        chosen = self._choose(before.pools, action)
+        masks = self._answers(chosen)
+        rng, weights = self.np_random.bit_generator.state, self.learner.state_dict()
+        labelled = len(self.labels)
+        try:
+            label_counts = self.labels.add(chosen, masks, before.step)
+            confusion, diverged = self._improve(chosen, weights, before.confusion)
+            miou = 100 * mean_iou(confusion)
+            terminated = self._active == 0
+            pools, observation = ((), self.observer.empty()) if terminated else self._observe()
+        except BaseException:
+            self.labels.take_back(len(self.labels) - labelled)
+            self.learner.load_state_dict(weights)
+            self.np_random.bit_generator.state = rng
+            raise
+        for region in chosen:
+            del self._answered[region]
+        self._episode = Episode(before.step + 1, pools, chosen, label_counts, confusion, miou, observation, diverged)
+        reward = self.config.reward_scale * (miou - before.reference_miou)
+        return copied(observation), reward, terminated, False, self._info()
+
+    def get_state(self) -> State:
+        """Return a copy of everything that the future of this environment depends on, in plain values and arrays.
+
+        :func:`~al_seg_env.state.save_state` writes it to a file.
+        """
+        return state.take(self)
+
+    def set_state(self, saved: State) -> tuple[Observation, dict[str, Any]]:
+        """Go on from a state that :meth:`get_state` of an equal environment returned, in this process or another.
+
+        The environment then continues exactly as the other would have. The ``budget`` may differ.
+
+        Returns:
+            Observation and info, as the last :meth:`reset` or :meth:`step` before the state was taken.
+
+        Raises:
+            ValueError: If the state is malformed, or of other data, splits, settings or theta_0; nothing has
+                changed then.
+        """
+        state.put_back(self, saved)
+        return ({}, {}) if self._episode is None else (copied(self._episode.observation), self._info())
+
+    def fork(self, **changes: Any) -> RegionSelectionEnv:
+        """Return an independent environment that continues exactly as this one would.
+
+        It shares data, decoded images and the oracle with this one, and nothing else.
+
+        Args:
+            changes: Fields of :class:`~al_seg_env.config.EnvConfig` that differ, such as ``budget``.
+        """
+        return state.fork(self, **changes)
 
     def render(self) -> npt.NDArray[np.uint8] | None:
         """Return a picture of the image asked about most recently, ``(h, w, 3)`` uint8."""
         if self.render_mode is None:
             gym.logger.warn("render() needs render_mode='rgb_array' when the environment is made")
             return None
-        if self._initial_confusion is None:
+        if self._episode is None:
             raise gym.error.ResetNeeded("there is nothing to see yet; call reset() before render()")
         last = self.labels.labelled[-1] if len(self.labels) else int(self.labels.unlabelled[0])
         image = self.grid.box(last).image
@@ -205,28 +257,27 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
             truth=self.frames.mask(image),
             known=self.labels.mask(image),
             predicted=logits[0].argmax(dim=0).to("cpu", torch.uint8).numpy(),
-            requests=[box for box in map(self.grid.box, self._chosen) if box.image == image],
+            requests=[box for box in map(self.grid.box, self._episode.chosen) if box.image == image],
             caption=f"{self.data.names[image]}   {len(self.labels)} of {self.config.budget} regions   "
-            f"mIoU {self._miou:.1f} %",
+            f"mIoU {100 * mean_iou(self._episode.confusion):.1f} %",
         )
 
     @property
     def pools(self) -> tuple[IntArray, ...]:
         """Region ids of the K pools on offer, each at most N; for looking, and for agents that may cheat."""
-        return () if self._pools is None else tuple(pool.copy() for pool in self._pools)
+        return () if self._episode is None else tuple(pool.copy() for pool in self._episode.pools)
 
     @property
     def _active(self) -> int:
         """How many sub-actions the next step counts."""
         return min(self.config.regions_per_step, self.config.budget - len(self.labels))
 
-    @property
-    def _miou(self) -> float:
-        return 100 * mean_iou(self._confusion)
-
-    def _choose(self, action: npt.ArrayLike) -> tuple[int, ...]:
-        if self._pools is None:
+    def _under_way(self) -> Episode:
+        if self._episode is None or not self._episode.pools:
             raise gym.error.ResetNeeded("the episode is over or has not begun; call reset() before step()")
+        return self._episode
+
+    def _choose(self, pools: Sequence[IntArray], action: npt.ArrayLike) -> tuple[int, ...]:
         chosen = np.asarray(action)
         if chosen.dtype.kind not in "iu" or not self.action_space.contains(chosen.astype(np.int64, copy=False)):
             raise ValueError(
@@ -234,15 +285,37 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
                 f"[0, {self.config.pool_size}), one per pool"
             )
         # A short pool repeats its candidates, as the observation does.
-        return tuple(int(pool[n % len(pool)]) for pool, n in zip(self._pools[: self._active], chosen, strict=False))
+        return tuple(int(pool[n % len(pool)]) for pool, n in zip(pools[: self._active], chosen, strict=False))
 
-    def _train(self) -> None:
+    def _answers(self, chosen: Sequence[int]) -> list[UInt8Array]:
+        """Ask the oracle for what it has not answered yet."""
+        asked = [region for region in chosen if region not in self._answered]
+        if asked:
+            masks = ask(self.oracle, self.grid, asked, len(self.data.classes))
+            self._answered.update(zip(asked, map(np.copy, masks), strict=True))
+        return [self._answered[region] for region in chosen]
+
+    def _improve(
+        self, chosen: Sequence[int], weights: Mapping[str, Any], before: torch.Tensor
+    ) -> tuple[torch.Tensor, bool]:
+        """Train on the new labels; return the confusion matrix on D_R, and whether that had to be undone."""
+        try:
+            self._train(chosen)
+            return self._evaluate(), False
+        except FloatingPointError as error:
+            if self.config.on_divergence == "raise":
+                raise
+            warnings.warn(f"the training of this step was undone, its labels are kept: {error}", stacklevel=3)
+            self.learner.load_state_dict(weights)
+            return before, True
+
+    def _train(self, chosen: Sequence[int]) -> None:
         """One iteration on just the regions added in this step (section 3.1, step 5)."""
-        shown = self.labels.mask if self.config.crop_labels == "all" else self.labels.mask_of(self._chosen)
-        batches = -(-len(self._chosen) // self.config.fit_batch_size)
+        shown = self.labels.mask if self.config.crop_labels == "all" else self.labels.mask_of(chosen)
+        batches = -(-len(chosen) // self.config.fit_batch_size)
         for _ in range(self.config.fit_iterations):
             # Even batches, so that no region is left alone with its BatchNorm statistics.
-            for batch in np.array_split(self.np_random.permutation(self._chosen), batches):
+            for batch in np.array_split(self.np_random.permutation(chosen), batches):
                 crops = training_crops(self.frames, self.grid, batch, shown, self.config.crop_size, self.np_random)
                 self.learner.fit_step(*crops, self.np_random)
 
@@ -250,65 +323,32 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
         """Return the confusion matrix on D_R, ``(C, C)``."""
         return self.learner.evaluate(self.frames.batches(self.splits.reward, self.learner.batch_size))
 
-    def _observe(self, *, initial: bool = False) -> Observation:
+    def _observe(self, *, initial: bool = False) -> tuple[tuple[IntArray, ...], Observation]:
         """Draw new pools, and describe D_S and the candidates (section 3.1, steps 1 and 2)."""
         config = self.config
         pools = self.labels.draw_pools(self.np_random, config.regions_per_step, config.pool_size, config.pool_images)
-        observation = self.observer.observe(pools, self.labels, self.np_random, initial=initial)
-        self._pools = pools
-        return observation
-
-    def _empty_observation(self) -> Observation:
-        return {key: np.zeros(space.shape, np.float32) for key, space in self.observer.space.items() if space.shape}
+        return tuple(pools), self.observer.observe(pools, self.labels, self.np_random, initial=initial)
 
     def _info(self) -> dict[str, Any]:
-        iou = 100 * class_iou(self._confusion).numpy()
+        episode = self._episode
+        assert episode is not None
+        iou = 100 * class_iou(episode.confusion).numpy()
         return {
-            "chosen": self._chosen,
+            "chosen": episode.chosen,
             "labelled": len(self.labels),
-            "miou": self._miou,
+            "miou": 100 * mean_iou(episode.confusion),
             "class_iou": np.nan_to_num(iou, nan=-1.0),
-            "label_counts": self._label_counts.copy(),
+            "label_counts": episode.label_counts.copy(),
             "next_active": self._active,
+            **({"diverged": episode.diverged} if self.config.on_divergence == "skip" else {}),
         }
 
-    def _check(self, acquired_from: Sequence[int]) -> None:
-        config, n_classes, n_images = self.config, len(self.data.classes), len(self.data.names)
-        used = (*self.splits.state, *acquired_from, *self.splits.reward)
-        if beyond := sorted(image for image in used if image >= n_images):
-            raise ValueError(
-                f"the splits hold the indices {beyond}, but the data have only {n_images} images; use the splits "
-                "that were made for these data"
-            )
-        image_size = self.grid.image_size
-        try:
-            logits = self.learner.predict(torch.zeros(1, 3, *image_size, dtype=torch.uint8))
-        except (RuntimeError, ValueError) as error:
-            if is_out_of_memory(error):
-                raise MemoryError(
-                    f"one image of size {image_size} does not fit into memory; lower image_size"
-                ) from error
-            raise ValueError(
-                f"the network cannot predict an image of size {image_size} ({error}); use larger images or another "
-                "architecture"
-            ) from error
-        shape, expected = tuple(logits.shape), (1, n_classes, *image_size)
-        if shape != expected or self.learner.num_classes != n_classes:
-            raise ValueError(
-                f"the network returned logits of shape {shape} for one image; expected {expected}: one channel "
-                f"for each of the {n_classes} classes, at the image's size"
-            )
-        if not acquired_from:
-            raise ValueError(f"split {config.split!r} has no image to acquire regions from; give it some in splits")
-        regions = len(acquired_from) * self.grid.regions_per_image
-        if config.budget > regions:
-            raise ValueError(
-                f"budget is {config.budget}, but split {config.split!r} has only {regions} regions "
-                f"({len(acquired_from)} images x {self.grid.regions_per_image}); lower the budget"
-            )
-        if config.regions_per_step * config.pool_size > regions:
-            raise ValueError(
-                f"{config.regions_per_step} pools of {config.pool_size} regions (K x N) need "
-                f"{config.regions_per_step * config.pool_size} regions, but split {config.split!r} has {regions}; "
-                "lower regions_per_step or pool_size"
-            )
+    def _identity(self) -> dict[str, Any]:
+        if self._known_identity is None:
+            self._known_identity = state.identity(self)
+        return self._known_identity
+
+    def _forget_initial(self) -> None:
+        """Forget what depends on theta_0 and on the precision that it is computed in."""
+        self._initial_confusion = None
+        self.observer.forget_initial()

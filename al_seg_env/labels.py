@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from al_seg_env.datasets.base import IGNORE_LABEL, UInt8Array
+from al_seg_env.datasets.base import IGNORE_LABEL, UInt8Array, labels_out_of_range
 from al_seg_env.regions import IntArray, RegionGrid
 
 
@@ -36,6 +37,11 @@ class LabelState:
         self._counts: list[IntArray] = []
         self._masks: dict[int, UInt8Array] = {}
         self._unlabelled = np.ones(len(self._all), dtype=bool)
+
+    @property
+    def all_regions(self) -> IntArray:
+        """Ids of all regions, labelled or not, int64."""
+        return self._all
 
     def __len__(self) -> int:
         """Return the number of labelled regions, |L|."""
@@ -73,6 +79,42 @@ class LabelState:
         self.labelled.extend(int(r) for r in regions)
         self.labelled_at.extend([step] * len(regions))
         return np.sum(self._counts[len(self._counts) - len(regions) :], axis=0, dtype=np.int64)
+
+    def take_back(self, count: int) -> None:
+        """Move the ``count`` regions that were labelled last back from L to U."""
+        if not count:
+            return
+        regions = self.labelled[-count:]
+        self._unlabelled[np.isin(self._all, regions)] = True
+        for box in map(self.grid.box, regions):
+            box.crop(self.mask(box.image))[...] = IGNORE_LABEL
+        del self.labelled[-count:], self.labelled_at[-count:], self._counts[-count:]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the labelled regions in their order: ids, steps, and their masks one after another."""
+        boxes = [self.grid.box(region) for region in self.labelled]
+        return {
+            "regions": np.array(self.labelled, np.int64),
+            "steps": np.array(self.labelled_at, np.int64),
+            "masks": flat_masks([box.crop(self.mask(box.image)) for box in boxes]),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned.
+
+        Raises:
+            ValueError: If it is malformed, or of other images; nothing has changed then.
+        """
+        regions, steps = state["regions"].tolist(), state["steps"].tolist()
+        if not np.isin(regions, self._all).all() or len(set(regions)) != len(regions) or len(regions) != len(steps):
+            raise ValueError("the state's labels are of regions that these images do not have, or of one region twice")
+        masks = split_masks(self.grid, regions, state["masks"])
+        wrong = labels_out_of_range(state["masks"], self.num_classes)
+        if wrong:
+            raise ValueError(f"the state's labels {wrong} are no classes; expected 0 to {self.num_classes - 1}, or 255")
+        self.clear()
+        for region, mask, step in zip(regions, masks, steps, strict=True):
+            self.add([region], [mask], step)
 
     def mask(self, image: int) -> UInt8Array:
         """Return the labels known of an image, ``(H, W)`` uint8, 255 elsewhere. A view; do not write to it."""
@@ -119,3 +161,23 @@ class LabelState:
         enough = int(np.searchsorted(np.cumsum(regions_left[order]), wanted)) + 1
         kept = images[order[: max(max_images, enough)]]
         return available[np.isin(self.grid.image_of(available), kept)]
+
+
+def flat_masks(masks: Sequence[UInt8Array]) -> UInt8Array:
+    """Return the pixels of masks one after another, uint8."""
+    return np.concatenate([np.zeros(0, np.uint8), *(mask.reshape(-1) for mask in masks)])
+
+
+def split_masks(grid: RegionGrid, regions: Sequence[int], pixels: UInt8Array) -> list[UInt8Array]:
+    """Return the masks that :func:`flat_masks` joined, one for each region.
+
+    Raises:
+        ValueError: If there are more or fewer pixels than the regions have.
+    """
+    sizes = [grid.box(region).size for region in regions]
+    ends = np.cumsum([height * width for height, width in sizes], dtype=np.int64)
+    if pixels.dtype != np.uint8 or pixels.shape != (ends[-1] if len(ends) else 0,):
+        raise ValueError(
+            f"the state's masks are {pixels.dtype} {pixels.shape}, but regions {list(regions)} need others"
+        )
+    return [part.reshape(size).copy() for part, size in zip(np.split(pixels, ends[:-1]), sizes, strict=False)]

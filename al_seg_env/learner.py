@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
 
@@ -15,18 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from al_seg_env.datasets.base import IGNORE_LABEL
-from al_seg_env.dropout import dropout_on, is_dropout, split_at_dropout
+from al_seg_env.dropout import dropout_on, is_dropout, seeded, split_at_dropout
 from al_seg_env.functional import class_map
-from al_seg_env.hardware import (
-    keep_freed_memory,
-    resolve_device,
-    to_device,
-    within_memory,
-)
+from al_seg_env.hardware import keep_freed_memory, resolve_device, to_device, within_memory
 from al_seg_env.inference import InferenceCopy
 from al_seg_env.kernels import use_better_kernels
 from al_seg_env.metrics import confusion_matrix
-from al_seg_env.precision import resolve_numerics
+from al_seg_env.precision import DTYPES, resolve_numerics
 from al_seg_env.preparation import Preparation
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -133,10 +127,8 @@ class TorchLearner:
         self.dtype, self.channels_last = resolve_numerics(network, self.device, precision, channels_last)
         self.max_grad_norm = max_grad_norm
         self.fold_batchnorm = fold_batchnorm
-        self.memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
-        self.network = network.to(self.device, memory_format=self.memory_format).eval()  # type: ignore[call-overload]
-        self._inference: InferenceCopy | None = None
-        self.prepare = Preparation(mean, std, output_stride, self.device, self.memory_format)
+        self.network = network.eval()
+        self._lay_out(Preparation(mean, std, output_stride, self.device, torch.contiguous_format))
         self.optimizer = torch.optim.SGD(
             network.parameters(), lr=learning_rate, momentum=momentum, weight_decay=weight_decay
         )
@@ -146,6 +138,25 @@ class TorchLearner:
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is made again when it is needed."""
         return {**self.__dict__, "_inference": None}
+
+    def _lay_out(self, prepare: Preparation) -> None:
+        """Bring network and images to the device and layout chosen."""
+        self.memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
+        self.network.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
+        self.prepare = prepare
+        prepare.memory_format = self.memory_format
+        self._inference: InferenceCopy | None = None
+
+    @property
+    def numerics(self) -> dict[str, Any]:
+        """Precision and memory layout in use, which two runs must share to be equal bit by bit."""
+        name = next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
+        return {"precision": name, "channels_last": self.channels_last}
+
+    @numerics.setter
+    def numerics(self, numerics: Mapping[str, Any]) -> None:
+        self.dtype, self.channels_last = DTYPES[numerics["precision"]], bool(numerics["channels_last"])
+        self._lay_out(self.prepare)
 
     @property
     def has_dropout(self) -> bool:
@@ -189,8 +200,8 @@ class TorchLearner:
             The loss before the update.
 
         Raises:
-            FloatingPointError: If the loss or a gradient is not finite. The network is as it was before.
-            MemoryError: If half a batch does not fit into memory either. The network is as it was before.
+            FloatingPointError: If the loss or a gradient is not finite.
+            MemoryError: If half a batch does not fit into memory either. In both cases nothing has changed.
         """
         seed = int(rng.integers(2**63))
         labelled = int((targets != IGNORE_LABEL).sum())
@@ -250,7 +261,7 @@ class TorchLearner:
             raise
 
     def _training_logits(self, images: Tensor, seed: int) -> Tensor:
-        with _seeded(seed, self.device), self._autocast():
+        with seeded(seed, self.device), self._autocast():
             logits = self.network(self.prepare(images))
         return self.prepare.undo(logits, images)
 
@@ -290,7 +301,7 @@ class TorchLearner:
             features = inputs(prepared)
         for index in range(count):
             # Between two yields the caller's random state is its own.
-            with _seeded(seed + index, self.device), self._autocast(), dropout_on(network):
+            with seeded(seed + index, self.device), self._autocast(), dropout_on(network):
                 logits = rest(features)
             yield self.prepare.undo(logits, images)
 
@@ -338,12 +349,3 @@ class TorchLearner:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Draw torch's random numbers from ``seed``, and leave the caller's global random state as it was."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed % 2**63)
-        yield

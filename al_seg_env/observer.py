@@ -107,6 +107,10 @@ class Observer:
         self._candidates = grid.regions_of(candidate_images)
         self._row = np.zeros(max(candidate_images, default=0) + 1, np.int64)
         self._row[list(candidate_images)] = np.arange(len(candidate_images)) * grid.regions_per_image
+        self.forget_initial()
+
+    def forget_initial(self) -> None:
+        """Forget what was computed from theta_0."""
         self._initial_state: Tensor | None = None
         self._initial_batches: dict[int, Description] = {}
 
@@ -128,6 +132,10 @@ class Observer:
             high = score.high(n_classes, region_size)
             keys[f"score_{score.name}"] = spaces.Box(0.0, high, (n_pools, pool_size), np.float32)
         return spaces.Dict(keys)
+
+    def empty(self) -> Observation:
+        """Return the observation that comes with the end of an episode: all zeros."""
+        return {key: np.zeros(space.shape, np.float32) for key, space in self.space.items() if space.shape}
 
     @torch.inference_mode()
     def observe(

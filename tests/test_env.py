@@ -204,10 +204,9 @@ def test_diverging_weights_are_reported_and_a_reset_mends_them():
     env.reset(seed=0)
     with torch.no_grad():
         env.learner.network.head.bias.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match="update was not made"):
-        env.step(np.zeros(4, np.int64))
-    with pytest.raises(gym.error.ResetNeeded):
-        env.step(np.zeros(4, np.int64))
+    for _ in range(2):
+        with pytest.raises(FloatingPointError, match="update was not made"):
+            env.step(np.zeros(4, np.int64))
     assert same(play(env, 0), first)
 
 

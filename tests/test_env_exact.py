@@ -575,23 +575,6 @@ def test_an_oracle_that_labels_nothing_leaves_the_histogram_empty():
     assert [result[1] for result in record[1:]] == [0.0] * 4
 
 
-def test_diverged_training_needs_a_reset_and_is_not_hidden():
-    env = closed_form_env()
-    env.reset(seed=0)
-
-    def diverge(*_):
-        raise FloatingPointError("the loss is nan")
-
-    fit_step, env.learner.fit_step = env.learner.fit_step, diverge
-    with pytest.raises(FloatingPointError, match="nan"):
-        env.step(FIRST)
-    assert len(env.labels) == 3
-    with pytest.raises(gym.error.ResetNeeded):
-        env.step(FIRST)
-    env.learner.fit_step = fit_step
-    assert same(play(env, 0), play(closed_form_env(), 0))
-
-
 def test_scores_of_ones_own():
     class Area:
         name, needs_dropout = "area", False
