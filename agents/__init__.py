@@ -5,10 +5,12 @@ They know an environment by its Gymnasium spaces alone, and follow the interface
 
 from agents.baselines import BALDPolicy, EntropyPolicy, ScorePolicy, UniformPolicy
 from agents.callbacks import InfoLogger
+from agents.checkpoint import Checkpoint
 from agents.dqn import ExponentialEpsilon, LinearEpsilon, QueryPolicy, SubActionDQN
 
 __all__ = [
     "BALDPolicy",
+    "Checkpoint",
     "EntropyPolicy",
     "ExponentialEpsilon",
     "InfoLogger",

@@ -19,9 +19,10 @@ import numpy as np
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-from common import environment_parser, make_environment, write_csv
+from common import environment_parser, make_environment
 
 from al_seg_env import RegionSelectionEnv
+from al_seg_files import write_csv
 
 
 def main() -> None:

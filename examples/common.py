@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 
 import al_seg_env  # noqa: F401  (registers the environments)
+from al_seg_files import replacing
 
 # Colours that stay apart for colour-blind readers and in print (Okabe and Ito).
 COLOURS = {
@@ -63,17 +62,6 @@ def make_environment(args: argparse.Namespace, **overrides: Any) -> gym.Env:
     return gym.make(args.env, **{**environment_arguments(args), **overrides})
 
 
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows of equal keys, replacing the file in one go."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    with unfinished.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(unfinished, path)
-
-
 def plot_lines(
     path: Path,
     lines: Mapping[str, tuple[Iterable[float], Iterable[float]] | tuple[Iterable[float], Iterable[float], Any]],
@@ -100,6 +88,6 @@ def plot_lines(
     axes.grid(alpha=0.3)
     if len(lines) > 1:
         axes.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, dpi=120, format="png")
     plt.close(figure)

@@ -13,8 +13,10 @@ import argparse
 from collections.abc import Sequence
 
 import numpy as np
-from common import environment_parser, make_environment, plot_lines, write_csv
+from common import environment_parser, make_environment, plot_lines
 from tqdm import tqdm
+
+from al_seg_files import write_csv
 
 
 class LinearAgent:

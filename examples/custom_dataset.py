@@ -15,13 +15,14 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from common import environment_parser, make_environment, plot_lines, write_csv
+from common import environment_parser, make_environment, plot_lines
 from PIL import Image
 from tqdm import tqdm
 
 from agents import EntropyPolicy, UniformPolicy
 from al_seg_env import RegionSelectionEnv
 from al_seg_env.presets import make_env
+from al_seg_files import write_csv
 
 
 class Cells:

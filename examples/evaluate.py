@@ -1,6 +1,6 @@
 """Compare policies as the paper does: acquire on D_V to a budget, train to convergence, test (section 4.1).
 
-    python examples/evaluate.py --policies uniform entropy bald dqn=runs/train_dqn/agent.zip --seeds 0 1 2 \\
+    python examples/evaluate.py --policies uniform entropy bald dqn=runs/train_dqn/agent.safetensors --seeds 0 1 2 \\
         --budgets 96 192 --env-arg weights=runs/pretrain/theta_0.safetensors
 
 One acquisition run passes through all budgets: at each, a copy of the network is trained to convergence on what is
@@ -22,13 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import environment_arguments, environment_parser, make_environment, plot_lines, write_csv
+from common import environment_arguments, environment_parser, make_environment, plot_lines
 from scipy import stats
 from tqdm import tqdm
 
 from agents import BALDPolicy, EntropyPolicy, ScorePolicy, SubActionDQN, UniformPolicy
 from al_seg_env import RegionSelectionEnv
 from al_seg_env.training import FitSettings, evaluate, fit_to_convergence
+from al_seg_files import write_csv
 
 SCORES = {"entropy": ["entropy"], "bald": ["bald"], "margin": ["margin"]}
 
@@ -44,7 +45,7 @@ def make_policy(name: str, path: str, seed: int, env: RegionSelectionEnv) -> Any
         "margin": lambda: ScorePolicy("score_margin"),
     }
     if name not in known:
-        raise SystemExit(f"policy {name!r} is unknown; use {', '.join(known)}, or NAME=path/to/agent.zip")
+        raise SystemExit(f"policy {name!r} is unknown; use {', '.join(known)}, or NAME=path/to/agent.safetensors")
     return known[name]()
 
 
@@ -167,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--policies",
         nargs="+",
         default=["uniform", "entropy", "bald"],
-        help="names, or NAME=path/to/agent.zip",
+        help="names, or NAME=path/to/agent.safetensors",
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run of each policy per seed")
     parser.add_argument(

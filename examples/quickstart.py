@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 import pretrain
 import train_dqn
-from common import environment_parser, make_environment, plot_lines, write_csv
+from common import environment_parser, make_environment, plot_lines
 from PIL import Image
 from tqdm import tqdm
 
 from agents import EntropyPolicy, SubActionDQN, UniformPolicy
+from al_seg_files import write_csv
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("3/3  Spending the budget on D_V")
     args.env_arg.append(weights)
     env = make_environment(args, split="eval", scores=["entropy"], render_mode="rgb_array")
-    agent = SubActionDQN.load(args.out / "train" / "agent.zip", env=env)
+    agent = SubActionDQN.load(args.out / "train" / "agent.safetensors", env=env)
     policies = {"uniform": UniformPolicy(args.seed), "entropy": EntropyPolicy(), "dqn": agent}
     curves = {name: [play(env, policy, seed, name) for seed in range(args.seeds)] for name, policy in policies.items()}
     Image.fromarray(env.render()).save(args.out / "requests.png")

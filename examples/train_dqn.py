@@ -2,8 +2,9 @@
 
     python examples/train_dqn.py --episodes 20 --env-arg weights=runs/pretrain/theta_0.safetensors
 
-After every episode the agent (OUT/agent.zip), a row of OUT/episodes.csv and the learning curve (OUT/episodes.png)
-are written; ``--resume`` goes on from there, with an empty replay.
+After every episode the agent (OUT/agent.safetensors), a row of OUT/episodes.csv and the learning curve
+(OUT/episodes.png) are written, and every so many steps a checkpoint. ``--resume`` goes on from the newest one, as if
+training had never been interrupted; a run's folder may be moved.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ from __future__ import annotations
 import argparse
 import csv
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common import environment_parser, make_environment, plot_lines, write_csv
+from common import environment_parser, make_environment, plot_lines
 from stable_baselines3.common.callbacks import BaseCallback
 
-from agents import ExponentialEpsilon, InfoLogger, LinearEpsilon, SubActionDQN
+from agents import Checkpoint, ExponentialEpsilon, InfoLogger, LinearEpsilon, SubActionDQN
+from al_seg_files import write_csv
 
 
 class EpisodeRecorder(BaseCallback):
@@ -45,9 +46,7 @@ class EpisodeRecorder(BaseCallback):
         return True
 
     def _write(self) -> None:
-        unfinished = self.out / ".agent.zip"
-        self.model.save(unfinished)
-        os.replace(unfinished, self.out / "agent.zip")
+        self.model.save(self.out / "agent.safetensors")
         write_csv(self.out / "episodes.csv", self.rows)
         returns = [float(row["return"]) for row in self.rows]
         smooth = [
@@ -76,41 +75,46 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="steps over which epsilon falls from 1 to 0.05; the released code's schedule if left out",
     )
     parser.add_argument("--tensorboard", type=Path, help="folder of TensorBoard logs")
-    parser.add_argument("--resume", action="store_true", help="go on from OUT/agent.zip")
+    parser.add_argument("--checkpoint-every", type=int, default=10, help="environment steps between checkpoints")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in OUT")
     args = parser.parse_args(argv)
-    args.out.mkdir(parents=True, exist_ok=True)
 
     env = make_environment(args, split="train")
     config = env.unwrapped.config  # type: ignore[attr-defined]
     steps = args.episodes * math.ceil(config.budget / config.regions_per_step)
-    rows: list[dict[str, Any]] = []
-    if args.resume and (args.out / "agent.zip").exists():
-        agent = SubActionDQN.load(args.out / "agent.zip", env=env)
-        rows = list(csv.DictReader((args.out / "episodes.csv").open()))
-    else:
-        agent = SubActionDQN(
-            "QueryPolicy",
-            env,
-            learning_rate=args.learning_rate,
-            buffer_size=args.buffer_size,
-            batch_size=args.batch_size,
-            gradient_steps=args.gradient_steps,
-            gamma=args.gamma,
-            td_target=args.td_target,
-            loss=args.loss,
-            exploration=args.exploration,
-            epsilon=LinearEpsilon(1.0, 0.05, args.epsilon_steps) if args.epsilon_steps else ExponentialEpsilon(),
-            tensorboard_log=None if args.tensorboard is None else str(args.tensorboard),
-            seed=args.seed,
-        )
+    agent = SubActionDQN(
+        "QueryPolicy",
+        env,
+        learning_rate=args.learning_rate,
+        buffer_size=args.buffer_size,
+        batch_size=args.batch_size,
+        gradient_steps=args.gradient_steps,
+        gamma=args.gamma,
+        td_target=args.td_target,
+        loss=args.loss,
+        exploration=args.exploration,
+        epsilon=LinearEpsilon(1.0, 0.05, args.epsilon_steps) if args.epsilon_steps else ExponentialEpsilon(),
+        tensorboard_log=None if args.tensorboard is None else str(args.tensorboard),
+        seed=args.seed,
+    )
+    checkpoint = Checkpoint(args.out / "checkpoints", every=args.checkpoint_every)
+    rows = earlier_episodes(args.out / "episodes.csv", agent) if args.resume and checkpoint.resume(agent) else []
     if agent.num_timesteps < steps:
         agent.learn(
             steps - agent.num_timesteps,
-            callback=[EpisodeRecorder(args.out, rows), InfoLogger()],
-            reset_num_timesteps=not rows,
+            callback=[EpisodeRecorder(args.out, rows), InfoLogger(), checkpoint],
+            reset_num_timesteps=False,
             progress_bar=True,
         )
-    print(f"{len(rows)} episodes played; the agent is {args.out / 'agent.zip'}")
+    print(f"{len(rows)} episodes played; the agent is {args.out / 'agent.safetensors'}")
+
+
+def earlier_episodes(path: Path, agent: SubActionDQN) -> list[dict[str, Any]]:
+    """Return the episodes that had ended when the agent's checkpoint was written; later ones are played again."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [row for row in csv.DictReader(file) if int(row["steps"]) <= agent.num_timesteps]
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
     python examples/train_ppo.py --steps 240 --algorithm PPO
 
-OUT holds the agent (zip), the episodes (csv) and their returns (png).
+OUT holds checkpoints with the agent, from which ``--resume`` goes on as if training had never been interrupted, the
+episodes (csv) and their returns (png).
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import argparse
 from collections.abc import Sequence
 
 import numpy as np
-from common import environment_parser, make_environment, plot_lines, write_csv
+from common import environment_parser, make_environment, plot_lines
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.monitor import Monitor
 
-from agents import InfoLogger
+from agents import Checkpoint, InfoLogger
+from al_seg_files import write_csv
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -24,16 +26,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--algorithm", choices=("PPO", "A2C"), default="PPO")
     parser.add_argument("--steps", type=int, default=240, help="environment steps")
     parser.add_argument("--n-steps", type=int, default=24, help="environment steps per update")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in OUT")
     args = parser.parse_args(argv)
 
     env = Monitor(make_environment(args))
     algorithm = {"PPO": PPO, "A2C": A2C}[args.algorithm]
     options = {"batch_size": args.n_steps} if args.algorithm == "PPO" else {}
     agent = algorithm("MultiInputPolicy", env, n_steps=args.n_steps, seed=args.seed, **options)
-    agent.learn(args.steps, callback=InfoLogger(), progress_bar=True)
+    checkpoint = Checkpoint(args.out / "checkpoints", every=args.n_steps)
+    if args.resume:
+        checkpoint.resume(agent)
+    if agent.num_timesteps < args.steps:
+        remaining = args.steps - agent.num_timesteps
+        agent.learn(remaining, callback=[InfoLogger(), checkpoint], reset_num_timesteps=False, progress_bar=True)
 
-    args.out.mkdir(parents=True, exist_ok=True)
-    agent.save(args.out / args.algorithm.lower())
     returns = env.get_episode_rewards()
     rows = [{"episode": i + 1, "return": round(r, 4)} for i, r in enumerate(returns)]
     if not rows:

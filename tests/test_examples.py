@@ -73,12 +73,13 @@ def test_pretrain_says_that_there_is_nothing_to_do(run):
 
 def test_train_dqn_resumes_and_evaluate_compares(run, weights, tmp_path, capsys):
     weighted = ("--env-arg", f"weights={weights}")
-    train = run("train_dqn", *weighted, "--episodes", 1, "--batch-size", 4, out=tmp_path / "dqn")
-    run("train_dqn", *weighted, "--episodes", 2, "--resume", out=tmp_path / "dqn")
+    settings = (*weighted, "--batch-size", 4)
+    train = run("train_dqn", *settings, "--episodes", 1, out=tmp_path / "dqn")
+    run("train_dqn", *settings, "--episodes", 2, "--resume", out=tmp_path / "dqn")
     assert [row["steps"] for row in rows_of(train / "episodes.csv")] == ["2", "4"]
     assert_picture(train / "episodes.png")
 
-    policies = ["--policies", "uniform", "entropy", "bald", f"dqn={train / 'agent.zip'}", "--seeds", 0, 1]
+    policies = ["--policies", "uniform", "entropy", "bald", f"dqn={train / 'agent.safetensors'}", "--seeds", 0, 1]
     settings = [*weighted, "--budgets", 2, 4, "--epochs", 1, "--updates", 1]
     out = run("evaluate", *policies, *settings)
     rows = rows_of(out / "results.csv")
@@ -98,8 +99,8 @@ def test_train_dqn_resumes_and_evaluate_compares(run, weights, tmp_path, capsys)
     assert [{k: v for k, v in row.items() if k not in timings} for row in again] == [
         {k: v for k, v in row.items() if k not in timings} for row in rows
     ]
-    (train / "agent.zip").write_bytes((train / "agent.zip").read_bytes() + b" ")
-    with pytest.raises(SystemExit, match=r"dqn-0.json is of another agent than .*agent.zip"):
+    (train / "agent.safetensors").write_bytes((train / "agent.safetensors").read_bytes() + b" ")
+    with pytest.raises(SystemExit, match=r"dqn-0.json is of another agent than .*agent.safetensors"):
         run("evaluate", *policies, *settings)
     with pytest.raises(SystemExit, match="other settings.*epochs|other settings.*fit"):
         run("evaluate", *policies, *weighted, "--budgets", 2, 4, "--epochs", 2, "--updates", 1)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.common.utils import get_device
 from torch import Tensor
 
 from agents.dqn.contract import Sizes
+from agents.dqn.files import POLICY_KIND, pack_settings, pack_spaces, unpack_settings, unpack_spaces
 from agents.dqn.network import QueryNetwork
+from al_seg_files import load_tree, save_tree
+
+SelfQueryPolicy = TypeVar("SelfQueryPolicy", bound="QueryPolicy")
 
 
 class QueryPolicy(BasePolicy):
@@ -140,6 +146,27 @@ class QueryPolicy(BasePolicy):
                     f"(K, N, {self.sizes.features}) for candidates and (K, N, {self.sizes.similarity}) for "
                     "similarity, with any K and N, or all of them with a batch dimension in front."
                 )
+
+    def save(self, path: str | Path) -> None:
+        """Write the policy, whole or not at all; the file holds nothing that must be unpickled."""
+        spaces_, settings = pack_spaces(self.observation_space, self.action_space), self._get_constructor_parameters()
+        settings = {name: settings[name] for name in ("optimizer_class", "optimizer_kwargs")}
+        tree = {"spaces": spaces_, "settings": pack_settings(settings), "parameters": self.state_dict()}
+        save_tree(path, POLICY_KIND, tree)
+
+    @classmethod
+    def load(cls: type[SelfQueryPolicy], path: str | Path, device: torch.device | str = "auto") -> SelfQueryPolicy:
+        """Load what :meth:`save` wrote; nothing in the file is executed.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is damaged, or of another kind or version.
+        """
+        tree = load_tree(path, POLICY_KIND)
+        settings = unpack_settings(tree["settings"], {}, path)
+        policy = cls(*unpack_spaces(tree["spaces"]), lr_schedule=cls._dummy_schedule, **settings)
+        policy.load_state_dict(tree["parameters"])
+        return policy.to(get_device(device))
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {

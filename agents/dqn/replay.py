@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any, NamedTuple
 
@@ -15,6 +16,8 @@ from torch import Tensor
 from agents.dqn.contract import Sizes
 
 Observation = dict[str, np.ndarray]
+
+STATE = ("stored", "actions", "rewards", "terminated", "counted", "next_active", "position", "pending", "rng")
 
 
 class DecomposedBatch(NamedTuple):
@@ -102,6 +105,24 @@ class DecomposedReplayBuffer(ReplayBuffer):
     def size(self) -> int:
         """Number of decomposed transitions held."""
         return int(self.counted.sum())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the buffer holds, and its random source."""
+        return {name: getattr(self, name) for name in STATE}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned of a buffer of the same sizes.
+
+        Raises:
+            ValueError: If the sizes differ.
+        """
+        own, given = _shapes(self.state_dict()), _shapes(state)
+        if own != given:
+            raise ValueError(
+                f"The replay has arrays of the shapes {given}: expected {own}. Use an agent with the same buffer_size "
+                "and an environment with the same spaces, as many of them."
+            )
+        vars(self).update(copy.deepcopy(state))
 
     @property
     def nbytes(self) -> int:
@@ -213,3 +234,11 @@ class DecomposedReplayBuffer(ReplayBuffer):
 
     def _similarity(self, parts: Observation) -> Tensor | None:
         return self.to_torch(parts["similarity"], copy=False) if "similarity" in parts else None
+
+
+def _shapes(state: dict[str, Any]) -> dict[str, Any]:
+    """The shapes and types of a tree's arrays."""
+    return {
+        name: _shapes(value) if isinstance(value, dict) else (getattr(value, "shape", None), type(value).__name__)
+        for name, value in state.items()
+    }
