@@ -3,19 +3,22 @@
 They know an environment by its Gymnasium spaces alone, and follow the interface of Stable-Baselines3.
 """
 
-from agents.baselines import BALDPolicy, EntropyPolicy, ScorePolicy, UniformPolicy
+from agents.baselines import BALDPolicy, EntropyPolicy, RareClassPolicy, ScorePolicy, UniformPolicy
 from agents.callbacks import InfoLogger
 from agents.checkpoint import Checkpoint
 from agents.dqn import ExponentialEpsilon, LinearEpsilon, QueryPolicy, SubActionDQN
+from agents.greedy import GreedyOraclePolicy
 
 __all__ = [
     "BALDPolicy",
     "Checkpoint",
     "EntropyPolicy",
     "ExponentialEpsilon",
+    "GreedyOraclePolicy",
     "InfoLogger",
     "LinearEpsilon",
     "QueryPolicy",
+    "RareClassPolicy",
     "ScorePolicy",
     "SubActionDQN",
     "UniformPolicy",

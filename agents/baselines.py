@@ -71,6 +71,13 @@ class BALDPolicy(ScorePolicy):
         super().__init__("score_bald")
 
 
+class RareClassPolicy(ScorePolicy):
+    """The regions richest in rare classes by the truth: a cheap upper reference, which knows what no agent may."""
+
+    def __init__(self) -> None:
+        super().__init__("score_privileged_rarity")
+
+
 def _entry(observation: Observation, key: str, remedy: str) -> np.ndarray:
     if not isinstance(observation, dict):
         raise ValueError(

@@ -17,9 +17,9 @@ from al_seg_env.datasets import (
 from al_seg_env.env import RegionSelectionEnv
 from al_seg_env.learner import Learner, TorchLearner
 from al_seg_env.networks import LearnerConfig, load_weights, save_weights
-from al_seg_env.oracle import CallbackOracle, GroundTruthOracle, Oracle
+from al_seg_env.oracle import CallbackOracle, FolderOracle, GroundTruthOracle, LabelsPending, Oracle
 from al_seg_env.presets import register_envs
-from al_seg_env.scores import BALD, Entropy, Margin, Score
+from al_seg_env.scores import BALD, Entropy, Margin, PrivilegedRarity, Score
 from al_seg_env.state import load_state, save_state
 
 # A forked process (gymnasium's AsyncVectorEnv forks) has none of its parent's OpenMP threads, and would wait
@@ -39,12 +39,15 @@ __all__ = [
     "Cityscapes",
     "Entropy",
     "EnvConfig",
+    "FolderOracle",
     "GroundTruthOracle",
     "ImageFolder",
+    "LabelsPending",
     "Learner",
     "LearnerConfig",
     "Margin",
     "Oracle",
+    "PrivilegedRarity",
     "RegionSelectionEnv",
     "Score",
     "SegmentationData",

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from al_seg_env import functional
 from al_seg_env.config import EnvConfig
+from al_seg_env.datasets.base import IGNORE_LABEL
 from al_seg_env.pixels import RegionPixels
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
@@ -32,10 +33,17 @@ class Prediction:
         regions: Pools, sums and counts values ``(P,)`` by region.
     """
 
-    def __init__(self, logits: Tensor, regions: RegionPixels, sampler: Sampler | None = None) -> None:
+    def __init__(
+        self,
+        logits: Tensor,
+        regions: RegionPixels,
+        sampler: Sampler | None = None,
+        truth: Callable[[], Tensor] | None = None,
+    ) -> None:
         self.logits = logits
         self.regions = regions
         self._sampler = sampler
+        self._truth = truth
 
     @cached_property
     def _maps(self) -> tuple[Tensor, Tensor]:
@@ -67,6 +75,15 @@ class Prediction:
         if self._sampler is None:
             raise ValueError("this prediction came without a sampler, so nothing can be drawn from it")
         return map(self.regions.gather, self._sampler(count))
+
+    def true_counts(self) -> Tensor:
+        """Return the pixels per class and region by the truth, ``(M, C)`` int64: for privileged scores only."""
+        if self._truth is None:
+            raise ValueError("this prediction came without the truth")
+        unlabelled = len(self.logits)
+        labels = self._truth()
+        labels = torch.where(labels == IGNORE_LABEL, unlabelled, labels).to(torch.uint8)
+        return self.regions.class_counts(labels, unlabelled + 1)[:, :-1]
 
 
 class Feature(Protocol):

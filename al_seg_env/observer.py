@@ -215,7 +215,8 @@ class Observer:
         logits = self.learner.predict(batch)
         pixels = RegionPixels(self.grid, of_image, cells, logits.device)
         sampler = None if rng is None else partial(self.learner.sample, batch, rng=rng)
-        prediction = Prediction(pixels.gather(logits), pixels, sampler)
+        truth = partial(self._true_labels, images.tolist(), pixels, logits.device)
+        prediction = Prediction(pixels.gather(logits), pixels, sampler, truth)
         features = torch.cat([feature(prediction) for feature in self.features], dim=1)
         scores = [score(prediction) for score in self.scores] if rng is not None else []
         return Description(
@@ -223,6 +224,10 @@ class Observer:
             prediction.class_shares,
             torch.stack(scores, dim=1) if scores else features.new_empty(len(features), 0),
         )
+
+    def _true_labels(self, images: Sequence[int], pixels: RegionPixels, device: torch.device) -> Tensor:
+        """Return the true labels of the regions' pixels, ``(P,)`` uint8."""
+        return pixels.gather(self.frames.masks(images)[:, None].to(device))[0]
 
     def _arrange(self, key: str, values: Tensor, pools: Sequence[IntArray]) -> npt.NDArray[np.float32]:
         """Deal values ``(M, ...)`` of the candidates out to ``(K, N, ...)``; clip rounding off at the bounds."""

@@ -12,8 +12,9 @@ import gymnasium as gym
 from al_seg_env.config import EnvConfig
 from al_seg_env.datasets import CamVid, Cityscapes, ImageFolder, SegmentationData, Splits, SyntheticStreets
 from al_seg_env.env import RegionSelectionEnv
+from al_seg_env.frames import Frames
 from al_seg_env.networks import LearnerConfig
-from al_seg_env.scores import BALD, Entropy, Margin, Score
+from al_seg_env.scores import BALD, Entropy, Margin, PrivilegedRarity, Score, class_rarity
 
 Size = Sequence[int]
 SplitChoice = int | str | Mapping[str, Any]
@@ -168,7 +169,8 @@ def make_env(
         sources: Partition of the data each split is drawn from.
         options: Fields of :class:`~al_seg_env.config.EnvConfig` and
             :class:`~al_seg_env.networks.LearnerConfig`, and ``scores`` (names: ``"entropy"``, ``"bald"``,
-            ``"margin"``), ``bald_samples``, ``render_mode`` and ``cache``, a folder for decoded images.
+            ``"margin"``; ``"privileged_rarity"`` knows the truth), ``bald_samples``, ``render_mode`` and ``cache``, a
+            folder for decoded images.
 
     Raises:
         TypeError: If an option is unknown.
@@ -181,14 +183,20 @@ def make_env(
         raise TypeError(f"unknown options {unknown}; known are {', '.join(known)}")
     config = EnvConfig(**{name: value for name, value in options.items() if name in ENV_OPTIONS})
     learner = LearnerConfig(**{name: value for name, value in options.items() if name in LEARNER_OPTIONS})
+    chosen, cache = resolve_splits(data, splits, sizes, sources), options.get("cache")
+    frames = Frames.shared(data, cache)
+
+    def rarity() -> tuple[float, ...]:
+        return class_rarity(frames, chosen.train if config.split == "train" else chosen.eval, len(data.classes))
+
     return RegionSelectionEnv(
         data,
-        resolve_splits(data, splits, sizes, sources),
+        chosen,
         learner.build(data.classes, data.image_size),
         config=config,
-        scores=named_scores(options.get("scores", ()), options.get("bald_samples", 20)),
+        scores=named_scores(options.get("scores", ()), options.get("bald_samples", 20), rarity),
         render_mode=options.get("render_mode"),
-        cache=options.get("cache"),
+        cache=cache,
     )
 
 
@@ -212,8 +220,15 @@ def resolve_splits(
     return Splits.draw(data, splits, sizes=sizes, sources=sources)
 
 
-def named_scores(names: Sequence[str], bald_samples: int = 20) -> list[Score]:
+def named_scores(
+    names: Sequence[str], bald_samples: int = 20, rarity: Callable[[], tuple[float, ...]] = tuple
+) -> list[Score]:
     """Return the scores of these names.
+
+    Args:
+        names: Out of ``"entropy"``, ``"bald"``, ``"margin"`` and, for references only, ``"privileged_rarity"``.
+        bald_samples: Samples of BALD.
+        rarity: Returns the weights of the classes for ``"privileged_rarity"``.
 
     Raises:
         ValueError: If a name is unknown.
@@ -222,6 +237,7 @@ def named_scores(names: Sequence[str], bald_samples: int = 20) -> list[Score]:
         "entropy": Entropy,
         "bald": lambda: BALD(bald_samples),
         "margin": Margin,
+        "privileged_rarity": lambda: PrivilegedRarity(rarity()),
     }
     wrong = [name for name in ([names] if isinstance(names, str) else names) if name not in known]
     if isinstance(names, str) or wrong:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 from torch import Tensor
 
 from al_seg_env import functional
 from al_seg_env.featurizers import Prediction
+from al_seg_env.frames import Frames
 
 
 class Score(Protocol):
@@ -93,3 +96,36 @@ class Margin:
     def __call__(self, prediction: Prediction) -> Tensor:
         """Return ``(M,)``."""
         return _sum(functional.margin_map(prediction.logits[None])[0], prediction)
+
+
+@dataclass(frozen=True)
+class PrivilegedRarity:
+    """How much of rare classes a region holds, by the truth: ``sum_c w_c sqrt(pixels of class c)``.
+
+    It knows what no agent may know, and serves as an upper reference for heuristics. No environment observes it
+    unless it is asked to.
+
+    Attributes:
+        weights: w, one per class; see :func:`class_rarity`.
+    """
+
+    weights: tuple[float, ...]
+    name: str = "privileged_rarity"
+    needs_dropout: bool = False
+
+    def high(self, num_classes: int, region_size: functional.Size) -> float:
+        """Return the bound by the inequality of Cauchy and Schwarz."""
+        return math.sqrt(sum(w * w for w in self.weights) * _pixels(region_size))
+
+    def __call__(self, prediction: Prediction) -> Tensor:
+        """Return ``(M,)``."""
+        counts = prediction.true_counts()
+        return (counts.float().sqrt() * counts.new_tensor(self.weights, dtype=prediction.logits.dtype)).sum(dim=1)
+
+
+def class_rarity(frames: Frames, images: Sequence[int], num_classes: int) -> tuple[float, ...]:
+    """Return a weight per class: one over its share of these images' labelled pixels, at most 10^4; 0 if absent."""
+    of_images = [np.bincount(frames.mask(i).reshape(-1), minlength=256)[:num_classes] for i in images]
+    counts = np.sum(of_images, axis=0, dtype=np.float64)
+    shares = counts / max(counts.sum(), 1)
+    return tuple(np.where(counts > 0, 1 / np.maximum(shares, 1e-4), 0.0).tolist())

@@ -1,13 +1,16 @@
+import itertools
 import pickle
 
 import numpy as np
 import pytest
 from agents_fakes import FakeRegionEnv
+from fakes import closed_form_env, same
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from agents import BALDPolicy, EntropyPolicy, ScorePolicy, UniformPolicy
+from agents import BALDPolicy, EntropyPolicy, GreedyOraclePolicy, RareClassPolicy, ScorePolicy, UniformPolicy
+from al_seg_env import Entropy
 
 
 def test_uniform_is_uniform_and_seeded():
@@ -60,3 +63,47 @@ def test_evaluate_policy_takes_them():
     # Four steps an episode; here the score is the worth: 1/2 on average, the best of 4 candidates 4/5.
     assert uniform == pytest.approx(2.0, abs=0.2)
     assert entropy == pytest.approx(3.2, abs=0.2)
+
+
+def test_rare_class_policy_takes_the_privileged_score():
+    scores = np.array([[0.1, 0.9], [0.5, 0.2]])
+    assert RareClassPolicy().predict({"score_privileged_rarity": scores})[0].tolist() == [1, 0]
+    with pytest.raises(ValueError, match=r"scores=\('privileged_rarity',\)"):
+        RareClassPolicy().predict({"state": scores})
+
+
+def test_the_greedy_oracle_finds_the_choice_that_gains_most_and_leaves_the_environment_alone():
+    env, untouched = closed_form_env(budget=8), closed_form_env(budget=8)
+    for one in (env, untouched):
+        observation, info = one.reset(seed=0)
+    policy = GreedyOraclePolicy(env, draws=1, per_pool=4, seed=0)
+    terminated = False
+    while not terminated:  # the last step counts but two of the three pools
+        active = info["next_active"]
+        action, _ = policy.predict(observation)
+        all_gains = []
+        for choice in itertools.product(range(4), repeat=3):
+            fork = untouched.fork()
+            all_gains.append(fork.step(np.array(choice))[1])
+        observation, reward, terminated, _, info = env.step(action)
+        assert same(untouched.step(action)[1], reward)
+        assert reward == max(policy.gains)
+        assert reward > np.quantile(all_gains, 0.9)  # by itself a search pool by pool may miss the very best
+        assert len(policy.gains) == 1 + 3 * active
+
+
+def test_the_greedy_oracle_is_at_least_as_good_as_what_is_suggested():
+    env = closed_form_env(scores=[Entropy()])
+    observation, _ = env.reset(seed=1)
+    greedy = GreedyOraclePolicy(env, draws=3, suggestions=[EntropyPolicy()], seed=0)
+    action, _ = greedy.predict(observation)
+    assert greedy.gains[0] == env.fork().step(EntropyPolicy().predict(observation)[0])[1]
+    assert env.step(action)[1] == max(greedy.gains)
+    assert len(greedy.gains) == 4
+
+
+def test_the_greedy_oracle_says_what_it_needs():
+    with pytest.raises(ValueError, match="no get_state and no set_state and no fork"):
+        GreedyOraclePolicy(FakeRegionEnv())
+    with pytest.raises(ValueError, match="at least one choice"):
+        GreedyOraclePolicy(closed_form_env(), draws=0)

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from fakes import numbered_data
+from fakes import CLASSES, closed_form_env, numbered_data, same
+from PIL import Image
 
-from al_seg_env import CallbackOracle, GroundTruthOracle
+from al_seg_env import ArrayData, CallbackOracle, FolderOracle, GroundTruthOracle, LabelsPending
 from al_seg_env.frames import Frames
-from al_seg_env.oracle import ask
+from al_seg_env.oracle import ask, file_name
 from al_seg_env.regions import RegionGrid
 
 GRID = RegionGrid((32, 40), (9, 11))
@@ -77,3 +78,70 @@ GOOD = np.zeros((9, 11), np.uint8)
 def test_a_wrong_answer_is_refused(masks, message):
     with pytest.raises(ValueError, match=message):
         ask(Answers(masks), GRID, [0, 4], 3)
+
+
+def test_stored_answers_are_not_asked_for_again_by_another_process(tmp_path):
+    data, asked = numbered_data(3), []
+
+    def answer(name, box, pixels):
+        asked.append(box)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return np.full(box.size, len(asked) % 3, np.uint8)
+
+    with pytest.raises(KeyboardInterrupt):
+        CallbackOracle(data, answer, tmp_path).label([GRID.box(region) for region in (17, 3, 4)])
+    masks = CallbackOracle(data, answer, tmp_path).label([GRID.box(region) for region in (17, 3, 4)])
+    assert [mask.flat[0] for mask in masks] == [1, 2, 1]  # the third call to the function was in vain
+    assert len(asked) == 4
+
+
+def test_a_folder_waits_for_its_answers_and_the_step_is_made_again(tmp_path):
+    data = numbered_data()
+    env, expected = closed_form_env(data=data, oracle=FolderOracle(data, tmp_path)), closed_form_env(data=data)
+    for one in (env, expected):
+        one.reset(seed=0)
+    action = np.array([1, 2, 3])
+    with pytest.raises(LabelsPending, match="3 regions wait for their labels: put a mask for each") as pending:
+        env.step(action)
+    requests = sorted((tmp_path / "requests").iterdir())
+    assert [path.name for path in requests] == sorted(path.name for path in pending.value.missing)
+    boxes = {file_name(data, box): box for box in map(env.grid.box, range(5 * env.grid.regions_per_image))}
+    for number, path in enumerate(requests):
+        box = boxes[path.name]
+        np.testing.assert_array_equal(
+            np.array(Image.open(path)), box.crop(data.image(box.image).transpose(2, 0, 1)).transpose(1, 2, 0)
+        )
+        if number == 2:
+            with pytest.raises(LabelsPending) as pending:
+                env.step(action)
+            assert [missing.name for missing in pending.value.missing] == [path.name]
+        Image.fromarray(box.crop(data.mask(box.image))).save(tmp_path / "answers" / path.name)
+    assert same(env.step(action), expected.step(action))
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: path.write_bytes(b"PNG"), "can't be read .*; write it again"),
+        (lambda path: Image.new("RGB", (11, 9)).save(path), "is a PNG of mode RGB; expected a PNG with one channel"),
+        (lambda path: Image.new("L", (9, 11)).save(path), r"expected uint8 \(9, 11\), found uint8 \(11, 9\)"),
+        (lambda path: Image.new("L", (11, 9), 7).save(path), r"labels \[7\] are no classes"),
+        (lambda path: path.mkdir(), "can't be read"),
+    ],
+)
+def test_a_malformed_answer_is_named(tmp_path, write, message):
+    data = numbered_data(3)
+    path = tmp_path / "answers" / file_name(data, GRID.box(0))
+    path.parent.mkdir()
+    write(path)
+    with pytest.raises(ValueError, match=rf"mask .*answers.*{message}"):
+        FolderOracle(data, tmp_path).label([GRID.box(0)])
+
+
+def test_file_names_stay_inside_their_folder(tmp_path):
+    names = ["../../evil", "/etc/passwd", "a/b", "..", "plain", "a_0_0_9x11", "\\back"]
+    data = ArrayData([np.zeros((32, 40, 3), np.uint8)] * 7, [np.zeros((32, 40), np.uint8)] * 7, CLASSES, names)
+    found = [file_name(data, GRID.box(16 * image)) for image in range(7)]
+    assert len(set(found)) == 7
+    assert all((tmp_path / name).resolve().parent == tmp_path.resolve() for name in found)

@@ -5,14 +5,16 @@ import math
 import numpy as np
 import pytest
 import torch
-from fakes import predicted
+from fakes import closed_form_env, make, numbered_data, predicted
 from reference import slow_boxes, slow_entropy
 from scipy.special import softmax
 from scipy.stats import entropy
 
-from al_seg_env import BALD, Entropy, Margin
+from al_seg_env import BALD, Entropy, Margin, PrivilegedRarity
+from al_seg_env.frames import Frames
 from al_seg_env.presets import named_scores
 from al_seg_env.regions import RegionGrid
+from al_seg_env.scores import class_rarity
 
 SIZE, REGION = (9, 10), (4, 5)
 
@@ -67,10 +69,40 @@ def test_scores_by_name():
 
 @pytest.mark.parametrize("names", [["entropy", "magic"], "entropy"])
 def test_unknown_names_are_refused(names):
-    with pytest.raises(ValueError, match=r"expected a list of names out of \['bald', 'entropy', 'margin'\]"):
+    with pytest.raises(ValueError, match=r"expected a list of names out of \['bald', 'entropy', 'margin', 'priv.*'\]"):
         named_scores(names)
 
 
 def test_bald_needs_a_sample():
     with pytest.raises(ValueError, match="0 samples; at least 1 is needed"):
         BALD(samples=0)
+
+
+def test_privileged_rarity_equals_a_sum_over_the_true_masks_and_is_observed_only_on_request():
+    env = make(scores=["privileged_rarity"]).unwrapped
+    observation, _ = env.reset(seed=3)
+    masks = {image: env.data.mask(image) for image in env.splits.train}
+    pixels = np.concatenate([mask.ravel() for mask in masks.values()])
+    present = [(pixels == c).sum() for c in range(len(env.data.classes))]
+    weights = [sum(present) / max(n, sum(present) / 1e4) if n else 0.0 for n in present]
+    for k, pool in enumerate(env.pools):
+        for n, region in enumerate(pool):
+            image, top, bottom, left, right = env.grid.box(region)
+            labels = masks[image][top:bottom, left:right]
+            expected = sum(w * math.sqrt((labels == c).sum()) for c, w in enumerate(weights))
+            assert observation["score_privileged_rarity"][k, n] == pytest.approx(expected, rel=1e-5)
+    assert not any("privileged" in key for key in make().observation_space.spaces)
+
+
+def test_privileged_rarity_ignores_void_and_absent_classes():
+    data = numbered_data(void=0.5)
+    frames = Frames.shared(data)
+    weights = class_rarity(frames, (2, 3), 4)
+    assert weights[3] == 0.0
+    env = closed_form_env(data=data, scores=[PrivilegedRarity(weights[:3])], region_size=(9, 11))
+    observation, _ = env.reset(seed=0)
+    assert env.observation_space.contains(observation)
+    box = env.grid.box(env.pools[0][0])
+    labels = box.crop(data.mask(box.image))
+    expected = sum(w * math.sqrt((labels == c).sum()) for c, w in enumerate(weights))
+    assert observation["score_privileged_rarity"][0, 0] == pytest.approx(expected, rel=1e-5)
