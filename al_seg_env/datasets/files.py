@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from al_seg_env.datasets.base import IGNORE_LABEL, UInt8Array, default_palette
-from al_seg_env.datasets.pairing import listed
+from al_seg_env.datasets.pairing import listed, require_file
 
 MASK_REMEDY = (
     "Store each mask as a PNG with one channel that holds class numbers (mode L, P or I;16), for example "
@@ -20,6 +22,9 @@ MASK_REMEDY = (
 )
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 _MASK_MODES = ("L", "P", *_SIXTEEN_BIT)
+_IMAGE_MODES = ("1", "LA", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", *_MASK_MODES)
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # for others Pillow may start Ghostscript
+_LOSSY = ("JPEG", "MPO")
 _ORIENTATION, _TIFF_WIDTH, _TIFF_HEIGHT = 0x0112, 256, 257
 
 
@@ -28,7 +33,8 @@ class PairedFiles:
 
     Images of any kind become ``(H, W, 3)`` uint8 RGB: grey, palette, transparent (alpha is dropped) and
     16-bit ones (scaled to 8 bits), turned as their EXIF orientation says. Masks are files with one lossless
-    channel of labels. Nothing is cached. Construction reads only the files' headers.
+    channel of labels. Formats: PNG, JPEG, WebP, BMP, TIFF and GIF, of at most ``PIL.Image.MAX_IMAGE_PIXELS``.
+    Nothing is cached. Construction reads only the files' headers.
 
     Args:
         images: n image files.
@@ -104,9 +110,10 @@ class PairedFiles:
 
         Raises:
             OSError: If the file has gone, is damaged or has another size than when it was checked.
+            ValueError: If it holds more than 16 bits per pixel.
         """
         path = self._images[index]
-        rgb = _to_rgb(_load(path), path)
+        rgb = _to_rgb(_load(path, is_mask=False), path)
         if self._resize:
             rgb = rgb.resize(self.image_size[::-1], Image.Resampling.BILINEAR)
         return self._checked(np.array(rgb), path)
@@ -119,10 +126,7 @@ class PairedFiles:
             ValueError: If it holds labels that are neither a class nor ignored.
         """
         path = self._masks[index]
-        image = _load(path)
-        if problem := _mask_problem(image):
-            raise ValueError(f"mask {path} {problem}. {MASK_REMEDY}")
-        labels = self._map_labels(np.asarray(image), path)
+        labels = self._map_labels(np.asarray(_load(path, is_mask=True)), path)
         if self._resize:
             size = self.image_size[::-1]
             labels = np.array(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
@@ -153,10 +157,14 @@ class PairedFiles:
 
 def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
     """Return the names of 1 to 255 classes as a tuple, or raise a ValueError."""
-    names = (classes,) if isinstance(classes, str) else tuple(classes)
-    strings = not isinstance(classes, str) and all(isinstance(n, str) and n for n in names)
+    # No sets: the position of a name is its label.
+    names = tuple(classes) if isinstance(classes, (Sequence, np.ndarray)) and not isinstance(classes, str) else ()
+    strings = all(isinstance(n, str) and n for n in names)
     if not strings or not 1 <= len(names) <= IGNORE_LABEL or len(set(names)) != len(names):
-        raise ValueError(f"classes: expected 1 to {IGNORE_LABEL} different names, got {classes!r}")
+        raise ValueError(
+            f"classes: expected a list of 1 to {IGNORE_LABEL} different names, got {len(names)}: "
+            f"{reprlib.repr(classes)}"
+        )
     return names
 
 
@@ -164,12 +172,15 @@ def check_palette(palette: object, num_classes: int) -> UInt8Array:
     """Return ``(num_classes, 3)`` uint8 colours, the default ones for None, or raise a ValueError."""
     if palette is None:
         return default_palette(num_classes)
-    colours = np.asarray(palette)
+    try:
+        colours = np.asarray(palette)
+    except ValueError:  # not rectangular
+        colours = np.asarray(None)
     whole = colours.shape == (num_classes, 3) and np.issubdtype(colours.dtype, np.integer)
     if not whole or colours.min() < 0 or colours.max() > 255:
         raise ValueError(
             f"palette: expected {num_classes} colours (red, green, blue) of whole numbers 0 to 255, one per "
-            f"class, got shape {colours.shape} of {colours.dtype}: {palette!r}"
+            f"class, got shape {colours.shape} of {colours.dtype}: {reprlib.repr(palette)}"
         )
     return colours.astype(np.uint8)
 
@@ -177,8 +188,11 @@ def check_palette(palette: object, num_classes: int) -> UInt8Array:
 def check_size(image_size: Sequence[int]) -> tuple[int, int]:
     """Return ``(H, W)``, or raise a ValueError if it is not two positive whole numbers."""
     size = tuple(image_size) if isinstance(image_size, Sequence) else ()
-    if len(size) != 2 or not all(isinstance(n, (int, np.integer)) and n > 0 for n in size):
-        raise ValueError(f"image_size: expected (height, width) in pixels or None, got {image_size!r}")
+    whole = all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n > 0 for n in size)
+    if len(size) != 2 or not whole:
+        raise ValueError(f"image_size: expected (height, width) in pixels or None, got {reprlib.repr(image_size)}")
+    if problem := _too_large(size):
+        raise ValueError(f"image_size: {problem}")
     return int(size[0]), int(size[1])
 
 
@@ -206,9 +220,9 @@ def _check_files(images: Sequence[Path], masks: Sequence[Path], common_size: boo
 def _header(path: Path, problems: list[str], is_mask: bool) -> tuple[int, int] | None:
     """Return ``(H, W)`` as it will be once loaded, or None and add a problem; reads the header only."""
     try:
-        with Image.open(path) as image:
-            if is_mask and (problem := _mask_problem(image)):
-                problems.append(f"mask {path} {problem}")
+        with _opened(path) as image:
+            if problem := _problem(image, is_mask):
+                problems.append(f"{'mask' if is_mask else 'image'} {path} {problem}")
             tags = getattr(image, "tag_v2", {})  # Pillow versions differ in whether .size is turned for TIFF
             width, height = tags.get(_TIFF_WIDTH, image.width), tags.get(_TIFF_HEIGHT, image.height)
             return (width, height) if _orientation(image) >= 5 else (height, width)
@@ -225,35 +239,69 @@ def _orientation(image: Image.Image) -> int:
     return value if value in range(1, 9) else 1
 
 
-def _load(path: Path) -> Image.Image:
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image file, of which only the header is read; raises whatever Pillow does."""
+    require_file(path)
+    # Not by name: Pillow would map an uncompressed TIFF into memory, and garble it if orientation swaps its sides.
+    with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
+        if problem := _too_large(image.size[::-1]):
+            raise ValueError(problem)
+        yield image
+
+
+def _load(path: Path, is_mask: bool) -> Image.Image:
+    """Return the decoded image, turned as its EXIF orientation says, or raise an OSError or ValueError."""
     try:
-        with Image.open(path) as image:
-            turned = _orientation(image) != 1
+        with _opened(path) as image:
+            problem = _problem(image, is_mask)
+            orientation = _orientation(image)
             image.load()
-            return ImageOps.exif_transpose(image) if turned else image
+            if image.format == "PNG" and _orientation(image) != orientation:
+                raise ValueError("its EXIF orientation comes after the pixels; store it anew, with EXIF first or none")
+            turned = ImageOps.exif_transpose(image) if orientation != 1 else image
     except Exception as error:  # decoders raise all sorts
         raise OSError(
             f"{path} can't be read ({type(error).__name__}: {error}); restore it, or open the data again"
         ) from error
+    if problem:
+        raise ValueError(f"{'mask' if is_mask else 'image'} {path} {problem}." + f" {MASK_REMEDY}" * is_mask)
+    return turned
 
 
 def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
     if image.mode in _SIXTEEN_BIT:
-        values = np.asarray(image).astype(np.int64)
+        values = np.asarray(image).astype(np.int32)
         if values.min() < 0 or values.max() > 65535:
-            raise ValueError(f"{path} has more than 16 bits per pixel; store it with 8 or 16")
+            raise ValueError(f"{path} holds values from {values.min()} to {values.max()}; store it with 8 or 16 bits")
         image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    elif image.mode == "F":
-        raise ValueError(f"{path} holds floating-point pixels; store it with 8 or 16 bits per pixel")
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")
 
 
-def _mask_problem(image: Image.Image) -> str | None:
+def _problem(image: Image.Image, is_mask: bool) -> str | None:
+    """Return what is wrong with an opened file that isn't decoded yet."""
+    if not is_mask:
+        known = image.mode in _IMAGE_MODES
+        return None if known else f"has the pixel mode {image.mode}; store it with 8 or 16 bits per channel"
     if image.mode not in _MASK_MODES:
         return f"has the pixel mode {image.mode}, not one channel of labels"
-    return f"is a {image.format}, which changes labels" if image.format in ("JPEG", "MPO") else None
+    if image.format in _LOSSY or image.info.get("compression") in ("jpeg", "tiff_jpeg"):
+        kind = "" if image.format in _LOSSY else " compressed as JPEG"
+        return f"is a {image.format}{kind}, which changes labels"
+    (*_, raw), *_ = getattr(image, "tile", None) or [("",)]
+    if str(raw if isinstance(raw, str) else raw[0]).startswith("L;"):  # Pillow would stretch or invert the labels
+        return "stores grey values with fewer than 8 bits or inverted, which changes labels"
+    return None
+
+
+def _too_large(size: Sequence[int]) -> str | None:
+    """Say so if ``(H, W)`` has more pixels than Pillow's limit: small files can hold images larger than memory."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is None or int(size[0]) * int(size[1]) <= limit:
+        return None
+    return f"{_size(size)} are more than {limit} pixels; if that is right, raise PIL.Image.MAX_IMAGE_PIXELS"
 
 
 def _size(shape: Sequence[int]) -> str:
@@ -261,11 +309,12 @@ def _size(shape: Sequence[int]) -> str:
 
 
 def _ranges(labels: Iterable[int]) -> str:
-    """Return sorted numbers in words: ``[0, 1, 2, 255]`` as ``0 to 2, 255``."""
+    """Return sorted numbers in words: ``[0, 1, 2, 255]`` as ``0 to 2, 255``; of many, the first."""
     runs: list[list[int]] = []
     for label in map(int, labels):
         if runs and label == runs[-1][1] + 1:
             runs[-1][1] = label
         else:
             runs.append([label, label])
-    return ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in runs)
+    words = [str(a) if a == b else f"{a} to {b}" for a, b in runs[:20]]
+    return ", ".join(words + ["..."] * (len(runs) > 20))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import reprlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from al_seg_env.datasets.base import IGNORE_LABEL, UInt8Array, default_palette
 from al_seg_env.datasets.files import PairedFiles, check_classes, check_palette
-from al_seg_env.datasets.pairing import pair_files, require_folders
+from al_seg_env.datasets.pairing import pair_files, read_json, require_folders
 
 LAYOUT = (
     "<root>/images/x.jpg with <root>/masks/x.png for each image, if you like in sub-folders such as train, "
@@ -63,6 +63,10 @@ class ImageFolder(PairedFiles):
         ignore_labels: Sequence[int] = (),
     ) -> None:
         root = Path(root)
+        if not isinstance(mask_suffix, str):
+            raise ValueError(f"mask_suffix: expected a text, got {mask_suffix!r}")
+        if not isinstance(ignore_labels, Iterable):
+            raise ValueError(f"ignore_labels: expected a list of labels, got {ignore_labels!r}")
         require_folders(root, (images, masks), LAYOUT)
         if classes is None:
             classes, colours, ignored = read_classes(root / "classes.json")
@@ -92,26 +96,24 @@ def read_classes(path: str | Path) -> tuple[tuple[str, ...], UInt8Array, tuple[i
     Classes without a colour get the one that :func:`default_palette` has for them.
 
     Raises:
+        OSError: If there is something that is no file, or it can't be read.
         ValueError: If there is no such file or it isn't in the format that :class:`ImageFolder` shows.
     """
     path, expected = Path(path), f"expected {CLASSES_FORMAT}"
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"{path} does not exist; give classes=[...], or write it ({expected})")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); {expected}") from error
+    content = read_json(path, expected)
     content = {"classes": content} if isinstance(content, list) else content
     if not isinstance(content, dict) or not isinstance(content.get("classes"), list):
         raise ValueError(f"{path} holds no list of classes; {expected}")
     if unknown := sorted(set(content) - {"classes", "ignore"}):
-        raise ValueError(f"{path} holds the unknown keys {unknown}; {expected}")
+        raise ValueError(f"{path} holds the unknown keys {reprlib.repr(unknown)}; {expected}")
     ignored = content.get("ignore", [])
     if not isinstance(ignored, list):
-        raise ValueError(f"{path}: ignore is {ignored!r}, not a list of labels; {expected}")
+        raise ValueError(f"{path}: ignore is {reprlib.repr(ignored)}, not a list of labels; {expected}")
     entries = [{"name": entry} if isinstance(entry, str) else entry for entry in content["classes"]]
     if wrong := [e for e in entries if not isinstance(e, dict) or not {"name"} <= set(e) <= {"name", "color"}]:
-        raise ValueError(f"{path}: these are no classes: {wrong}; {expected}")
+        raise ValueError(f"{path}: these are no classes: {reprlib.repr(wrong)}; {expected}")
     try:
         names = check_classes([entry["name"] for entry in entries])
         default = default_palette(len(names)).tolist()
@@ -126,7 +128,8 @@ def _label_map(ignored: Sequence[Any]) -> UInt8Array:
     """Return the table that keeps labels below 256 and maps those in ``ignored`` to 255."""
     wrong = [label for label in ignored if type(label) is bool or not isinstance(label, (int, np.integer))]
     if wrong or any(not 0 <= label < 65536 for label in ignored):
-        raise ValueError(f"ignored labels: expected whole numbers from 0 to 65535, got {list(ignored)!r}")
+        found = reprlib.repr(wrong or list(ignored))
+        raise ValueError(f"ignored labels: expected whole numbers from 0 to 65535, got {found}")
     table = np.arange(max(256, *(label + 1 for label in ignored), 0), dtype=np.int64)
     kept = np.where(table < 256, table, IGNORE_LABEL - 1)
     kept[list(ignored)] = IGNORE_LABEL

@@ -1,10 +1,12 @@
-"""Finding images and masks in folders, and pairing them by name."""
+"""Finding files in folders, pairing images with masks by name, and reading JSON."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """The file suffixes that are taken for images, in any case."""
@@ -15,16 +17,34 @@ def find_images(folder: Path, suffix: str = "") -> dict[str, list[Path]]:
 
     A key is the path from ``folder`` without the file's suffix and without ``suffix``, with ``/`` between
     its parts. Files whose stem does not end in ``suffix``, hidden files and other types are left out.
+
+    Raises:
+        OSError: If a folder can't be listed.
+        ValueError: If links lead to one folder twice.
     """
     found: dict[str, list[Path]] = {}
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        for path in (Path(parent, name) for name in sorted(files)):
-            stem = path.stem.removesuffix(suffix)
-            fits = path.suffix.lower() in SUFFIXES and path.stem.endswith(suffix)
-            if fits and stem and not path.name.startswith("."):
-                found.setdefault(path.relative_to(folder).with_name(stem).as_posix(), []).append(path)
+    for path in _files_below(folder):
+        stem = path.stem.removesuffix(suffix)
+        if stem and path.suffix.lower() in SUFFIXES and path.stem.endswith(suffix):
+            found.setdefault(path.relative_to(folder).with_name(stem).as_posix(), []).append(path)
     return dict(sorted(found.items()))
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Yield everything below ``folder`` that is neither a folder nor hidden; links are followed."""
+    folders, seen = [folder], dict[tuple[int, int], Path]()
+    for parent in folders:  # grows on the way
+        try:
+            entries = [(path, path.is_dir()) for path in sorted(parent.iterdir())]
+            stat = parent.stat()
+        except OSError as error:
+            raise OSError(f"the folder {parent} can't be listed ({error}); repair it, or allow to read it") from error
+        # A link to a folder above would never end, and any other would show its images twice.
+        if (first := seen.setdefault((stat.st_dev, stat.st_ino), parent)) is not parent:
+            raise ValueError(f"{parent} and {first} are the same folder; remove the link that makes them so")
+        visible = [entry for entry in entries if not entry[0].name.startswith(".")]
+        folders += [path for path, is_folder in visible if is_folder]
+        yield from (path for path, is_folder in visible if not is_folder)
 
 
 def pair_files(
@@ -61,7 +81,34 @@ def require_folders(root: Path, folders: Sequence[str], layout: str) -> None:
         raise ValueError(f"{root} lacks {', '.join(missing)} ({found}); expected {layout}")
 
 
+def require_file(path: Path) -> None:
+    """Raise an OSError unless ``path`` is a regular file: to open a pipe is to wait, a device may never end."""
+    if not path.is_file():
+        found = "is a folder, pipe or device, not a file" if path.exists() else "does not exist or is a broken link"
+        raise OSError(f"{path} {found}; put the file there")
+
+
+def read_json(path: Path, expected: str) -> Any:
+    """Return what a JSON file holds.
+
+    Raises:
+        OSError: If it can't be read.
+        ValueError: If it isn't JSON, or an object in it has a key twice; ends with what was ``expected``.
+    """
+    require_file(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_repeats)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON as it should be ({error}); {expected}") from error
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if twice := [key for key, n in Counter(key for key, _ in pairs).items() if n > 1]:
+        raise ValueError(f"more than once in one object: {listed(twice)}")
+    return dict(pairs)
+
+
 def listed(items: Sequence[object], limit: int = 20) -> str:
     """Return the first ``limit`` of ``items`` for an error message, and the number of the others."""
-    more = f"; and {len(items) - limit} more" if len(items) > limit else ""
-    return "; ".join(map(str, items[:limit])) + more
+    texts = [text if len(text) <= 1000 else f"{text[:500]}...{text[-500:]}" for text in map(str, items[:limit])]
+    return "; ".join(texts) + (f"; and {len(items) - limit} more" if len(items) > limit else "")

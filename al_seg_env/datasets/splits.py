@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from al_seg_env.datasets.base import SegmentationData
-from al_seg_env.datasets.pairing import listed
+from al_seg_env.datasets.pairing import listed, read_json
 
 SPLITS = ("state", "train", "reward", "eval", "test")
 FORMAT, VERSION = "al-seg-env splits", 1
@@ -240,18 +241,16 @@ def _shares(pixels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def _read(path: Path) -> dict[str, list[str]]:
     """Return the names in each split of a file, or raise a ValueError that says what is wrong with it."""
     expected = f'expected {{"format": "{FORMAT}", "version": {VERSION}, "state": [names], "train": [names], ...}}'
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); {expected}") from error
+    content = read_json(path, expected)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path} is no file of splits; {expected}")
     if content.get("version") != VERSION:
-        raise ValueError(f"{path} has the version {content.get('version')!r}; this release reads {VERSION}")
+        found = reprlib.repr(content.get("version"))
+        raise ValueError(f"{path} has the version {found}; this release reads {VERSION}")
     if missing := [split for split in SPLITS if split not in content]:
         raise ValueError(f"{path} lacks the splits {missing}; {expected}")
     if unknown := sorted(set(content) - {*SPLITS, "format", "version"}):
-        raise ValueError(f"{path} holds the unknown keys {unknown}; {expected}")
+        raise ValueError(f"{path} holds the unknown keys {reprlib.repr(unknown)}; {expected}")
     for split in SPLITS:
         if not isinstance(content[split], list) or not all(isinstance(n, str) for n in content[split]):
             raise ValueError(f"{path}: {split} is not a list of names; {expected}")
