@@ -24,7 +24,6 @@ from al_seg_files import load_tree, save_tree
 PROGRESS = (
     "num_timesteps",
     "_total_timesteps",
-    "_num_timesteps_at_start",
     "_episode_num",
     "_n_updates",
     "_n_calls",

@@ -5,10 +5,12 @@ from al_seg_env.datasets.camvid import CamVid
 from al_seg_env.datasets.cityscapes import Cityscapes
 from al_seg_env.datasets.files import PairedFiles
 from al_seg_env.datasets.folder import ImageFolder
+from al_seg_env.datasets.gta5 import GTA5
 from al_seg_env.datasets.splits import Splits
 from al_seg_env.datasets.synthetic import SyntheticStreets
 
 __all__ = [
+    "GTA5",
     "IGNORE_LABEL",
     "ArrayData",
     "CamVid",

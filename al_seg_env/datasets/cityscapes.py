@@ -79,14 +79,14 @@ class Cityscapes(PairedFiles):
             CITYSCAPES_CLASSES,
             names=names,
             image_size=image_size,
-            label_map=_train_ids(),
+            label_map=train_ids(),
             palette=np.asarray(CITYSCAPES_PALETTE, np.uint8),
             partitions=partitions,
         )
 
 
-def _train_ids() -> UInt8Array:
-    """Return the table from label id to train id, ``(256,)`` uint8, 255 for what isn't trained."""
+def train_ids() -> UInt8Array:
+    """Return the table from Cityscapes label id to train id, ``(256,)`` uint8, 255 for what isn't trained."""
     table: UInt8Array = np.full(256, IGNORE_LABEL, np.uint8)
     for train_id, (label, _, _) in enumerate(_TRAINED):
         table[label] = train_id

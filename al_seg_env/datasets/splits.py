@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import reprlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 from al_seg_env.datasets.base import SegmentationData
 from al_seg_env.datasets.pairing import listed, read_json
+from al_seg_files import write_text
 
 SPLITS = ("state", "train", "reward", "eval", "test")
 FORMAT, VERSION = "al-seg-env splits", 1
@@ -151,14 +151,7 @@ class Splits:
         lines = [f'"format": {json.dumps(FORMAT)}', f'"version": {VERSION}']
         for name, ids in self._items():
             lines.append(f'"{name}": {json.dumps([data.names[i] for i in ids], separators=(",", ":"))}')
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
     def _items(self) -> list[tuple[str, tuple[int, ...]]]:
         return [(name, getattr(self, name)) for name in SPLITS]

@@ -1,0 +1,52 @@
+"""GTA5 (Richter et al., 2016, "Playing for Data"), on which the paper pretrains (section 4.1, appendix B)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from al_seg_env.datasets.cityscapes import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, train_ids
+from al_seg_env.datasets.files import PairedFiles
+from al_seg_env.datasets.pairing import pair_files, require_folders
+
+GTA5_UNUSABLE = frozenset(f"{number:05d}" for number in (15188, 17705, *range(20801, 20861)))
+"""Published pairs that cannot be used: two blank images, and 60 whose label is of another size than the image."""
+
+LAYOUT = (
+    "the folders of 01_images.zip to 10_images.zip and 01_labels.zip to 10_labels.zip "
+    "(download.visinf.tu-darmstadt.de/data/from_games), all unpacked into one place: images/00001.png ... "
+    "and labels/00001.png ..."
+)
+
+
+class GTA5(PairedFiles):
+    """GTA5 with the 19 classes of Cityscapes, 24966 images, nearly all of 1052 x 1914.
+
+    Labels are palette PNGs whose pixels are Cityscapes label ids (34 is the licence plate); they are mapped to
+    the 19 train ids, all others become 255. Names are the files' stems, such as ``"00001"``. There are no
+    partitions: the paper pretrains on all of it, and :meth:`Splits.draw` splits it. The pairs of
+    :data:`GTA5_UNUSABLE` are left out, so 24904 remain of the whole data set.
+
+    Args:
+        root: The folder that holds ``images`` and ``labels``.
+        image_size: ``(H, W)`` to resize to; the whole data set needs one, as a few images are 1046 x 1914 or so.
+
+    Raises:
+        ValueError: If folders or partners are missing, or files can't be read or differ in size, naming all.
+    """
+
+    def __init__(self, root: str | Path, image_size: tuple[int, int] | None = None) -> None:
+        root = Path(root)
+        require_folders(root, ["images", "labels"], LAYOUT)
+        pairs = pair_files(root / "images", root / "labels")
+        names = [name for name in pairs if name.rsplit("/", 1)[-1] not in GTA5_UNUSABLE]
+        super().__init__(
+            [pairs[name][0] for name in names],
+            [pairs[name][1] for name in names],
+            CITYSCAPES_CLASSES,
+            names=names,
+            image_size=image_size,
+            label_map=train_ids(),
+            palette=np.asarray(CITYSCAPES_PALETTE, np.uint8),
+        )
