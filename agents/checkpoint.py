@@ -63,7 +63,7 @@ class Checkpoint(BaseCallback):
                 continue
             try:
                 restore_training(model, state)
-            except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+            except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
                 raise ValueError(
                     f"{path} does not fit ({type(error).__name__}: {error}); use another folder"
                 ) from error

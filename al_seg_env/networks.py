@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from al_seg_env.functional import Size
 from al_seg_env.learner import IMAGENET_MEAN, IMAGENET_STD, TorchLearner
+from al_seg_files import replacing
 
 FORMAT = "al-seg-env weights"
 FORMAT_VERSION = "1"
@@ -148,17 +149,18 @@ def normalisation(encoder: str) -> tuple[Sequence[float], Sequence[float]]:
 
 
 def save_weights(learner: TorchLearner, path: str | Path, classes: Sequence[str]) -> None:
-    """Write a learner's weights and buffers as safetensors, so that ``weights=path`` makes them theta_0."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a learner's weights and buffers as safetensors, so that ``weights=path`` makes them theta_0.
+
+    Raises:
+        OSError: If they cannot be written; what was at ``path`` before is unchanged.
+    """
     tensors = {key: value.detach().cpu().contiguous() for key, value in learner.network.state_dict().items()}
     metadata = {"format": FORMAT, "version": FORMAT_VERSION, "classes": json.dumps(list(classes))}
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file(tensors, unfinished, metadata)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(path) as unfinished:
+        try:
+            save_file(tensors, unfinished, metadata)
+        except SafetensorError as error:  # how it reports what the system says
+            raise OSError(0, str(error)) from error
 
 
 def load_weights(network: nn.Module, path: str | Path, classes: Sequence[str]) -> None:

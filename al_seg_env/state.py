@@ -12,7 +12,6 @@ import numpy.typing as npt
 import torch
 
 from al_seg_env.labels import flat_masks, split_masks
-from al_seg_env.learner import Learner
 from al_seg_env.regions import IntArray
 from al_seg_files import load_tree, save_tree, tree_digest
 
@@ -105,15 +104,12 @@ def put_back(env: RegionSelectionEnv, state: State) -> None:
         labels = copy.copy(env.labels)
         labels.load_state_dict(state["labels"])
         batch_size, weights, numerics = int(state["batch_size"]), state["learner"], state["numerics"]
-    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
         raise ValueError(
             f"the state is malformed ({type(error).__name__}: {error}); expected what get_state() of this version of "
             "al-seg-env returns"
         ) from error
-    if numerics is not None and numerics != getattr(env.learner, "numerics", None):
-        env.learner.numerics = numerics  # type: ignore[attr-defined]
-        env._forget_initial()
-    _set_weights(env.learner, weights)
+    _set_weights(env, weights, numerics)
     env.learner.batch_size = batch_size
     env.labels, env._episode, env._answered = labels, episode, dict(zip(answered, answers, strict=True))
     env.np_random = rng
@@ -163,16 +159,22 @@ def identity(env: RegionSelectionEnv) -> dict[str, Any]:
     }
 
 
-def _set_weights(learner: Learner, weights: Any) -> None:
-    before = learner.state_dict()
+def _set_weights(env: RegionSelectionEnv, weights: Any, numerics: Any) -> None:
+    learner: Any = env.learner
+    before, own = learner.state_dict(), getattr(learner, "numerics", None)
     try:
+        if str(own) != str(numerics):
+            learner.numerics = numerics
+            env._forget_initial()
         if weights is None:
             learner.reset()
         else:
             learner.load_state_dict(weights)
     except Exception as error:  # what a learner raises is its own affair
+        if own is not None:
+            learner.numerics = own
         learner.load_state_dict(before)
-        raise ValueError(f"the state's weights do not fit the network: {error}") from error
+        raise ValueError(f"the state's weights or numerics do not fit the network: {error}") from error
 
 
 def _plain(episode: Episode) -> dict[str, Any]:
@@ -200,6 +202,16 @@ def _check_episode(env: RegionSelectionEnv, episode: Episode | None, labelled: i
     expected = {key: (*(space.shape or ()), np.dtype(np.float32)) for key, space in env.observer.space.items()}
     if shapes != expected or tuple(episode.confusion.shape) != (n_classes, n_classes):
         raise ValueError(f"the state's observation has the shapes {shapes}; expected {expected}")
+    if not (
+        isinstance(episode.step, int)
+        and isinstance(episode.reference_miou, float)
+        and isinstance(episode.diverged, bool)
+        and all(isinstance(region, int) for region in episode.chosen)
+        and episode.label_counts.shape == (n_classes,)
+        and episode.label_counts.dtype == episode.confusion.numpy().dtype == np.int64
+        and all(np.isfinite(value).all() for value in episode.observation.values())
+    ):
+        raise TypeError("the episode's entries are of other types")
     pools = np.concatenate([np.zeros(0, np.int64), *episode.pools])
     if not np.isin(pools, env.labels.all_regions).all():
         raise ValueError("the state's pools are of regions that these images do not have")

@@ -42,11 +42,11 @@ def save_tree(path: str | Path, kind: str, tree: Any) -> None:
     """
     tensors: dict[str, Tensor] = {}
     content = json.dumps(_encoded(tree, tensors, "tree"), allow_nan=False)
-    metadata = {"format": FILE_FORMAT, "version": str(FILE_VERSION), "kind": kind, "content": content}
-    metadata["digest"] = _digest(content, tensors)
+    about = {"format": FILE_FORMAT, "version": FILE_VERSION, "kind": kind, "digest": _digest(content, tensors)}
     with replacing(path) as unfinished:
         try:
-            save_file(tensors, unfinished, metadata)
+            # One entry: safetensors writes several in an order that differs between runs.
+            save_file(tensors, unfinished, {"tree": json.dumps({**about, "content": content})})
         except SafetensorError as error:  # how it reports what the system says
             raise OSError(0, str(error)) from error
 
@@ -63,20 +63,21 @@ def load_tree(path: str | Path, kind: str) -> Any:
         raise FileNotFoundError(f"{path}: there is no such file; a file that holds the {kind} is expected")
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
+            about = json.loads((file.metadata() or {}).get("tree", "{}"))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, OverflowError, MemoryError) as error:
+    except (SafetensorError, OSError, ValueError, OverflowError, MemoryError, RecursionError) as error:
         raise ValueError(
             f"{path} is damaged, or no file of this project ({error}); expected safetensors that hold the {kind}"
         ) from error
-    found = (metadata.get("format"), metadata.get("kind"), metadata.get("version"))
-    if found != (FILE_FORMAT, kind, str(FILE_VERSION)):
+    about = about if isinstance(about, dict) else {}
+    found = tuple(about.get(key) for key in ("format", "kind", "version"))
+    if found != (FILE_FORMAT, kind, FILE_VERSION):
         raise ValueError(
             f"{path} holds {found[1]!r} of {found[0]!r}, version {found[2]}; expected {kind!r} of {FILE_FORMAT!r}, "
             f"version {FILE_VERSION}. Use the file that was meant, or the version of al-seg-env that wrote it"
         )
-    content = metadata.get("content", "")
-    if metadata.get("digest") != _digest(content, tensors):
+    content = about.get("content")
+    if not isinstance(content, str) or about.get("digest") != _digest(content, tensors):
         raise ValueError(f"{path} is damaged: its content does not fit its checksum; use an earlier or another copy")
     try:
         return _decoded(json.loads(content), tensors)

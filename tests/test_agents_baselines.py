@@ -88,7 +88,7 @@ def test_the_greedy_oracle_finds_the_choice_that_gains_most_and_leaves_the_envir
         observation, reward, terminated, _, info = env.step(action)
         assert same(untouched.step(action)[1], reward)
         assert reward == max(policy.gains)
-        assert reward > np.quantile(all_gains, 0.9)  # by itself a search pool by pool may miss the very best
+        assert reward >= np.quantile(all_gains, 0.9)  # by itself a search pool by pool may miss the very best
         assert len(policy.gains) == 1 + 3 * active
 
 

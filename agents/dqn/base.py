@@ -17,7 +17,15 @@ from stable_baselines3.common.type_aliases import GymEnv, TrainFreq
 from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
 
 from agents.dqn.contract import Sizes, check_same_task, read_layout
-from agents.dqn.files import AGENT_KIND, REPLAY_KIND, pack_settings, pack_spaces, unpack_settings, unpack_spaces
+from agents.dqn.files import (
+    AGENT_KIND,
+    REPLAY_KIND,
+    pack_settings,
+    pack_spaces,
+    unpack_settings,
+    unpack_spaces,
+    well_formed,
+)
 from agents.dqn.replay import DecomposedReplayBuffer
 from al_seg_files import load_tree, save_tree
 
@@ -165,7 +173,14 @@ class RegionAgent(OffPolicyAlgorithm):
                 f"trust where it comes from: {cls.__name__}.import_sb3_zip(path)"
             )
         tree = load_tree(path, AGENT_KIND)
-        given = {**(custom_objects or {}), **kwargs}
+        with well_formed(path):
+            model, given = cls._from_tree(tree, path, device, {**(custom_objects or {}), **kwargs})
+        return model._given(env, given)
+
+    @classmethod
+    def _from_tree(
+        cls: type[SelfRegionAgent], tree: Any, path: Any, device: torch.device | str, given: dict[str, Any]
+    ) -> tuple[SelfRegionAgent, dict[str, Any]]:
         policy = given.pop("policy", cls.policy_aliases.get(tree["policy"]))
         if policy is None or tree["class"] != cls.__name__:
             raise ValueError(
@@ -176,11 +191,12 @@ class RegionAgent(OffPolicyAlgorithm):
         model = cls(policy, None, device=device, _init_setup_model=False, **settings)  # type: ignore[call-arg, arg-type]
         model.observation_space, model.action_space = unpack_spaces(tree["spaces"])
         model.n_envs, model.layout = tree["n_envs"], tree["layout"]
-        model.rng = model.rng if given.get("seed") is not None else tree["rng"]
+        if given.get("seed") is None:
+            model.rng = tree["rng"]
         model._setup_model()
         model.set_parameters(tree["parameters"], exact_match=True, device=device)
-        vars(model).update(tree["progress"])
-        return model._given(env, given)
+        vars(model).update({name: tree["progress"][name] for name in PROGRESS})
+        return model, given
 
     def _given(self: SelfRegionAgent, env: GymEnv | None, given: dict[str, Any]) -> SelfRegionAgent:
         """Give a loaded agent its environment, and start its random source anew if there is a new seed."""
@@ -227,7 +243,8 @@ class RegionAgent(OffPolicyAlgorithm):
             ValueError: If it is damaged, of another kind or version, or of other sizes.
         """
         assert self.replay_buffer is not None
-        self.replay_buffer.load_state_dict(load_tree(_with_suffix(path), REPLAY_KIND))
+        with well_formed(path):
+            self.replay_buffer.load_state_dict(load_tree(_with_suffix(path), REPLAY_KIND))
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_last_obs", "_last_original_obs"]

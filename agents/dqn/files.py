@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +16,15 @@ from agents.dqn.exploration import ExponentialEpsilon, LinearEpsilon
 
 AGENT_KIND, POLICY_KIND, REPLAY_KIND = "agent", "query policy", "replay"
 _SCHEDULES = {kind.__name__: kind for kind in (ExponentialEpsilon, LinearEpsilon)}
+
+
+@contextmanager
+def well_formed(path: Any) -> Iterator[None]:
+    """Turn what a file with an unexpected content leads to into a ValueError that names the file."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, RuntimeError, AssertionError, ArithmeticError) as error:
+        raise ValueError(f"{path} is malformed ({type(error).__name__}: {error}); use another copy") from error
 
 
 def pack_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from stable_baselines3.common.utils import get_device
 from torch import Tensor
 
 from agents.dqn.contract import Sizes
-from agents.dqn.files import POLICY_KIND, pack_settings, pack_spaces, unpack_settings, unpack_spaces
+from agents.dqn.files import POLICY_KIND, pack_settings, pack_spaces, unpack_settings, unpack_spaces, well_formed
 from agents.dqn.network import QueryNetwork
 from al_seg_files import load_tree, save_tree
 
@@ -163,9 +163,10 @@ class QueryPolicy(BasePolicy):
             ValueError: If it is damaged, or of another kind or version.
         """
         tree = load_tree(path, POLICY_KIND)
-        settings = unpack_settings(tree["settings"], {}, path)
-        policy = cls(*unpack_spaces(tree["spaces"]), lr_schedule=cls._dummy_schedule, **settings)
-        policy.load_state_dict(tree["parameters"])
+        with well_formed(path):
+            settings = unpack_settings(tree["settings"], {}, path)
+            policy = cls(*unpack_spaces(tree["spaces"]), lr_schedule=cls._dummy_schedule, **settings)
+            policy.load_state_dict(tree["parameters"])
         return policy.to(get_device(device))
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
