@@ -4,7 +4,7 @@ They know an environment by its Gymnasium spaces alone, and follow the interface
 """
 
 from agents.baselines import BALDPolicy, EntropyPolicy, RareClassPolicy, ScorePolicy, UniformPolicy
-from agents.callbacks import InfoLogger
+from agents.callbacks import EpisodeRecorder, InfoLogger
 from agents.checkpoint import Checkpoint
 from agents.dqn import ExponentialEpsilon, LinearEpsilon, QueryPolicy, SubActionDQN
 from agents.greedy import GreedyOraclePolicy
@@ -13,6 +13,7 @@ __all__ = [
     "BALDPolicy",
     "Checkpoint",
     "EntropyPolicy",
+    "EpisodeRecorder",
     "ExponentialEpsilon",
     "GreedyOraclePolicy",
     "InfoLogger",

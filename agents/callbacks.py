@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
+
+from al_seg_files import write_csv
 
 
 class InfoLogger(BaseCallback):
@@ -27,4 +32,44 @@ class InfoLogger(BaseCallback):
                 for key in self.keys:
                     if key in info:
                         self.logger.record_mean(f"rollout/{key}", float(info[key]))
+        return True
+
+
+class EpisodeRecorder(BaseCallback):
+    """Write a csv file with a row per episode: steps so far, return, final mean IoU, exploration rate.
+
+    Where training goes on from a checkpoint, so does the file: rows of episodes that ended after the checkpoint
+    are dropped, since those are played again.
+
+    Args:
+        path: The csv file.
+        after: Called after each episode, when its row is written.
+        verbose: as in Stable-Baselines3.
+
+    Attributes:
+        rows: One dict per episode.
+    """
+
+    def __init__(self, path: str | Path, after: Callable[[], None] | None = None, verbose: int = 0) -> None:
+        super().__init__(verbose)
+        self.path, self.after = Path(path), after
+        self.rows: list[dict[str, Any]] = []
+
+    def _on_training_start(self) -> None:
+        self.rows = []
+        if self.num_timesteps and self.path.exists():
+            with self.path.open(newline="") as file:
+                self.rows = [row for row in csv.DictReader(file) if int(row["steps"]) <= self.num_timesteps]
+
+    def _on_step(self) -> bool:
+        for done, info in zip(self.locals["dones"], self.locals["infos"], strict=True):
+            if done:
+                row = {"episode": len(self.rows) + 1, "steps": self.num_timesteps}
+                row |= {"return": round(float(info["episode"]["r"]), 4), "final_miou": round(float(info["miou"]), 4)}
+                if (rate := getattr(self.model, "exploration_rate", None)) is not None:
+                    row["epsilon"] = round(float(rate), 4)
+                self.rows.append(row)
+                write_csv(self.path, self.rows)
+                if self.after is not None:
+                    self.after()
         return True

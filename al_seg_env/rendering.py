@@ -8,7 +8,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from al_seg_env.datasets.base import IGNORE_LABEL, SegmentationData, UInt8Array, palette_of
-from al_seg_env.regions import Box
+from al_seg_env.frames import Frames
+from al_seg_env.labels import LabelState
+from al_seg_env.regions import Box, RegionGrid
 
 UNLABELLED_COLOUR = (255, 255, 255)
 REQUEST_COLOUR = (255, 230, 0)
@@ -76,4 +78,49 @@ def render_request(
                 width=2,
             )
     draw.text((3, size[1] - TITLE_HEIGHT + 3), caption, fill="white")
+    return np.asarray(canvas)
+
+
+def overlay_requests(
+    data: SegmentationData, frames: Frames, grid: RegionGrid, labels: LabelState, count: int = 6, columns: int = 3
+) -> UInt8Array:
+    """Draw the images of which the most regions are labelled, with their labels on them, side by side (figure D.1).
+
+    Args:
+        data: For colours and names.
+        frames: The images.
+        grid: The grid of regions.
+        labels: L_t.
+        count: Images, at most.
+        columns: Images in a row.
+
+    Returns:
+        ``(h, w, 3)`` uint8.
+    """
+    images, regions = np.unique(grid.image_of(labels.labelled), return_counts=True)
+    most = images[np.argsort(-regions, kind="stable")][:count]
+    height, width = grid.image_size
+    rows = -(-len(most) // columns)
+    canvas = Image.new("RGB", (columns * (width + GAP), rows * (height + TITLE_HEIGHT)), "white")
+    draw = ImageDraw.Draw(canvas)
+    palette = palette_of(data)
+    for position, image in enumerate(most.tolist()):
+        row, column = divmod(position, columns)
+        left, top = column * (width + GAP), row * (height + TITLE_HEIGHT)
+        known, pixels = labels.mask(image), frames.image(image).numpy()
+        mixed = (pixels * 0.4 + colourise(known, palette) * 0.6).astype(np.uint8)
+        asked = np.zeros(grid.image_size, bool)
+        boxes = [box for box in map(grid.box, labels.labelled) if box.image == image]
+        for box in boxes:
+            box.crop(asked)[...] = True
+        canvas.paste(Image.fromarray(np.where(asked[..., None], mixed, pixels)), (left, top + TITLE_HEIGHT))
+        draw.text((left + 3, top + 3), f"{data.names[image]}: {len(boxes)} regions", fill="black")
+        for box in boxes:
+            corners = (
+                left + box.left,
+                top + TITLE_HEIGHT + box.top,
+                left + box.right - 1,
+                top + TITLE_HEIGHT + box.bottom - 1,
+            )
+            draw.rectangle(corners, outline=REQUEST_COLOUR)
     return np.asarray(canvas)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,11 @@ from al_seg_env.functional import Size
 from al_seg_env.learner import Learner
 from al_seg_env.metrics import class_iou, mean_iou
 from al_seg_env.regions import RegionGrid
+from al_seg_files import load_tree, save_tree
+
+KIND = "training to convergence"
+CHECKPOINT_SECONDS = 60.0
+"""Seconds between two checkpoints of a training to convergence, at least."""
 
 
 @dataclass
@@ -92,6 +100,7 @@ def fit_to_convergence(
     settings: FitSettings,
     rng: np.random.Generator,
     progress: str | None = None,
+    checkpoint: Path | None = None,
 ) -> Fit:
     """Train on labelled regions with early stopping, and keep the best weights (section 4.1, "Evaluation").
 
@@ -105,16 +114,25 @@ def fit_to_convergence(
         settings: Crops, batches and patience.
         rng: Source of randomness.
         progress: Title of a progress bar, if one is wanted.
+        checkpoint: File to keep the training in while it goes on, so that a call with the same arguments after a kill
+            continues it exactly; removed at the end.
 
     Returns:
         What was reached. The learner has the best weights on return.
     """
     if not len(regions):
         raise ValueError("there is no labelled region to train on; acquire some first")
-    fit = Fit([evaluate(learner, frames, validation).miou])
-    best: dict[str, Any] = learner.state_dict()
+    resumed = _resumed(learner, checkpoint, rng)
+    if resumed is None:
+        fit = Fit([evaluate(learner, frames, validation).miou])
+        best: dict[str, Any] = learner.state_dict()
+    else:
+        fit, best = resumed
+    written = time.monotonic()
+    epochs = range(len(fit.history), settings.max_epochs + 1)
     with tqdm(total=settings.max_epochs, desc=progress, disable=progress is None, leave=False) as bar:
-        for epoch in range(1, settings.max_epochs + 1):
+        bar.update(len(fit.history) - 1)
+        for epoch in epochs if len(fit.history) - 1 - fit.best_epoch < settings.patience else ():
             for batch in _epoch(regions, settings, rng):
                 crops = training_crops(frames, grid, batch, labels, settings.crop_size, rng)
                 learner.fit_step(*crops, rng)
@@ -125,8 +143,28 @@ def fit_to_convergence(
             bar.set_postfix(miou=f"{fit.history[-1]:.2f}", best=f"{fit.best_miou:.2f}")
             if epoch - fit.best_epoch >= settings.patience:
                 break
+            if checkpoint is not None and time.monotonic() - written >= CHECKPOINT_SECONDS:
+                state = {"history": fit.history, "best_epoch": fit.best_epoch, "best": best, "rng": rng}
+                save_tree(checkpoint, KIND, {**state, "learner": learner.state_dict()})
+                written = time.monotonic()
     learner.load_state_dict(best)
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
     return fit
+
+
+def _resumed(learner: Learner, checkpoint: Path | None, rng: np.random.Generator) -> tuple[Fit, dict[str, Any]] | None:
+    """Put a training back to where its checkpoint was written; ``None`` if there is none that is whole."""
+    if checkpoint is None or not checkpoint.exists():
+        return None
+    try:
+        state = load_tree(checkpoint, KIND)
+    except ValueError as error:
+        warnings.warn(f"the training starts anew: {error}", stacklevel=3)
+        return None
+    learner.load_state_dict(state["learner"])
+    rng.bit_generator.state = state["rng"].bit_generator.state
+    return Fit(state["history"], state["best_epoch"]), state["best"]
 
 
 def _epoch(regions: Sequence[int], settings: FitSettings, rng: np.random.Generator) -> list[list[int]]:

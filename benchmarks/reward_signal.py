@@ -1,12 +1,14 @@
 """How much of a step's reward tells a good choice from a bad one? The first thing to measure on new data.
 
-From theta_0, one step is taken many times with random choices and with choices that know the truth (from each pool
-the candidate richest in rare classes). A setting is worth training an agent with when the two differ by more than
-the reward varies between draws:
+Episodes on D_T are played with uniform choices, with those of highest entropy, and with choices that know the truth
+(RareClassPolicy: from each pool the candidate richest in rare classes), all with the same seeds. A setting is worth
+training an agent with when truth-knowing choices gain more than uniform ones by more than the reward varies:
 
-    python benchmarks/reward_signal.py --env-arg weights=runs/pretrain/theta_0.safetensors
+    python benchmarks/reward_signal.py --env-arg weights=runs/pretrain/theta_0.safetensors --steps 4
 
-It prints a row per setting, and writes OUT/reward_signal.csv.
+It prints a row per setting, and writes OUT/reward_signal.csv (all steps), OUT/summary.csv and OUT/reward_signal.png.
+Each setting is learning rate:iterations. Signal to noise: difference between truth-knowing and uniform choices over
+the pooled standard deviation, of single steps.
 """
 
 from __future__ import annotations
@@ -14,73 +16,89 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-from common import environment_parser, make_environment
+from common import environment_parser, make_environment, plot_lines
 
-from al_seg_env import RegionSelectionEnv
+from agents import EntropyPolicy, RareClassPolicy, UniformPolicy
 from al_seg_files import write_csv
+
+KINDS = ("uniform", "entropy", "rare")
 
 
 def main() -> None:
     parser = environment_parser(__doc__ or "", out="reward_signal")
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--draws", type=int, default=8, help="steps per setting and kind of choice")
+    parser.add_argument("--episodes", type=int, default=6, help="episodes per setting and kind of choice")
+    parser.add_argument("--steps", type=int, default=1, help="steps of an episode")
     parser.add_argument(
         "--settings", nargs="+", default=["0.001:1", "0.01:1", "0.001:8"], help="learning rate:iterations"
     )
     args = parser.parse_args()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for setting in tqdm(args.settings, desc="settings"):
         rate, iterations = setting.split(":")
-        env: RegionSelectionEnv = make_environment(  # type: ignore[assignment]
-            args, learning_rate=float(rate), fit_iterations=int(iterations)
-        ).unwrapped
-        rare = rarity(env)
-        gains = {
-            kind: [gain(env, args.seed + draw, rare if kind == "rare" else None) for draw in range(args.draws)]
-            for kind in ("uniform", "rare")
-        }
-        pooled = np.sqrt((np.var(gains["uniform"], ddof=1) + np.var(gains["rare"], ddof=1)) / 2)
-        rows.append(
-            {
-                "learning_rate": rate,
-                "fit_iterations": iterations,
-                "draws": args.draws,
-                **{f"{k}_mean": round(float(np.mean(g)), 3) for k, g in gains.items()},
-                **{f"{k}_std": round(float(np.std(g, ddof=1)), 3) for k, g in gains.items()},
-                "signal_to_noise": round(float((np.mean(gains["rare"]) - np.mean(gains["uniform"])) / pooled), 2),
-            }
+        env = make_environment(
+            args,
+            learning_rate=float(rate),
+            fit_iterations=int(iterations),
+            scores=["entropy", "privileged_rarity"],
         )
-        tqdm.write(str(rows[-1]))
+        for episode in range(args.episodes):
+            for kind in KINDS:
+                gains = play(env, kind, args.seed + episode, args.steps)
+                rows += [
+                    {"setting": setting, "kind": kind, "episode": episode, "step": step + 1, "gain": round(gain, 4)}
+                    for step, gain in enumerate(gains)
+                ]
+        summary = [summarise(rows, each) for each in args.settings if any(row["setting"] == each for row in rows)]
+        tqdm.write(str(summary[-1]))
         write_csv(args.out / "reward_signal.csv", rows)
+        write_csv(args.out / "summary.csv", summary)
+    lines = {
+        f"{setting} {kind}": (range(1, args.steps + 1), np.cumsum(by_step(rows, setting, kind)))
+        for setting in args.settings
+        for kind in KINDS
+    }
+    plot_lines(args.out / "reward_signal.png", lines, "step", "mean gain so far (points)", "Gain by kind of choice")
 
 
-def rarity(env: RegionSelectionEnv) -> np.ndarray:
-    """Return a weight per class, ``(C,)``: one over its share of the pixels of D_S."""
-    counts = sum(np.bincount(env.frames.mask(i).ravel(), minlength=256) for i in env.splits.state)
-    shares = counts[: len(env.data.classes)] / counts.sum()
-    return 1 / np.maximum(shares, 1e-4)
+def play(env: Any, kind: str, seed: int, steps: int) -> list[float]:
+    """Return the rewards of an episode's first steps; the seed fixes pools, so that kinds are paired in step 1."""
+    policy = {"uniform": UniformPolicy(seed), "entropy": EntropyPolicy(), "rare": RareClassPolicy()}[kind]
+    observation, _ = env.reset(seed=seed)
+    gains, terminated = [], False
+    while len(gains) < steps and not terminated:
+        observation, gain, terminated, _, _ = env.step(policy.predict(observation)[0])
+        gains.append(float(gain))
+    return gains
 
 
-def gain(env: RegionSelectionEnv, seed: int, rare: np.ndarray | None) -> float:
-    """Return the reward of one step from theta_0; the seed fixes the pools, so that choices are paired."""
-    env.reset(seed=seed)
-    if rare is None:
-        action = np.random.default_rng(seed).integers(env.action_space.nvec)
-    else:
-        action = np.array([np.argmax([worth(env, region, rare) for region in pool]) for pool in env.pools])
-    return env.step(action)[1]
+def by_step(rows: list[dict[str, Any]], setting: str, kind: str) -> list[float]:
+    """Return the mean gain of each step."""
+    chosen = [row for row in rows if (row["setting"], row["kind"]) == (setting, kind)]
+    steps = sorted({row["step"] for row in chosen})
+    return [float(np.mean([row["gain"] for row in chosen if row["step"] == step])) for step in steps]
 
 
-def worth(env: RegionSelectionEnv, region: int, rare: np.ndarray) -> float:
-    """Return how much of rare classes a region holds, by the truth."""
-    box = env.grid.box(region)
-    counts = np.bincount(box.crop(env.frames.mask(box.image)).ravel(), minlength=256)[: len(rare)]
-    return float((np.sqrt(counts) * rare).sum())
+def summarise(rows: list[dict[str, Any]], setting: str) -> dict[str, Any]:
+    """Return mean and standard deviation of a step's gain per kind, and signal to noise."""
+    gains = {
+        kind: np.array([row["gain"] for row in rows if (row["setting"], row["kind"]) == (setting, kind)])
+        for kind in KINDS
+    }
+    noise = float(np.sqrt((gains["uniform"].var(ddof=1) + gains["rare"].var(ddof=1)) / 2))
+    return {
+        "setting": setting,
+        "n": len(gains["uniform"]),
+        **{f"{kind}_mean": round(float(values.mean()), 3) for kind, values in gains.items()},
+        **{f"{kind}_std": round(float(values.std(ddof=1)), 3) for kind, values in gains.items()},
+        "signal_to_noise": round(float(gains["rare"].mean() - gains["uniform"].mean()) / noise, 2),
+    }
 
 
 if __name__ == "__main__":

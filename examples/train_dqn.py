@@ -10,51 +10,14 @@ training had never been interrupted; a run's folder may be moved.
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 from common import environment_parser, make_environment, plot_lines
-from stable_baselines3.common.callbacks import BaseCallback
 
-from agents import Checkpoint, ExponentialEpsilon, InfoLogger, LinearEpsilon, SubActionDQN
-from al_seg_files import write_csv
-
-
-class EpisodeRecorder(BaseCallback):
-    """Save the agent, a csv and a picture after every episode."""
-
-    def __init__(self, out: Path, rows: list[dict[str, Any]]) -> None:
-        super().__init__()
-        self.out, self.rows = out, rows
-
-    def _on_step(self) -> bool:
-        for done, info in zip(self.locals["dones"], self.locals["infos"], strict=True):
-            if done:
-                self.rows.append(
-                    {
-                        "episode": len(self.rows) + 1,
-                        "steps": self.num_timesteps,
-                        "return": round(info["episode"]["r"], 4),
-                        "final_miou": round(info["miou"], 4),
-                        "epsilon": round(self.model.exploration_rate, 4),  # type: ignore[attr-defined]
-                    }
-                )
-                self._write()
-        return True
-
-    def _write(self) -> None:
-        self.model.save(self.out / "agent.safetensors")
-        write_csv(self.out / "episodes.csv", self.rows)
-        returns = [float(row["return"]) for row in self.rows]
-        smooth = [
-            sum(returns[max(0, i - 9) : i + 1]) / len(returns[max(0, i - 9) : i + 1]) for i in range(len(returns))
-        ]
-        numbers = range(1, len(returns) + 1)
-        lines = {"return": (numbers, returns), "mean of the last 10": (numbers, smooth)}
-        plot_lines(self.out / "episodes.png", lines, "episode", "gain in mean IoU (points)", "SubActionDQN on D_T")
+from agents import Checkpoint, EpisodeRecorder, ExponentialEpsilon, InfoLogger, LinearEpsilon, SubActionDQN
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -98,23 +61,30 @@ def main(argv: Sequence[str] | None = None) -> None:
         seed=args.seed,
     )
     checkpoint = Checkpoint(args.out / "checkpoints", every=args.checkpoint_every)
-    rows = earlier_episodes(args.out / "episodes.csv", agent) if args.resume and checkpoint.resume(agent) else []
+    if args.resume:
+        checkpoint.resume(agent)
+
+    def after_episode() -> None:
+        agent.save(args.out / "agent.safetensors")
+        draw([float(row["return"]) for row in recorder.rows], args.out / "episodes.png")
+
+    recorder = EpisodeRecorder(args.out / "episodes.csv", after_episode)
     if agent.num_timesteps < steps:
         agent.learn(
             steps - agent.num_timesteps,
-            callback=[EpisodeRecorder(args.out, rows), InfoLogger(), checkpoint],
+            callback=[recorder, InfoLogger(), checkpoint],
             reset_num_timesteps=False,
             progress_bar=True,
         )
-    print(f"{len(rows)} episodes played; the agent is {args.out / 'agent.safetensors'}")
+    print(f"{args.episodes} episodes played; the agent is {args.out / 'agent.safetensors'}")
 
 
-def earlier_episodes(path: Path, agent: SubActionDQN) -> list[dict[str, Any]]:
-    """Return the episodes that had ended when the agent's checkpoint was written; later ones are played again."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [row for row in csv.DictReader(file) if int(row["steps"]) <= agent.num_timesteps]
+def draw(returns: Sequence[float], path: Path) -> None:
+    """Draw the return of each episode and the mean of the last ten."""
+    numbers = range(1, len(returns) + 1)
+    smooth = [float(np.mean(returns[max(0, i - 10) : i])) for i in numbers]
+    lines = {"return": (numbers, returns), "mean of the last 10": (numbers, smooth)}
+    plot_lines(path, lines, "episode", "gain in mean IoU (points)", "SubActionDQN on D_T")
 
 
 if __name__ == "__main__":

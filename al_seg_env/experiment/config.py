@@ -1,0 +1,265 @@
+"""What an experiment is: a small declarative file, checked before anything runs."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from al_seg_env.training import FitSettings
+
+T = TypeVar("T")
+
+PRESETS = Path(__file__).parent / "presets"
+METHODS: dict[str, dict[str, Any]] = {
+    "uniform": {"policy": "uniform"},
+    "entropy": {"policy": "entropy", "arguments": {"scores": ["entropy"]}},
+    "bald": {"policy": "bald", "arguments": {"scores": ["bald"]}},
+    "margin": {"policy": "margin", "arguments": {"scores": ["margin"]}},
+    "rare": {"policy": "rare", "arguments": {"scores": ["privileged_rarity"]}},
+    "greedy": {"policy": "greedy", "arguments": {"scores": ["privileged_rarity"]}},
+    "dqn": {"policy": "dqn"},
+}
+"""The methods known by name: a policy, and arguments of the environment that it plays."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training of theta_0 on whole labelled images.
+
+    Attributes:
+        env: Registered environment whose data are trained on; the experiment's own if left out.
+        arguments: Its arguments, over the experiment's own.
+        images: ``"state"`` (D_S), ``"train"`` (D_T), ``"eval"``, or ``"all"`` but D_R and test.
+        epochs, patience, updates, batch_size: See :class:`~al_seg_env.training.FitSettings`.
+        learning_rate: Of this stage; the environment's if left out.
+    """
+
+    env: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    images: str = "train"
+    epochs: int = 60
+    patience: int = 10
+    updates: int = 10
+    batch_size: int = 16
+    learning_rate: float | None = None
+
+
+@dataclass(frozen=True)
+class Query:
+    """How the query agent is trained on D_T, with a small fixed budget (section 4.1).
+
+    Attributes:
+        episodes: Episodes.
+        arguments: Arguments of the environment over the experiment's own, such as ``budget``.
+        agent: Arguments of :class:`agents.SubActionDQN`, such as ``gamma``; ``epsilon_steps`` for a linear decay.
+        per_seed: One agent for each seed, or one for all.
+        checkpoint_every: Environment steps between checkpoints.
+    """
+
+    episodes: int = 100
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    agent: Mapping[str, Any] = field(default_factory=dict)
+    per_seed: bool = True
+    checkpoint_every: int = 10
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The paper's comparison (section 4), in plain values.
+
+    Attributes:
+        name: For titles.
+        env: Registered environment.
+        arguments: Its arguments.
+        methods: Names out of :data:`METHODS`, or a mapping from a name to ``{policy, arguments}``, where the policy is
+            a known one or ``"module:function"`` of one's own, called with environment and seed.
+        seeds: One trial of each method per seed.
+        budgets: Regions labelled; all but the largest multiples of K.
+        theta_0: Stages of pretraining before evaluation, one after another.
+        query_theta_0: The same before the training of the query agent. D_T must not be among their images: its
+            labels would be no news.
+        query: Training of the agent.
+        fit: Training to convergence; ``updates`` as in :class:`Stage`.
+        full: Also train with all labels of D_V, for the line of full supervision.
+        variants: Named settings to compare (appendix E): arguments of the environment over ``arguments``.
+        cpus, gpus: What a trial takes of a Ray cluster.
+    """
+
+    name: str
+    env: str = "al_seg_env/SyntheticStreets-v0"
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    methods: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"uniform": METHODS["uniform"]})
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    budgets: tuple[int, ...] = (48, 96)
+    theta_0: tuple[Stage, ...] = (Stage(),)
+    query_theta_0: tuple[Stage, ...] = (Stage(images="state"),)
+    query: Query = Query()
+    fit: FitSettings = FitSettings()
+    full: bool = True
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
+    cpus: float = 1
+    gpus: float = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain json values."""
+        plain: dict[str, Any] = _plain(asdict(self))
+        return plain
+
+
+def load_experiment(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Experiment:
+    """Read an experiment.
+
+    Args:
+        source: A yaml or toml file; the name of a preset; or a mapping. A file or mapping may begin from a preset,
+            named under ``preset``, whose entries it changes one by one.
+        overrides: Entries to change, with dots between levels: ``{"arguments.root": "data/camvid"}``.
+
+    Raises:
+        ValueError: If an entry is unknown, missing or wrong; the known ones are listed.
+    """
+    content = dict(source) if isinstance(source, Mapping) else _read(source)
+    while "preset" in content:
+        content = _merged(_read_preset(content.pop("preset")), content)
+    for name, value in (overrides or {}).items():
+        change: dict[str, Any] = {}
+        inner = change
+        *parents, last = name.split(".")
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[last] = value
+        content = _merged(content, change)
+    return _experiment(content)
+
+
+def _experiment(content: Mapping[str, Any]) -> Experiment:
+    _check_keys(content, Experiment, "the experiment")
+    entries = dict(content)
+    if "name" not in entries:
+        raise ValueError("the experiment has no name; give it one")
+    entries["methods"] = _methods(entries.get("methods", ["uniform"]))
+    for name in ("theta_0", "query_theta_0"):
+        if name in entries:
+            stages = _of_type(entries[name], list, name, "a list of stages")
+            entries[name] = tuple(_made(Stage, stage, f"{name}[{i}]") for i, stage in enumerate(stages))
+    if "query" in entries:
+        entries["query"] = _made(Query, entries["query"], "query")
+    if "fit" in entries:
+        fit = dict(_of_type(entries["fit"], Mapping, "fit", "a mapping"))
+        if isinstance(fit.get("crop_size"), list):
+            fit["crop_size"] = tuple(fit["crop_size"])
+        entries["fit"] = _made(FitSettings, fit, "fit")
+    for name in ("seeds", "budgets"):
+        values = entries.get(name, getattr(Experiment, name))
+        whole = isinstance(values, list | tuple) and all(type(v) is int and v >= 0 for v in values)
+        if not whole or not values or len(set(values)) != len(values):
+            raise ValueError(f"{name} is {values!r}; expected a list of different whole numbers")
+        entries[name] = tuple(values)
+    entries["budgets"] = tuple(sorted(entries["budgets"]))
+    if entries["budgets"][0] < 1:
+        raise ValueError(f"budgets is {list(entries['budgets'])}; theta_0 itself, 0, is always there: leave it out")
+    variants = _of_type(entries.get("variants") or {"": {}}, Mapping, "variants", "a mapping")
+    entries["variants"] = {str(name): dict(arguments or {}) for name, arguments in variants.items()}
+    return Experiment(**entries)
+
+
+def _methods(given: Any) -> dict[str, dict[str, Any]]:
+    named = dict.fromkeys(given) if isinstance(given, list | tuple) else given
+    if not isinstance(named, Mapping) or not named:
+        raise ValueError(f"methods is {given!r}; expected a list of names or a mapping; known are {sorted(METHODS)}")
+    methods = {}
+    for name, content in named.items():
+        if content is None and name not in METHODS:
+            close = difflib.get_close_matches(str(name), METHODS, 1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise ValueError(f"method {name!r} is unknown{hint}; known are {', '.join(METHODS)}")
+        entry = {**METHODS.get(str(name), {}), **(content or {})}
+        policy = entry.get("policy", name)
+        if policy not in METHODS and ":" not in str(policy):
+            raise ValueError(
+                f"policy {policy!r} of method {name!r} is unknown; known are {', '.join(METHODS)}, and module:function"
+            )
+        known = METHODS.get(str(policy), {}).get("arguments", {})
+        unknown = sorted(set(entry) - {"policy", "arguments"})
+        if unknown:
+            raise ValueError(f"method {name!r} has the unknown entries {unknown}; known are policy and arguments")
+        methods[str(name)] = {"policy": str(policy), "arguments": {**known, **entry.get("arguments", {})}}
+    if any(not _is_file_name(name) for name in methods) or "full" in methods:
+        raise ValueError(f"methods are {list(methods)}; names are of letters, digits, _, + and -, and not 'full'")
+    return methods
+
+
+def _is_file_name(name: str) -> bool:
+    return bool(name) and all(c.isalnum() or c in "_+-" for c in name)
+
+
+def _made(kind: type[T], content: Any, where: str) -> T:
+    _check_keys(_of_type(content, Mapping, where, "a mapping"), kind, where)
+    try:
+        return kind(**content)
+    except TypeError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _check_keys(content: Mapping[str, Any], kind: type, where: str) -> None:
+    known = [each.name for each in fields(kind)]  # type: ignore[arg-type]
+    unknown = [str(name) for name in content if name not in known]
+    if unknown:
+        raise ValueError(f"{where} has the unknown entries {unknown}; known are {', '.join(known)}")
+
+
+def _of_type(value: Any, kind: type, where: str, expected: str) -> Any:
+    if not isinstance(value, kind):
+        raise ValueError(f"{where} is {value!r}; expected {expected}")
+    return value
+
+
+def _read(source: str | Path) -> dict[str, Any]:
+    path = Path(source)
+    if not path.is_file():
+        return _read_preset(str(source))
+    try:
+        if path.suffix == ".toml":
+            content = _toml(path)
+        else:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} can't be read: {error}; expected yaml or toml") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds {type(content).__name__}; expected entries such as name, env and methods")
+    return content
+
+
+def _toml(path: Path) -> Any:
+    try:
+        import tomllib
+    except ImportError as error:  # Python 3.10
+        raise ValueError("reading toml needs Python 3.11; use yaml") from error
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+def _read_preset(name: str) -> dict[str, Any]:
+    known = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    if name not in known:
+        raise ValueError(f"{name!r} is neither a file nor a preset; the presets are {', '.join(known)}")
+    content: dict[str, Any] = yaml.safe_load((PRESETS / f"{name}.yaml").read_text(encoding="utf-8"))
+    return content
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with the entries of ``over``; mappings are merged, all else is replaced."""
+    merged = dict(base)
+    for name, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping) and name != "methods"
+        merged[name] = _merged(merged[name], value) if both else value
+    return merged
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
