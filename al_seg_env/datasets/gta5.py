@@ -6,12 +6,22 @@ from pathlib import Path
 
 import numpy as np
 
+from al_seg_env.datasets.base import IGNORE_LABEL, UInt8Array
+from al_seg_env.datasets.camvid import CAMVID_CLASSES, CAMVID_PALETTE
 from al_seg_env.datasets.cityscapes import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, train_ids
 from al_seg_env.datasets.files import PairedFiles
 from al_seg_env.datasets.pairing import pair_files, require_folders
 
 GTA5_UNUSABLE = frozenset(f"{number:05d}" for number in (15188, 17705, *range(20801, 20861)))
 """Published pairs that cannot be used: two blank images, and 60 whose label is of another size than the image."""
+
+_CAMVID_OF_LABEL = {
+    **{23: "Sky", 11: "Building", 17: "Pole", 7: "Road", 8: "Pavement", 21: "Tree", 13: "Fence", 24: "Pedestrian"},
+    **dict.fromkeys((19, 20), "SignSymbol"),
+    **dict.fromkeys((26, 27, 28, 32), "Car"),  # trucks, buses and motorcycles, too
+    33: "Bicyclist",
+}
+"""CamVid's class of each label that has one, as the released code pretrains for CamVid."""
 
 LAYOUT = (
     "the folders of 01_images.zip to 10_images.zip and 01_labels.zip to 10_labels.zip "
@@ -31,12 +41,19 @@ class GTA5(PairedFiles):
     Args:
         root: The folder that holds ``images`` and ``labels``.
         image_size: ``(H, W)`` to resize to; the whole data set needs one, as a few images are 1046 x 1914 or so.
+        classes: ``"cityscapes"``, or ``"camvid"`` for CamVid's 11 classes.
 
     Raises:
-        ValueError: If folders or partners are missing, or files can't be read or differ in size, naming all.
+        ValueError: If ``classes`` is another, folders or partners are missing, or files can't be read or differ in
+            size, naming all.
     """
 
-    def __init__(self, root: str | Path, image_size: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self, root: str | Path, image_size: tuple[int, int] | None = None, classes: str = "cityscapes"
+    ) -> None:
+        if classes not in ("cityscapes", "camvid"):
+            raise ValueError(f"classes is {classes!r}; expected 'cityscapes' or 'camvid'")
+        for_camvid = classes == "camvid"
         root = Path(root)
         require_folders(root, ["images", "labels"], LAYOUT)
         pairs = pair_files(root / "images", root / "labels")
@@ -44,9 +61,17 @@ class GTA5(PairedFiles):
         super().__init__(
             [pairs[name][0] for name in names],
             [pairs[name][1] for name in names],
-            CITYSCAPES_CLASSES,
+            CAMVID_CLASSES if for_camvid else CITYSCAPES_CLASSES,
             names=names,
             image_size=image_size,
-            label_map=train_ids(),
-            palette=np.asarray(CITYSCAPES_PALETTE, np.uint8),
+            label_map=_camvid_ids() if for_camvid else train_ids(),
+            palette=np.asarray(CAMVID_PALETTE if for_camvid else CITYSCAPES_PALETTE, np.uint8),
         )
+
+
+def _camvid_ids() -> UInt8Array:
+    """Return the table from label id to CamVid's class, ``(256,)`` uint8, 255 for what has none."""
+    table: UInt8Array = np.full(256, IGNORE_LABEL, np.uint8)
+    for label, name in _CAMVID_OF_LABEL.items():
+        table[label] = CAMVID_CLASSES.index(name)
+    return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -85,7 +86,8 @@ class Experiment:
             labels would be no news.
         query: Training of the agent.
         fit: Training to convergence; ``updates`` as in :class:`Stage`.
-        full: Also train with all labels of D_V, for the line of full supervision.
+        full: Seeds with which to train with all labels of D_V, too, for the line of full supervision; ``True`` for
+            all.
         variants: Named settings to compare (appendix E): arguments of the environment over ``arguments``.
         cpus, gpus: What a trial takes of a Ray cluster.
     """
@@ -100,7 +102,7 @@ class Experiment:
     query_theta_0: tuple[Stage, ...] = (Stage(images="state"),)
     query: Query = Query()
     fit: FitSettings = FitSettings()
-    full: bool = True
+    full: bool | int = True
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
     cpus: float = 1
     gpus: float = 0
@@ -122,7 +124,7 @@ def load_experiment(source: str | Path | Mapping[str, Any], overrides: Mapping[s
     Raises:
         ValueError: If an entry is unknown, missing or wrong; the known ones are listed.
     """
-    content = dict(source) if isinstance(source, Mapping) else _read(source)
+    content = copy.deepcopy(dict(source)) if isinstance(source, Mapping) else _read(source)
     while "preset" in content:
         content = _merged(_read_preset(content.pop("preset")), content)
     for name, value in (overrides or {}).items():

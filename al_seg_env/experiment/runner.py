@@ -20,7 +20,7 @@ from al_seg_files import write_csv, write_json
 
 logger = logging.getLogger(__name__)
 
-EXTENSIBLE = ("methods", "seeds", "variants", "cpus", "gpus")
+EXTENSIBLE = ("methods", "seeds", "variants", "full", "cpus", "gpus")
 """What may grow between two runs of an experiment in one folder; whatever is finished stays valid."""
 
 
@@ -57,8 +57,9 @@ def pieces(experiment: Experiment) -> list[Piece]:
             found.append(query_theta_0)
         for seed in agents:
             found.append(Piece(f"{prefix}query/{seed}", "query", variant, "", seed, (query_theta_0.name,)))
+        supervised = experiment.seeds if experiment.full is True else experiment.seeds[: int(experiment.full)]
         for seed in experiment.seeds:
-            if experiment.full:
+            if seed in supervised:
                 found.append(Piece(f"{prefix}trials/full-{seed}", "full", variant, "full", seed, (theta_0.name,)))
             agent = f"{prefix}query/{seed if seed in agents else experiment.seeds[0]}"
             for method in experiment.methods:
