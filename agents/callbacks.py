@@ -64,7 +64,7 @@ class EpisodeRecorder(BaseCallback):
     def _on_step(self) -> bool:
         for done, info in zip(self.locals["dones"], self.locals["infos"], strict=True):
             if done:
-                row = {"episode": len(self.rows) + 1, "steps": self.num_timesteps}
+                row: dict[str, Any] = {"episode": len(self.rows) + 1, "steps": self.num_timesteps}
                 row |= {"return": round(float(info["episode"]["r"]), 4), "final_miou": round(float(info["miou"]), 4)}
                 if (rate := getattr(self.model, "exploration_rate", None)) is not None:
                     row["epsilon"] = round(float(rate), 4)

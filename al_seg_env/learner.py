@@ -87,7 +87,7 @@ class TorchLearner:
         device: ``"auto"`` takes a CUDA GPU where there is one.
         precision: ``"float32"``, ``"bfloat16"`` (autocast) or ``"auto"``, which measures what is faster here;
             see :func:`~al_seg_env.precision.resolve_numerics`. The choice is in ``dtype``.
-        channels_last: Memory layout of network and images; ``None`` measures, too.
+        channels_last: Memory layout; ``None`` measures it where the precision is ``"auto"``, and else is ``True``.
         batch_size: Images per forward pass outside of training.
         fold_batchnorm: Predict with a copy of the network whose BatchNorm layers are part of the convolutions
             before them: the same up to rounding, and faster.

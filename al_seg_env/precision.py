@@ -32,7 +32,7 @@ def resolve_numerics(
 ) -> tuple[torch.dtype, bool]:
     """Return the precision and memory layout to run a network in.
 
-    What is left open is measured: forward passes of the network in each combination, interleaved, once per
+    With ``"auto"``, what is left open is measured: forward passes of the network in each combination, interleaved, once per
     architecture and process. So that the choice does not hang on the noise of a clock, float32 in
     contiguous tensors gives way only to what is clearly faster. The logger ``al_seg_env`` tells the figures.
 
@@ -40,7 +40,8 @@ def resolve_numerics(
         network: The network; only a copy of it runs.
         device: Where it is to run.
         precision: ``"float32"``, ``"bfloat16"`` (autocast) or ``"auto"``.
-        channels_last: Whether tensors lie in memory with the channels last; ``None`` leaves it open.
+        channels_last: Whether tensors lie in memory with the channels last; ``None`` leaves it open to measurement,
+            or, where the precision is named, is ``True``.
 
     Raises:
         ValueError: If the precision is unknown, or the device cannot compute in it.
@@ -52,7 +53,8 @@ def resolve_numerics(
             f"precision 'bfloat16' cannot be used on device {str(device)!r} ({problem}); use 'float32' or 'auto'"
         )
     names = list(DTYPES) if precision == "auto" else [precision]
-    layouts = [False, True] if channels_last is None else [channels_last]
+    # Who names the precision wants equal results from equal runs: then no clock chooses the layout either.
+    layouts = [channels_last] if channels_last is not None else [False, True] if precision == "auto" else [True]
     candidates = [
         (name, layout)
         for layout in layouts

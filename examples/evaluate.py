@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +28,7 @@ from tqdm import tqdm
 from agents import BALDPolicy, EntropyPolicy, ScorePolicy, SubActionDQN, UniformPolicy
 from al_seg_env import RegionSelectionEnv
 from al_seg_env.training import FitSettings, evaluate, fit_to_convergence
-from al_seg_files import write_csv
+from al_seg_files import write_csv, write_json
 
 SCORES = {"entropy": ["entropy"], "bald": ["bald"], "margin": ["margin"]}
 
@@ -154,13 +153,6 @@ def write_results(out: Path, trials: Path, reference: dict[str, float]) -> list[
     return summary
 
 
-def write_json(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(json.dumps(content, indent=1))
-    os.replace(unfinished, path)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     parser = environment_parser(__doc__ or "", out="evaluate")
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -199,6 +191,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         env: RegionSelectionEnv = make_environment(  # type: ignore[assignment]
             args, split="eval", budget=max(args.budgets), scores=SCORES.get(name, [])
         ).unwrapped
+        pin_numerics(env, args.out / "numerics.json")
         if reference is None:
             reference = theta_0(env, args.out / "theta_0.json")
         if stored.exists():
@@ -225,6 +218,13 @@ def check_protocol(path: Path, protocol: dict[str, Any]) -> None:
             changes = "; ".join(f"{key}: {stored.get(key)} there, {protocol[key]} asked for" for key in different)
             raise SystemExit(f"{path.parent} holds results of other settings ({changes}); choose another --out")
     write_json(path, protocol)
+
+
+def pin_numerics(env: RegionSelectionEnv, stored: Path) -> None:
+    """Use the precision and layout that the first process measured, so that no clock decides between methods."""
+    if not stored.exists():
+        write_json(stored, env.learner.numerics)  # type: ignore[attr-defined]
+    env.learner.numerics = json.loads(stored.read_text())  # type: ignore[attr-defined]
 
 
 def theta_0(env: RegionSelectionEnv, stored: Path) -> dict[str, float]:

@@ -208,7 +208,7 @@ def _made(kind: type[T], content: Any, where: str) -> T:
 
 
 def _check_keys(content: Mapping[str, Any], kind: type, where: str) -> None:
-    known = [each.name for each in fields(kind)]  # type: ignore[arg-type]
+    known = [each.name for each in fields(kind)]
     unknown = [str(name) for name in content if name not in known]
     if unknown:
         raise ValueError(f"{where} has the unknown entries {unknown}; known are {', '.join(known)}")

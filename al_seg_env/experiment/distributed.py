@@ -37,8 +37,9 @@ def run_on_ray(experiment: Experiment, folder: Path, todo: Sequence[Piece], addr
         raise ImportError('spreading trials needs Ray: pip install "al-seg-env[ray]"') from error
     if not ray.is_initialized():
         ray.init(address=None if address == "local" else address, log_to_driver=False)
-    resources = {"num_cpus": experiment.cpus, "num_gpus": experiment.gpus}
-    task: Any = ray.remote(max_retries=RETRIES, retry_exceptions=True, **resources)(_run_piece)
+    options: dict[str, Any] = {"num_cpus": experiment.cpus, "num_gpus": experiment.gpus}
+    task: Any = ray.remote(_run_piece)
+    task = task.options(max_retries=RETRIES, retry_exceptions=True, **options)
     running: dict[str, Any] = {}
     for piece in todo:
         needs = [running[name] for name in piece.needs if name in running]

@@ -8,7 +8,7 @@ import logging
 import subprocess
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,7 @@ def run(experiment: Experiment, folder: str | Path, ray_address: str | None = No
     """
     folder = Path(folder)
     _check_folder(experiment, folder)
+    experiment = _pinned(experiment, folder)
     todo = [piece for piece in pieces(experiment) if not finished(folder, piece)]
     if ray_address is None:
         for piece in tqdm(todo, desc=experiment.name):
@@ -227,6 +228,15 @@ def _check_folder(experiment: Experiment, folder: Path) -> None:
     elif folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} holds other files and no experiment; choose a new folder")
     write_json(path, own)
+
+
+def _pinned(experiment: Experiment, folder: Path) -> Experiment:
+    """Return the experiment with the precision and layout that its first run measured, so that no clock decides later."""
+    path = folder / "numerics.json"
+    if not path.exists():
+        learner = protocol.make_environment(experiment, split="eval").learner
+        write_json(path, getattr(learner, "numerics", {}))
+    return replace(experiment, arguments={**experiment.arguments, **_read_json(path)})
 
 
 def _claim(experiment: Experiment, piece: Piece, own: Path) -> None:
