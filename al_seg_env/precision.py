@@ -32,8 +32,8 @@ def resolve_numerics(
 ) -> tuple[torch.dtype, bool]:
     """Return the precision and memory layout to run a network in.
 
-    With ``"auto"``, what is left open is measured: forward passes of the network in each combination, interleaved, once per
-    architecture and process. So that the choice does not hang on the noise of a clock, float32 in
+    With ``"auto"``, what is left open is measured: forward passes of the network in each combination, interleaved,
+    once per architecture and process. So that the choice does not hang on the noise of a clock, float32 in
     contiguous tensors gives way only to what is clearly faster. The logger ``al_seg_env`` tells the figures.
 
     Args:

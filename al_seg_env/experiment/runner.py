@@ -57,14 +57,14 @@ def pieces(experiment: Experiment) -> list[Piece]:
             found.append(query_theta_0)
         for seed in agents:
             found.append(Piece(f"{prefix}query/{seed}", "query", variant, "", seed, (query_theta_0.name,)))
-        supervised = experiment.seeds if experiment.full is True else experiment.seeds[: int(experiment.full)]
         for seed in experiment.seeds:
-            if seed in supervised:
-                found.append(Piece(f"{prefix}trials/full-{seed}", "full", variant, "full", seed, (theta_0.name,)))
             agent = f"{prefix}query/{seed if seed in agents else experiment.seeds[0]}"
             for method in experiment.methods:
                 needs = (theta_0.name, agent) if method in learnt else (theta_0.name,)
                 found.append(Piece(f"{prefix}trials/{method}-{seed}", "trial", variant, method, seed, needs))
+        supervised = experiment.seeds if experiment.full is True else experiment.seeds[: int(experiment.full)]
+        for seed in supervised:
+            found.append(Piece(f"{prefix}trials/full-{seed}", "full", variant, "full", seed, (theta_0.name,)))
     return found
 
 
@@ -231,7 +231,7 @@ def _check_folder(experiment: Experiment, folder: Path) -> None:
 
 
 def _pinned(experiment: Experiment, folder: Path) -> Experiment:
-    """Return the experiment with the precision and layout that its first run measured, so that no clock decides later."""
+    """Return the experiment with the precision and layout that its first run measured: no clock decides later."""
     path = folder / "numerics.json"
     if not path.exists():
         learner = protocol.make_environment(experiment, split="eval").learner
