@@ -19,6 +19,7 @@ from al_seg_env.experiment import load_experiment, pieces, run, status
 from al_seg_env.experiment.__main__ import main
 from al_seg_env.experiment.config import METHODS, PRESETS
 from al_seg_env.experiment.protocol import make_policy
+from al_seg_env.experiment.report import report
 from al_seg_env.training import evaluate
 
 TINY = {
@@ -190,6 +191,17 @@ def test_results_of_another_configuration_are_refused(whole):
         run(load_experiment(TINY), whole)
 
 
+def test_a_folder_of_another_version_is_refused(whole, tmp_path):
+    import shutil
+
+    shutil.copytree(whole, tmp_path / "copy")
+    path = tmp_path / "copy" / "experiment.json"
+    for content in (json.dumps({**json.loads(path.read_text()), "version": 2}), "{", "[]", "3"):
+        path.write_text(content)
+        with pytest.raises(ValueError, match="experiment.json"):
+            run(load_experiment(TINY), tmp_path / "copy")
+
+
 def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(ValueError, match="holds other files and no experiment; choose a new folder"):
@@ -206,6 +218,9 @@ def test_the_command_line_runs_shows_and_reports(whole, tmp_path, capsys):
     for name in ("figure_4_val.png", "figure_D1.png", "table_1_test.png"):
         assert name in text
         assert np.asarray(Image.open(whole / "report" / name).convert("RGB")).std() > 1
+    (tmp_path / "mine.csv").write_text("method,seed,budget,test_miou\nuniform,0,10,40\ndqn,0,10,41\n")
+    assert main(["report", str(tmp_path / "mine.csv"), "--out", str(tmp_path / "by_hand")]) == 0
+    assert "41" in (tmp_path / "by_hand" / "figure_4_test.md").read_text()
     assert main(["report", str(file), "--out", str(tmp_path / "none")]) == 2
     assert "holds no result yet" in capsys.readouterr().err
     assert main(["run", "camvid_smal"]) == 2
@@ -213,14 +228,39 @@ def test_the_command_line_runs_shows_and_reports(whole, tmp_path, capsys):
 
 
 def test_variants_have_their_own_pieces():
-    variants = {"1H": {"entropy_pools": ["max"], "similarity": []}, "3H + KL": {}, "../x": {}}
+    variants = {
+        "1H": {"arguments": {"entropy_pools": ["max"], "similarity": []}},
+        "wide": {"arguments": {"learning_rate": 0.1}, "budgets": [8]},
+        "../x": {"agent": {"loss": "huber"}},
+    }
     experiment = load_experiment({**TINY, "variants": variants, "query": {"per_seed": False}})
     names = [piece.name for piece in pieces(experiment)]
-    assert len(names) == len(set(names)) == 3 * (3 + 1 + 2 * 4)
-    assert "variants/1H/trials/dqn-1" in names
+    assert len(names) == len(set(names)) == 2 + 2 + 3 * (1 + 1 + 2 * 4)  # "wide" trains a theta_0 of its own
     assert not any(".." in name for name in names)
-    needed = next(piece for piece in pieces(experiment) if piece.name == "variants/1H/trials/dqn-1").needs
-    assert needed == ("variants/1H/theta_0", "variants/1H/query/0")
+    needs = {piece.name: piece.needs for piece in pieces(experiment)}
+    assert needs["variants/1H/trials/dqn-1"] == ("theta_0", "variants/1H/query/0")
+    assert needs["variants/wide/trials/dqn-1"] == ("variants/wide/theta_0", "variants/wide/query/0")
+    assert experiment.of_variant("wide").budgets == (8,)
+    assert experiment.of_variant("../x").query.agent == {"loss": "huber"}
+    assert experiment.of_variant("1H").arguments["similarity"] == []
+
+
+def test_variants_are_run_and_compared(tmp_path):
+    variants = {
+        "all": {},
+        "1H": {"arguments": {"entropy_pools": ["max"], "similarity": []}},
+        "huber": {"agent": {"loss": "huber"}},
+    }
+    experiment = load_experiment({**TINY, "variants": variants, "methods": ["dqn"], "seeds": [0], "full": False})
+
+    def work():
+        report(run(experiment, tmp_path / "run"), tmp_path / "run" / "report")
+
+    assert in_child(work) == 0
+    assert {(row["variant"], row["budget"]) for row in rows_of(tmp_path / "run" / "results.csv")} == {
+        (variant, budget) for variant in variants for budget in "024"
+    }
+    assert "table_E" in (tmp_path / "run" / "report" / "REPORT.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -244,6 +284,8 @@ def test_variants_have_their_own_pieces():
         ({"query": 3}, "query is 3; expected a mapping"),
         ({"theta_0": [{"image": "train"}]}, r"theta_0\[0\] has the unknown entries \['image'\]; known are env"),
         ({"preset": "camvid"}, "'camvid' is neither a file nor a preset; the presets are camvid_paper"),
+        ({"arguments": {"cache": "/etc"}}, "cache names a folder to write to, and an experiment writes into its own"),
+        ({"query": {"agent": {"tensorboard_log": "x"}}}, "tensorboard_log names a folder to write to"),
         ({"name": None, "variants": 3}, "variants is 3; expected a mapping"),
     ],
 )
@@ -275,7 +317,8 @@ def test_presets_are_valid(name):
     experiment = load_experiment(name)
     assert experiment.name == name
     own = {"root", "scores", "bald_samples", "splits", "image_size", "cache"}
-    for arguments in (experiment.arguments, experiment.query.arguments, *experiment.variants.values()):
+    of_variants = [variant.arguments for variant in experiment.variants.values()]
+    for arguments in (experiment.arguments, experiment.query.arguments, *of_variants):
         assert set(arguments) <= ENV_OPTIONS | LEARNER_OPTIONS | own
     assert all(stage.images != "train" for stage in experiment.query_theta_0)
 

@@ -5,8 +5,19 @@
 or, in Python, ``report(run(load_experiment("synthetic_small"), "runs/small"), "runs/small/report")``.
 """
 
-from al_seg_env.experiment.config import Experiment, Query, Stage, load_experiment
+from al_seg_env.experiment.config import Experiment, Query, Stage, Variant, load_experiment
 from al_seg_env.experiment.results import Results, read_results
 from al_seg_env.experiment.runner import pieces, run, status
 
-__all__ = ["Experiment", "Query", "Results", "Stage", "load_experiment", "pieces", "read_results", "run", "status"]
+__all__ = [
+    "Experiment",
+    "Query",
+    "Results",
+    "Stage",
+    "Variant",
+    "load_experiment",
+    "pieces",
+    "read_results",
+    "run",
+    "status",
+]

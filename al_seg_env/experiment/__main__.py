@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from al_seg_env.experiment.config import Experiment, load_experiment
+from al_seg_env.experiment.pictures import requests_figure
+from al_seg_env.experiment.report import report
 from al_seg_env.experiment.runner import gather, run, status
 
 
@@ -23,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         ("report", "write tables and figures from what is stored"),
     ):
         sub = commands.add_parser(command, help=text, description=text)
-        sub.add_argument("file", help="yaml or toml file, or the name of a preset")
+        also = "; or a results.csv, however it was made" if command == "report" else ""
+        sub.add_argument("file", help=f"yaml or toml file, or the name of a preset{also}")
         sub.add_argument("--out", type=Path, help="folder of the results; runs/NAME if left out")
         sub.add_argument(
             "--set",
@@ -42,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
     args = parser.parse_args(argv)
     try:
+        if args.command == "report" and args.file.endswith(".csv"):
+            sys.stdout.write(f"{report(args.file, args.out or Path(args.file).parent / 'report')}\n")
+            return 0
         experiment = load_experiment(args.file, _overrides(args.set))
         out = args.out or Path("runs") / experiment.name
         if args.command == "status":
@@ -56,9 +62,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _report(experiment: Experiment, out: Path, results: Path) -> None:
-    from al_seg_env.experiment.pictures import requests_figure
-    from al_seg_env.experiment.report import report
-
     if not results.exists():
         raise ValueError(f"{out} holds no result yet; run the experiment first")
     written = report(results, out / "report")

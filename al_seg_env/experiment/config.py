@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import difflib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
+from al_seg_env.presets import ENV_OPTIONS
 from al_seg_env.training import FitSettings
 
 T = TypeVar("T")
@@ -70,6 +71,26 @@ class Query:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """A setting to compare with others (appendix E).
+
+    Attributes:
+        arguments: Arguments of the environment, over the experiment's own.
+        agent: Arguments of the agent, over those of ``query.agent``.
+        budgets: Regions labelled, where a region is of another size; the experiment's if left out.
+    """
+
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    agent: Mapping[str, Any] = field(default_factory=dict)
+    budgets: tuple[int, ...] | None = None
+
+    @property
+    def shares_theta_0(self) -> bool:
+        """Whether theta_0 is the experiment's own: data, network and crops are the same."""
+        return set(self.arguments) <= ENV_OPTIONS - {"crop_size"}
+
+
+@dataclass(frozen=True)
 class Experiment:
     """The paper's comparison (section 4), in plain values.
 
@@ -88,7 +109,7 @@ class Experiment:
         fit: Training to convergence; ``updates`` as in :class:`Stage`.
         full: Seeds with which to train with all labels of D_V, too, for the line of full supervision; ``True`` for
             all.
-        variants: Named settings to compare (appendix E): arguments of the environment over ``arguments``.
+        variants: Named settings to compare (appendix E).
         cpus, gpus: What a trial takes of a Ray cluster.
     """
 
@@ -103,9 +124,20 @@ class Experiment:
     query: Query = Query()
     fit: FitSettings = FitSettings()
     full: bool | int = True
-    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
+    variants: Mapping[str, Variant] = field(default_factory=lambda: {"": Variant()})
     cpus: float = 1
     gpus: float = 0
+
+    def of_variant(self, name: str) -> Experiment:
+        """Return the experiment with a variant's settings, and no other variant."""
+        variant = self.variants[name]
+        return replace(
+            self,
+            arguments={**self.arguments, **variant.arguments},
+            query=replace(self.query, agent={**self.query.agent, **variant.agent}),
+            budgets=variant.budgets or self.budgets,
+            variants={"": Variant()},
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain json values."""
@@ -155,18 +187,48 @@ def _experiment(content: Mapping[str, Any]) -> Experiment:
         if isinstance(fit.get("crop_size"), list):
             fit["crop_size"] = tuple(fit["crop_size"])
         entries["fit"] = _made(FitSettings, fit, "fit")
-    for name in ("seeds", "budgets"):
-        values = entries.get(name, getattr(Experiment, name))
-        whole = isinstance(values, list | tuple) and all(type(v) is int and v >= 0 for v in values)
-        if not whole or not values or len(set(values)) != len(values):
-            raise ValueError(f"{name} is {values!r}; expected a list of different whole numbers")
-        entries[name] = tuple(values)
-    entries["budgets"] = tuple(sorted(entries["budgets"]))
-    if entries["budgets"][0] < 1:
-        raise ValueError(f"budgets is {list(entries['budgets'])}; theta_0 itself, 0, is always there: leave it out")
+    entries["seeds"] = _numbers(entries.get("seeds", Experiment.seeds), "seeds")
+    entries["budgets"] = _budgets(entries.get("budgets", Experiment.budgets))
     variants = _of_type(entries.get("variants") or {"": {}}, Mapping, "variants", "a mapping")
-    entries["variants"] = {str(name): dict(arguments or {}) for name, arguments in variants.items()}
-    return Experiment(**entries)
+    entries["variants"] = {str(name): _variant(content or {}, str(name)) for name, content in variants.items()}
+    experiment = Experiment(**entries)
+    _check_paths(experiment)
+    return experiment
+
+
+def _variant(content: Any, name: str) -> Variant:
+    where = f"variants[{name!r}]"
+    content = dict(_of_type(content, Mapping, where, "a mapping"))
+    if content.get("budgets") is not None:
+        content["budgets"] = _budgets(content["budgets"])
+    return _made(Variant, content, where)
+
+
+def _numbers(values: Any, name: str) -> tuple[int, ...]:
+    whole = isinstance(values, list | tuple) and all(type(v) is int and v >= 0 for v in values)
+    if not whole or not values or len(set(values)) != len(values):
+        raise ValueError(f"{name} is {values!r}; expected a list of different whole numbers")
+    return tuple(values)
+
+
+def _budgets(values: Any) -> tuple[int, ...]:
+    budgets = tuple(sorted(_numbers(values, "budgets")))
+    if budgets[0] < 1:
+        raise ValueError(f"budgets is {list(budgets)}; theta_0 itself, 0, is always there: leave it out")
+    return budgets
+
+
+def _check_paths(experiment: Experiment) -> None:
+    """Refuse names of places to write to: an experiment writes into its own folder, whoever wrote its file."""
+    places = [experiment.arguments, experiment.query.arguments, experiment.query.agent]
+    places += [method["arguments"] for method in experiment.methods.values()]
+    places += [stage.arguments for stage in (*experiment.theta_0, *experiment.query_theta_0)]
+    places += [place for variant in experiment.variants.values() for place in (variant.arguments, variant.agent)]
+    for place in places:
+        if found := sorted({"cache", "tensorboard_log"} & set(_of_type(place, Mapping, "arguments", "a mapping"))):
+            raise ValueError(
+                f"{found[0]} names a folder to write to, and an experiment writes into its own only; leave it out"
+            )
 
 
 def _methods(given: Any) -> dict[str, dict[str, Any]]:

@@ -42,17 +42,17 @@ def make_environment(experiment: Experiment, *arguments: Mapping[str, Any], **ow
     return env
 
 
-def pretrain(experiment: Experiment, stages: Sequence[Stage], folder: Path, variant: Mapping[str, Any]) -> None:
+def pretrain(experiment: Experiment, stages: Sequence[Stage], folder: Path) -> None:
     """Train theta_0 in stages, each with early stopping on D_R; write ``theta_0.safetensors`` and ``pretrain.csv``."""
     rows: list[dict[str, Any]] = []
     before: str | None = None
     for number, stage in enumerate(stages):
         path = folder / f"stage-{number}.safetensors"
         own = {} if stage.learning_rate is None else {"learning_rate": stage.learning_rate}
-        env = make_environment(experiment, variant, own, {} if before is None else {"weights": before})
+        env = make_environment(experiment, own, {} if before is None else {"weights": before})
         history = folder / f"stage-{number}.history.safetensors"
         if not (path.exists() and history.exists()):
-            fit = _pretrain_stage(experiment, env, stage, folder / f"stage-{number}.part", number, variant)
+            fit = _pretrain_stage(experiment, env, stage, folder / f"stage-{number}.part", number)
             save_weights(env.learner, path, env.data.classes)  # type: ignore[arg-type]
             save_tree(history, "history", {"history": fit.history, "best_epoch": fit.best_epoch})
         done = load_tree(history, "history")
@@ -61,7 +61,7 @@ def pretrain(experiment: Experiment, stages: Sequence[Stage], folder: Path, vari
             for epoch, miou in enumerate(done["history"])
         ]
         before = str(path)
-    env = make_environment(experiment, variant, {} if before is None else {"weights": before})
+    env = make_environment(experiment, {} if before is None else {"weights": before})
     if rows:
         write_csv(folder / "pretrain.csv", rows)
     save_weights(env.learner, folder / WEIGHTS, env.data.classes)  # type: ignore[arg-type]
@@ -73,7 +73,6 @@ def _pretrain_stage(
     stage: Stage,
     checkpoint: Path,
     number: int,
-    variant: Mapping[str, Any],
 ) -> Fit:
     source = env
     if stage.env is not None or stage.arguments:
@@ -106,12 +105,12 @@ def _joined(a: Frames, of_a: Sequence[int], b: Frames, of_b: Sequence[int]) -> F
     return Frames(ArrayData([image for image, _ in pairs], [mask for _, mask in pairs], a.data.classes))
 
 
-def train_query(experiment: Experiment, weights: Path, folder: Path, variant: Mapping[str, Any], seed: int) -> None:
+def train_query(experiment: Experiment, weights: Path, folder: Path, seed: int) -> None:
     """Train the query agent on D_T (section 3.2); write ``agent.safetensors`` and ``episodes.csv``."""
     from agents import Checkpoint, EpisodeRecorder, LinearEpsilon, SubActionDQN
 
     query = experiment.query
-    env = make_environment(experiment, variant, query.arguments, split="train", weights=str(weights))
+    env = make_environment(experiment, query.arguments, split="train", weights=str(weights))
     settings = dict(query.agent)
     if (steps := settings.pop("epsilon_steps", None)) is not None:
         settings["epsilon"] = LinearEpsilon(1.0, 0.05, steps)
@@ -128,7 +127,6 @@ def train_query(experiment: Experiment, weights: Path, folder: Path, variant: Ma
 
 def run_trial(
     experiment: Experiment,
-    variant: Mapping[str, Any],
     method: str,
     seed: int,
     weights: Path,
@@ -143,9 +141,7 @@ def run_trial(
     budgets = experiment.budgets
     if (folder / "requests.png").exists() and all((folder / f"result-{b}.json").exists() for b in budgets):
         return
-    env = make_environment(
-        experiment, variant, entry["arguments"], split="eval", budget=budgets[-1], weights=str(weights)
-    )
+    env = make_environment(experiment, entry["arguments"], split="eval", budget=budgets[-1], weights=str(weights))
     policy = make_policy(entry["policy"], env, seed, agent)
     asked: np.ndarray = np.zeros(len(env.data.classes), dtype=np.int64)
     observation, info = env.reset(seed=seed)
@@ -185,9 +181,9 @@ def run_trial(
     _remove_others(folder)
 
 
-def run_full(experiment: Experiment, variant: Mapping[str, Any], seed: int, weights: Path, folder: Path) -> None:
+def run_full(experiment: Experiment, seed: int, weights: Path, folder: Path) -> None:
     """Train with all labels of D_V to convergence, and test: the line of full supervision in figure 4."""
-    env = make_environment(experiment, variant, split="eval", weights=str(weights))
+    env = make_environment(experiment, split="eval", weights=str(weights))
     result = folder / "result-full.json"
     if not result.exists():
         regions = env.grid.regions_of(env.splits.eval).tolist()
@@ -195,9 +191,9 @@ def run_full(experiment: Experiment, variant: Mapping[str, Any], seed: int, weig
         _write_result(result, "full", seed, len(regions), figures)
 
 
-def run_theta_0(experiment: Experiment, variant: Mapping[str, Any], weights: Path, folder: Path) -> None:
+def run_theta_0(experiment: Experiment, weights: Path, folder: Path) -> None:
     """Test theta_0 itself: budget 0."""
-    env = make_environment(experiment, variant, split="eval", weights=str(weights))
+    env = make_environment(experiment, split="eval", weights=str(weights))
     if not (folder / "result-0.json").exists():
         figures = _figures(env, evaluate(env.learner, env.frames, env.splits.reward))
         _write_result(folder / "result-0.json", "theta_0", 0, 0, figures)

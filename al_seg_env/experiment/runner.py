@@ -15,11 +15,12 @@ from typing import Any
 from tqdm import tqdm
 
 from al_seg_env.experiment import protocol
-from al_seg_env.experiment.config import Experiment
+from al_seg_env.experiment.config import Experiment, Variant
 from al_seg_files import write_csv, write_json
 
 logger = logging.getLogger(__name__)
 
+FORMAT, VERSION = "al-seg-env experiment", 1
 EXTENSIBLE = ("methods", "seeds", "variants", "full", "cpus", "gpus")
 """What may grow between two runs of an experiment in one folder; whatever is finished stays valid."""
 
@@ -48,13 +49,14 @@ def pieces(experiment: Experiment) -> list[Piece]:
     found = []
     learnt = [name for name, entry in experiment.methods.items() if entry["policy"] == "dqn"]
     agents = () if not learnt else experiment.seeds if experiment.query.per_seed else experiment.seeds[:1]
-    for variant in experiment.variants:
+    for variant, settings in experiment.variants.items():
         prefix = f"variants/{_folder_name(variant)}/" if variant else ""
-        theta_0 = Piece(f"{prefix}theta_0", "theta_0", variant)
-        found += [theta_0, Piece(f"{prefix}reference", "reference", variant, needs=(theta_0.name,))]
-        if learnt:
-            query_theta_0 = Piece(f"{prefix}query_theta_0", "query_theta_0", variant)
-            found.append(query_theta_0)
+        shared, of = ("", "") if settings.shares_theta_0 else (prefix, variant)
+        theta_0 = Piece(f"{shared}theta_0", "theta_0", of)
+        query_theta_0 = Piece(f"{shared}query_theta_0", "query_theta_0", of)
+        first = [theta_0, Piece(f"{prefix}reference", "reference", variant, needs=(theta_0.name,))]
+        first += [query_theta_0] if learnt else []
+        found += [piece for piece in first if piece not in found]
         for seed in agents:
             found.append(Piece(f"{prefix}query/{seed}", "query", variant, "", seed, (query_theta_0.name,)))
         for seed in experiment.seeds:
@@ -102,23 +104,30 @@ def run_piece(experiment: Experiment, folder: Path, piece: Piece) -> None:
     """Run one piece, from where it was interrupted; those that it needs must be finished."""
     own = folder / piece.name
     _claim(experiment, piece, own)
-    variant = experiment.variants[piece.variant]
+    own_settings = _of_piece(experiment, piece)
     kinds = {each.name: each.kind for each in pieces(experiment)}
     needed = {kinds[name]: folder / name for name in piece.needs}
     weights = needed.get("theta_0", own) / protocol.WEIGHTS
     agent = needed["query"] / protocol.AGENT if "query" in needed else None
     work: dict[str, Callable[[], None]] = {
-        "theta_0": lambda: protocol.pretrain(experiment, experiment.theta_0, own, variant),
-        "query_theta_0": lambda: protocol.pretrain(experiment, experiment.query_theta_0, own, variant),
+        "theta_0": lambda: protocol.pretrain(own_settings, experiment.theta_0, own),
+        "query_theta_0": lambda: protocol.pretrain(own_settings, experiment.query_theta_0, own),
         "query": lambda: protocol.train_query(
-            experiment, needed["query_theta_0"] / protocol.WEIGHTS, own, variant, piece.seed
+            own_settings, needed["query_theta_0"] / protocol.WEIGHTS, own, piece.seed
         ),
-        "reference": lambda: protocol.run_theta_0(experiment, variant, weights, own),
-        "full": lambda: protocol.run_full(experiment, variant, piece.seed, weights, own),
-        "trial": lambda: protocol.run_trial(experiment, variant, piece.method, piece.seed, weights, agent, own),
+        "reference": lambda: protocol.run_theta_0(own_settings, weights, own),
+        "full": lambda: protocol.run_full(own_settings, piece.seed, weights, own),
+        "trial": lambda: protocol.run_trial(own_settings, piece.method, piece.seed, weights, agent, own),
     }
     work[piece.kind]()
-    write_json(own / "finished.json", {"code": code_version()})
+    _write_about(own / "finished.json", {"code": code_version()})
+
+
+def _of_piece(experiment: Experiment, piece: Piece) -> Experiment:
+    """Return the experiment as a piece sees it; theta_0 may belong to no variant, where all share it."""
+    if piece.variant in experiment.variants:
+        return experiment.of_variant(piece.variant)
+    return replace(experiment, variants={"": Variant()})
 
 
 def finished(folder: Path, piece: Piece) -> bool:
@@ -142,7 +151,7 @@ def status(experiment: Experiment, folder: str | Path) -> list[dict[str, Any]]:
         own = Path(folder) / piece.name
         state = "finished" if finished(Path(folder), piece) else "begun" if own.exists() else "waiting"
         results = len(list(own.glob("result-*.json")))
-        expected = {"trial": len(experiment.budgets), "full": 1, "reference": 1}.get(piece.kind, 0)
+        expected = {"trial": len(_of_piece(experiment, piece).budgets), "full": 1, "reference": 1}.get(piece.kind, 0)
         rows.append({"piece": piece.name, "state": state, "results": f"{results}/{expected}" if expected else ""})
     return rows
 
@@ -168,6 +177,10 @@ def gather(experiment: Experiment, folder: str | Path) -> Path:
         columns = list(dict.fromkeys(column for row in rows for column in row))
         write_csv(path, [{column: row.get(column, "") for column in columns} for row in rows])
     return path
+
+
+def _write_about(path: Path, content: Mapping[str, Any]) -> None:
+    write_json(path, {"format": FORMAT, "version": VERSION, **content})
 
 
 def code_version() -> str:
@@ -227,7 +240,7 @@ def _check_folder(experiment: Experiment, folder: Path) -> None:
         _refuse_differences(stored, compared, folder)
     elif folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} holds other files and no experiment; choose a new folder")
-    write_json(path, own)
+    _write_about(path, own)
 
 
 def _pinned(experiment: Experiment, folder: Path) -> Experiment:
@@ -235,7 +248,7 @@ def _pinned(experiment: Experiment, folder: Path) -> Experiment:
     path = folder / "numerics.json"
     if not path.exists():
         learner = protocol.make_environment(experiment, split="eval").learner
-        write_json(path, getattr(learner, "numerics", {}))
+        _write_about(path, getattr(learner, "numerics", {}))
     return replace(experiment, arguments={**experiment.arguments, **_read_json(path)})
 
 
@@ -243,14 +256,14 @@ def _claim(experiment: Experiment, piece: Piece, own: Path) -> None:
     """Note in a piece's folder what it is made with; refuse one that was made with something else."""
     made_with: dict[str, Any] = {
         "kind": piece.kind,
-        "variant": experiment.as_dict()["variants"][piece.variant],
+        "variant": experiment.as_dict()["variants"].get(piece.variant),
         "method": experiment.as_dict()["methods"].get(piece.method),
         "seed": piece.seed,
     }
     path = own / "piece.json"
     if path.exists():
         _refuse_differences(_read_json(path), made_with, own)
-    write_json(path, {**made_with, "code": code_version()})
+    _write_about(path, {**made_with, "code": code_version()})
 
 
 def _refuse_differences(stored: Mapping[str, Any], own: Mapping[str, Any], folder: Path) -> None:
@@ -272,11 +285,14 @@ def _differences(stored: Any, own: Any, where: str = "") -> Iterator[str]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} can't be read ({error}); restore it, or remove its folder to run it again") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds {type(content).__name__}; expected entries. Restore it, or remove its folder")
+    found = (content.pop("format", None), content.pop("version", None)) if isinstance(content, dict) else content
+    if found != (FORMAT, VERSION):
+        raise ValueError(
+            f"{path} holds {found!r}; expected {FORMAT!r}, version {VERSION}. Use the version that wrote it"
+        )
     return content
 
 
