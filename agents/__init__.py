@@ -6,7 +6,7 @@ They know an environment by its Gymnasium spaces alone, and follow the interface
 from agents.baselines import BALDPolicy, EntropyPolicy, RareClassPolicy, ScorePolicy, UniformPolicy
 from agents.callbacks import EpisodeRecorder, InfoLogger
 from agents.checkpoint import Checkpoint
-from agents.dqn import ExponentialEpsilon, LinearEpsilon, QueryPolicy, SubActionDQN
+from agents.dqn import ExponentialEpsilon, ExponentialRate, LinearEpsilon, QueryPolicy, SubActionDQN
 from agents.greedy import GreedyOraclePolicy
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "EntropyPolicy",
     "EpisodeRecorder",
     "ExponentialEpsilon",
+    "ExponentialRate",
     "GreedyOraclePolicy",
     "InfoLogger",
     "LinearEpsilon",

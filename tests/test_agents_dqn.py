@@ -12,7 +12,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from agents import ExponentialEpsilon, InfoLogger, LinearEpsilon, SubActionDQN, UniformPolicy
+from agents import ExponentialEpsilon, ExponentialRate, InfoLogger, LinearEpsilon, SubActionDQN, UniformPolicy
 from agents.dqn.exploration import epsilon_at, explore
 
 LAYOUT = {"classes": ["road", "car"], "state_images": ["a.png", "b.png"], "features": {"counts": 2}}
@@ -351,3 +351,22 @@ def test_callbacks_logger_tensorboard_and_progress_bar(tmp_path):
         "rollout/epsilon",
         "rollout/ep_rew_mean",
     } <= set(logged)
+
+
+def test_a_decaying_rate_is_the_released_codes_and_is_stored(tmp_path):
+    rate = ExponentialRate(1e-3, 0.97, 40)
+    assert rate(1.0) == 1e-3
+    assert rate(0.75) == pytest.approx(1e-3 * 0.97**10)
+    rates = []
+
+    class Watch(BaseCallback):
+        def _on_step(self):
+            rates.append(self.model.policy.optimizer.param_groups[0]["lr"])
+            return True
+
+    agent = make_agent(learning_rate=rate).learn(40, callback=Watch())
+    assert rates[-1] == pytest.approx(1e-3 * 0.97**39, rel=1e-3)  # set before the update that follows a step
+    agent.save(tmp_path / "agent")
+    assert SubActionDQN.load(tmp_path / "agent", device="cpu").learning_rate == rate
+    with pytest.raises(ValueError, match="expected a positive rate"):
+        ExponentialRate(1e-3, 1.5, 10)

@@ -1,7 +1,7 @@
 """The paper's batch-mode double DQN."""
 
 from agents.dqn.dqn import SubActionDQN
-from agents.dqn.exploration import ExponentialEpsilon, LinearEpsilon
+from agents.dqn.exploration import ExponentialEpsilon, ExponentialRate, LinearEpsilon
 from agents.dqn.network import QueryNetwork
 from agents.dqn.policy import QueryPolicy
 from agents.dqn.replay import DecomposedBatch, DecomposedReplayBuffer
@@ -11,6 +11,7 @@ __all__ = [
     "DecomposedBatch",
     "DecomposedReplayBuffer",
     "ExponentialEpsilon",
+    "ExponentialRate",
     "LinearEpsilon",
     "QueryNetwork",
     "QueryPolicy",

@@ -1,4 +1,4 @@
-"""Epsilon-greedy exploration: schedules, and which sub-actions are drawn at random."""
+"""Schedules of exploration and learning rate, and which sub-actions are drawn at random."""
 
 from __future__ import annotations
 
@@ -55,6 +55,31 @@ class ExponentialEpsilon:
     def __call__(self, num_timesteps: int) -> float:
         """Epsilon after ``num_timesteps`` environment steps."""
         return self.final + (self.initial - self.final) * math.exp(-num_timesteps / self.decay)
+
+
+@dataclass(frozen=True)
+class ExponentialRate:
+    """A learning rate for ``SubActionDQN(learning_rate=...)``: ``initial * decay ** steps done``.
+
+    The released code's decay is 0.97, so that learning soon stops.
+
+    Args:
+        initial: The first one.
+        decay: Factor per environment step.
+        steps: Environment steps in all, which Stable-Baselines3 tells as progress.
+    """
+
+    initial: float
+    decay: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        if not (self.initial > 0 and 0 < self.decay <= 1 and self.steps >= 1):
+            raise ValueError(f"{self}: expected a positive rate, a decay above 0 and up to 1, and at least 1 step.")
+
+    def __call__(self, progress_remaining: float) -> float:
+        """The rate when ``progress_remaining``, from 1 to 0, is left."""
+        return self.initial * self.decay ** (self.steps * (1.0 - progress_remaining))
 
 
 def epsilon_at(epsilon: Epsilon, num_timesteps: int) -> float:

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from agents.dqn.exploration import ExponentialEpsilon, LinearEpsilon
+from agents.dqn.exploration import ExponentialEpsilon, ExponentialRate, LinearEpsilon
 
 AGENT_KIND, POLICY_KIND, REPLAY_KIND = "agent", "query policy", "replay"
-_SCHEDULES = {kind.__name__: kind for kind in (ExponentialEpsilon, LinearEpsilon)}
+_SCHEDULES: dict[str, Any] = {kind.__name__: kind for kind in (ExponentialEpsilon, ExponentialRate, LinearEpsilon)}
 
 
 @contextmanager
@@ -87,7 +87,7 @@ def _packed(value: Any) -> Any:
         return type(value)([_packed(item) for item in value])
     if isinstance(value, dict):
         return {str(key): _packed(item) for key, item in value.items()}
-    if isinstance(value, ExponentialEpsilon | LinearEpsilon):
+    if isinstance(value, ExponentialEpsilon | ExponentialRate | LinearEpsilon):
         return {"schedule": type(value).__name__, "arguments": asdict(value)}
     name = getattr(value, "__name__", "")
     if inspect.isclass(value) and getattr(torch.optim, name, None) is value:

@@ -58,7 +58,8 @@ class Query:
     Attributes:
         episodes: Episodes.
         arguments: Arguments of the environment over the experiment's own, such as ``budget``.
-        agent: Arguments of :class:`agents.SubActionDQN`, such as ``gamma``; ``epsilon_steps`` for a linear decay.
+        agent: Arguments of :class:`agents.SubActionDQN`, such as ``gamma``; ``epsilon_steps`` for a linear decay,
+            ``learning_rate_decay`` for a factor per step.
         per_seed: One agent for each seed, or one for all.
         checkpoint_every: Environment steps between checkpoints.
     """

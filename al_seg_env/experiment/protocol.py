@@ -107,15 +107,17 @@ def _joined(a: Frames, of_a: Sequence[int], b: Frames, of_b: Sequence[int]) -> F
 
 def train_query(experiment: Experiment, weights: Path, folder: Path, seed: int) -> None:
     """Train the query agent on D_T (section 3.2); write ``agent.safetensors`` and ``episodes.csv``."""
-    from agents import Checkpoint, EpisodeRecorder, LinearEpsilon, SubActionDQN
+    from agents import Checkpoint, EpisodeRecorder, ExponentialRate, LinearEpsilon, SubActionDQN
 
     query = experiment.query
     env = make_environment(experiment, query.arguments, split="train", weights=str(weights))
     settings = dict(query.agent)
     if (steps := settings.pop("epsilon_steps", None)) is not None:
         settings["epsilon"] = LinearEpsilon(1.0, 0.05, steps)
-    agent = SubActionDQN("QueryPolicy", env, seed=seed, **settings)
     total = query.episodes * math.ceil(env.config.budget / env.config.regions_per_step)
+    if (decay := settings.pop("learning_rate_decay", None)) is not None:
+        settings["learning_rate"] = ExponentialRate(settings["learning_rate"], decay, total)
+    agent = SubActionDQN("QueryPolicy", env, seed=seed, **settings)
     checkpoint = Checkpoint(folder / "checkpoints", every=query.checkpoint_every)
     checkpoint.resume(agent)
     recorder = EpisodeRecorder(folder / "episodes.csv")
