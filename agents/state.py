@@ -34,7 +34,7 @@ def training_state(model: BaseAlgorithm) -> Tree:
         "parameters": model.get_parameters(),
         "variables": {name: _get(model, name) for name in model._get_torch_save_params()[1]},
         "progress": _plain_attributes(model, leave_out=set(_arguments(model))),
-        "replay": None if buffer is None else _plain_attributes(buffer),
+        "replay": None if buffer is None else _without_empty_rows(_plain_attributes(buffer)),
         "envs": _environments_state(model.env),
         "random": {
             "python": random.getstate(),
@@ -64,8 +64,9 @@ def restore_training(model: BaseAlgorithm, state: Tree) -> None:
             "difference in its arguments. Go on with the same arguments, or start anew in another folder."
         )
     buffer = getattr(model, "replay_buffer", None)
+    replay = _with_empty_rows(state["replay"])
     if buffer is not None:
-        _check_shapes(_plain_attributes(buffer), state["replay"])
+        _check_shapes(_plain_attributes(buffer), replay)
     _restore_environments(model.env, state["envs"])
     model.set_parameters(state["parameters"], exact_match=True, device=model.device)
     for name, value in state["variables"].items():
@@ -73,7 +74,7 @@ def restore_training(model: BaseAlgorithm, state: Tree) -> None:
             _get(model, name).data = value.to(model.device)
     vars(model).update(state["progress"])
     if buffer is not None:
-        vars(buffer).update(state["replay"])
+        vars(buffer).update(replay)
     random.setstate(state["random"]["python"])
     np.random.set_state(state["random"]["numpy"])  # noqa: NPY002
     torch.set_rng_state(state["random"]["torch"])
@@ -178,6 +179,28 @@ def _plain_attributes(thing: Any, leave_out: set[str] = frozenset()) -> Tree:  #
         elif name not in leave_out and not isinstance(value, str) and _is_plain(value):
             found[name] = value
     return found
+
+
+def _without_empty_rows(tree: Any) -> Any:
+    """Leave out the rows of zeros at the end of arrays: of a replay, what has not been filled yet."""
+    if isinstance(tree, dict):
+        return {name: _without_empty_rows(value) for name, value in tree.items()}
+    if not isinstance(tree, np.ndarray) or tree.ndim == 0:
+        return tree
+    filled = np.flatnonzero(tree.reshape(len(tree), -1).any(axis=1)) if tree.size else np.zeros(0, np.int64)
+    return {"first rows": tree[: filled[-1] + 1 if len(filled) else 0], "rows": len(tree)}
+
+
+def _with_empty_rows(tree: Any) -> Any:
+    """Put them back."""
+    if not isinstance(tree, dict):
+        return tree
+    if tree.keys() != {"first rows", "rows"}:
+        return {name: _with_empty_rows(value) for name, value in tree.items()}
+    first, count = tree["first rows"], tree["rows"]
+    whole = np.zeros((count, *first.shape[1:]), first.dtype)
+    whole[: len(first)] = first
+    return whole
 
 
 def _set_attributes(thing: Any, attributes: Tree) -> None:

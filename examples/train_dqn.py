@@ -3,8 +3,8 @@
     python examples/train_dqn.py --episodes 20 --env-arg weights=runs/pretrain/theta_0.safetensors
 
 After every episode the agent (OUT/agent.safetensors), a row of OUT/episodes.csv and the learning curve
-(OUT/episodes.png) are written, and every so many steps a checkpoint. ``--resume`` goes on from the newest one, as if
-training had never been interrupted; a run's folder may be moved.
+(OUT/episodes.png) are written, and a checkpoint. ``--resume`` goes on from the newest one, as if training had never
+been interrupted; a run's folder may be moved.
 """
 
 from __future__ import annotations
@@ -38,13 +38,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="steps over which epsilon falls from 1 to 0.05; the released code's schedule if left out",
     )
     parser.add_argument("--tensorboard", type=Path, help="folder of TensorBoard logs")
-    parser.add_argument("--checkpoint-every", type=int, default=10, help="environment steps between checkpoints")
+    parser.add_argument(
+        "--checkpoint-every", type=int, help="environment steps between checkpoints; an episode if left out"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in OUT")
     args = parser.parse_args(argv)
 
     env = make_environment(args, split="train")
     config = env.unwrapped.config  # type: ignore[attr-defined]
-    steps = args.episodes * math.ceil(config.budget / config.regions_per_step)
+    per_episode = math.ceil(config.budget / config.regions_per_step)
+    steps = args.episodes * per_episode
     agent = SubActionDQN(
         "QueryPolicy",
         env,
@@ -60,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         tensorboard_log=None if args.tensorboard is None else str(args.tensorboard),
         seed=args.seed,
     )
-    checkpoint = Checkpoint(args.out / "checkpoints", every=args.checkpoint_every)
+    checkpoint = Checkpoint(args.out / "checkpoints", every=args.checkpoint_every or per_episode)
     if args.resume:
         checkpoint.resume(agent)
 

@@ -61,14 +61,14 @@ class Query:
         agent: Arguments of :class:`agents.SubActionDQN`, such as ``gamma``; ``epsilon_steps`` for a linear decay,
             ``learning_rate_decay`` for a factor per step.
         per_seed: One agent for each seed, or one for all.
-        checkpoint_every: Environment steps between checkpoints.
+        checkpoint_every: Environment steps between checkpoints; an episode's if left out.
     """
 
     episodes: int = 100
     arguments: Mapping[str, Any] = field(default_factory=dict)
     agent: Mapping[str, Any] = field(default_factory=dict)
     per_seed: bool = True
-    checkpoint_every: int = 10
+    checkpoint_every: int | None = None
 
 
 @dataclass(frozen=True)

@@ -114,11 +114,12 @@ def train_query(experiment: Experiment, weights: Path, folder: Path, seed: int) 
     settings = dict(query.agent)
     if (steps := settings.pop("epsilon_steps", None)) is not None:
         settings["epsilon"] = LinearEpsilon(1.0, 0.05, steps)
-    total = query.episodes * math.ceil(env.config.budget / env.config.regions_per_step)
+    per_episode = math.ceil(env.config.budget / env.config.regions_per_step)
+    total = query.episodes * per_episode
     if (decay := settings.pop("learning_rate_decay", None)) is not None:
         settings["learning_rate"] = ExponentialRate(settings["learning_rate"], decay, total)
     agent = SubActionDQN("QueryPolicy", env, seed=seed, **settings)
-    checkpoint = Checkpoint(folder / "checkpoints", every=query.checkpoint_every)
+    checkpoint = Checkpoint(folder / "checkpoints", every=query.checkpoint_every or per_episode)
     checkpoint.resume(agent)
     recorder = EpisodeRecorder(folder / "episodes.csv")
     if agent.num_timesteps < total:
