@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,6 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
         self._initial_confusion: torch.Tensor | None = None
         self._episode: Episode | None = None
         self._answered: dict[int, UInt8Array] = {}  # by the oracle, for a step that failed afterwards
-        self._known_identity: dict[str, Any] | None = None
 
     @property
     def layout(self) -> dict[str, Any]:
@@ -210,10 +210,7 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
         return copied(observation), reward, terminated, False, self._info()
 
     def get_state(self) -> State:
-        """Return a copy of everything that the future of this environment depends on, in plain values and arrays.
-
-        :func:`~al_seg_env.state.save_state` writes it to a file.
-        """
+        """Return a copy of all that the future depends on; :func:`~al_seg_env.state.save_state` writes it to a file."""
         return state.take(self)
 
     def set_state(self, saved: State) -> tuple[Observation, dict[str, Any]]:
@@ -343,10 +340,9 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
             **({"diverged": episode.diverged} if self.config.on_divergence == "skip" else {}),
         }
 
+    @cached_property
     def _identity(self) -> dict[str, Any]:
-        if self._known_identity is None:
-            self._known_identity = state.identity(self)
-        return self._known_identity
+        return state.identity(self)
 
     def _forget_initial(self) -> None:
         """Forget what depends on theta_0 and on the precision that it is computed in."""

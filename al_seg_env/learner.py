@@ -89,8 +89,7 @@ class TorchLearner:
             see :func:`~al_seg_env.precision.resolve_numerics`. The choice is in ``dtype``.
         channels_last: Memory layout; ``None`` measures it where the precision is ``"auto"``, and else is ``True``.
         batch_size: Images per forward pass outside of training.
-        fold_batchnorm: Predict with a copy of the network whose BatchNorm layers are part of the convolutions
-            before them: the same up to rounding, and faster.
+        fold_batchnorm: Predict with a copy whose BatchNorm layers are part of the convolutions before them.
 
     Raises:
         ValueError: If device, precision or batch size cannot be used.

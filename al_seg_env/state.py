@@ -75,7 +75,7 @@ def take(env: RegionSelectionEnv) -> State:
     episode = env._episode
     answered = sorted(env._answered)
     return {
-        "identity": env._identity(),
+        "identity": env._identity,
         "rng": env.np_random.bit_generator.state,
         "action_rng": _rng_state(env.action_space._np_random),
         "labels": env.labels.state_dict(),
@@ -94,7 +94,7 @@ def take(env: RegionSelectionEnv) -> State:
 def put_back(env: RegionSelectionEnv, state: State) -> None:
     """Continue from a state, exactly. What does not fit is refused before anything changes."""
     try:
-        _check_identity(env._identity(), state["identity"])
+        _check_identity(env._identity, state["identity"])
         episode = None if state["episode"] is None else Episode(**copy.deepcopy(state["episode"]))
         _check_episode(env, episode, len(state["labels"]["regions"]))
         answered = state["answers"]["regions"].tolist()
@@ -132,7 +132,7 @@ def fork(env: RegionSelectionEnv, **changes: Any) -> RegionSelectionEnv:
         cache=env.cache,
     )
     state = take(env)
-    put_back(twin, {**state, "identity": twin._identity()})
+    put_back(twin, {**state, "identity": twin._identity})
     return twin
 
 
