@@ -10,7 +10,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.state import restore_training, training_state
-from al_seg_files import load_tree, save_tree
+from al_seg_files import load_tree, remove_unfinished, save_tree
 
 KIND = "training checkpoint"
 KEPT = 2
@@ -79,6 +79,7 @@ class Checkpoint(BaseCallback):
     def save(self) -> Path:
         """Write a checkpoint; remove all but the newest two."""
         path = self.folder / f"checkpoint-{self.model.num_timesteps:09d}.safetensors"
+        remove_unfinished(self.folder, "checkpoint-*.safetensors")  # of earlier steps, by processes that were killed
         save_tree(path, KIND, training_state(self.model))
         self._written = self.model.num_timesteps
         for old in self._paths()[KEPT:]:

@@ -4,15 +4,17 @@
 plain values as safetensors and json: reading such a file executes nothing, and notices every damage.
 """
 
-from al_seg_files.atomic import replacing, write_csv, write_json, write_text
+from al_seg_files.atomic import remove_unfinished, replacing, write_bytes, write_csv, write_json, write_text
 from al_seg_files.tree import FILE_VERSION, load_tree, save_tree, tree_digest
 
 __all__ = [
     "FILE_VERSION",
     "load_tree",
+    "remove_unfinished",
     "replacing",
     "save_tree",
     "tree_digest",
+    "write_bytes",
     "write_csv",
     "write_json",
     "write_text",

@@ -15,7 +15,8 @@ from typing import Any
 def replacing(path: str | Path) -> Iterator[Path]:
     """Give the name of a temporary file to write; it takes the place of ``path`` once it is written and on the disk.
 
-    Should anything fail, or the process be killed, ``path`` is what it was. Its folder is made if need be.
+    Should anything fail, or the process be killed, ``path`` is what it was. Its folder is made if need be. What a
+    process of this machine that was killed left unfinished of the same file is removed.
 
     Raises:
         OSError: If the folder cannot be written to, or the disk is full; the message says what was to be written.
@@ -24,6 +25,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(path.parent, path.name)
         yield unfinished
         with unfinished.open("rb+") as file:
             os.fsync(file.fileno())
@@ -39,10 +41,34 @@ def replacing(path: str | Path) -> Iterator[Path]:
             unfinished.unlink(missing_ok=True)
 
 
+def remove_unfinished(folder: Path, name: str) -> None:
+    """Remove what processes that are no more left unfinished of the files of a name, which may have wildcards."""
+    for left in folder.glob(f".{name}.*"):
+        if left.suffix[1:].isdigit() and not _is_running(int(left.suffix[1:])):
+            left.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    if os.name != "posix":  # where signal 0 is not harmless
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a file, whole or not at all."""
+    with replacing(path) as unfinished:
+        unfinished.write_bytes(content)
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file in UTF-8, whole or not at all."""
-    with replacing(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+    write_bytes(path, text.encode())
 
 
 def write_json(path: str | Path, content: Any) -> None:

@@ -26,7 +26,7 @@ from agents import Checkpoint, QueryPolicy, SubActionDQN
 from al_seg_env import EnvConfig, ImageFolder, RegionSelectionEnv, Splits, TorchLearner, load_state, save_state
 from al_seg_env.networks import load_weights, save_weights
 from al_seg_env.oracle import FolderOracle, file_name
-from al_seg_files import load_tree, save_tree, tree_digest, write_csv, write_json
+from al_seg_files import load_tree, replacing, save_tree, tree_digest, write_csv, write_json
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -205,6 +205,20 @@ def test_a_read_only_folder_is_named(tmp_path):
 
     assert in_child(work) == 0
     assert path.read_bytes() == before
+
+
+def test_what_a_killed_process_left_unfinished_is_removed(tmp_path):
+    def killed():
+        with replacing(tmp_path / "a.csv") as unfinished:
+            unfinished.write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert in_child(killed) == -9
+    assert len(list(tmp_path.iterdir())) == 1
+    (tmp_path / f".a.csv.{os.getppid()}").write_text("of a process that runs")
+    (tmp_path / ".a.csv.old").write_text("somebody's own")
+    write_csv(tmp_path / "a.csv", [{"a": 1}])
+    assert {path.name for path in tmp_path.iterdir()} == {"a.csv", f".a.csv.{os.getppid()}", ".a.csv.old"}
 
 
 def test_training_goes_on_after_a_disk_was_full(tmp_path):

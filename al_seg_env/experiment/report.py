@@ -9,7 +9,8 @@ from pathlib import Path
 from al_seg_env.experiment import sections
 from al_seg_env.experiment.results import FULL, SPLITS, Results, read_results
 from al_seg_env.experiment.sections import NAMES, Document
-from al_seg_env.experiment.tables import Table, markdown, write_file
+from al_seg_env.experiment.tables import Table, markdown
+from al_seg_files import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ def report(
     path = out.folder / "REPORT.md"
     left_out = ["## Left out\n", "".join(f"- {reason}\n" for reason in dict.fromkeys(out.left_out))]
     lines = ["# Report\n", _INTRODUCTION, _contents(results), *out.lines, *(left_out if out.left_out else [])]
-    write_file(path, "\n".join(lines).encode())
+    write_text(path, "\n".join(lines))
     logger.info("report of %d rows: %s", len(results.rows), path)
     return path
 

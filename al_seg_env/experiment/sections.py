@@ -19,7 +19,8 @@ from al_seg_env.experiment.analysis import (
 from al_seg_env.experiment.comparison import AREA, comparison_table, needed_table
 from al_seg_env.experiment.results import FULL, Results
 from al_seg_env.experiment.statistics import summary
-from al_seg_env.experiment.tables import Table, estimate, markdown, pivot, write_csv, write_file
+from al_seg_env.experiment.tables import Table, estimate, markdown, pivot, write_csv
+from al_seg_files import write_bytes, write_text
 
 NAMES = {"val": "validation", "test": "test"}
 
@@ -60,10 +61,10 @@ class Document:
         page = [f"# {title}\n", f"{caption}\n"]
         for heading, part in shown.items():
             page += [f"## {heading}\n"] * bool(heading) + [markdown(part)]
-        write_file(self.folder / f"{name}.md", "\n".join(page).encode())
+        write_text(self.folder / f"{name}.md", "\n".join(page))
         self.heading(title, 3)
         if picture is not None:
-            write_file(self.folder / f"{name}.png", picture)
+            write_bytes(self.folder / f"{name}.png", picture)
             self.lines.append(f"![{title}]({quote(name)}.png)\n")
         self.lines.append(f"{caption}\n")
         for heading, part in shown.items():

@@ -1,15 +1,16 @@
-"""Tables of text and numbers, as csv and as markdown; files that are there whole or not at all."""
+"""Tables of text and numbers, as csv and as markdown"""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from al_seg_files import write_text
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,12 @@ def estimate(record: Mapping[str, Any]) -> str:
 
 
 def write_csv(path: Path, table: Table) -> None:
-    """Write a table, replacing the file in one go; numbers that are not whole have 4 decimals, gaps are empty."""
+    """Write a table, whole or not at all; numbers that are not whole have 4 decimals, gaps are empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(table.columns)
     writer.writerows([_cell(value, 4, "") for value in row] for row in table.rows)
-    write_file(path, text.getvalue().encode())
+    write_text(path, text.getvalue())
 
 
 def markdown(table: Table) -> str:
@@ -79,14 +80,6 @@ def markdown(table: Table) -> str:
 def _escape(cell: str) -> str:
     """Return a text that stays in its cell of a markdown table."""
     return " ".join(cell.replace("|", "\\|").split())
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name and move it into place, so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_bytes(content)
-    os.replace(unfinished, path)
 
 
 def _cell(value: Any, places: int, gap: str) -> str:
