@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import glob
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        remove_unfinished(path.parent, path.name)
+        remove_unfinished(path.parent, glob.escape(path.name))
         yield unfinished
         with unfinished.open("rb+") as file:
             os.fsync(file.fileno())
