@@ -99,7 +99,8 @@ def overlay_requests(
     """
     images, regions = np.unique(grid.image_of(labels.labelled), return_counts=True)
     most = images[np.argsort(-regions, kind="stable")][:count]
-    height, width = grid.image_size
+    scale = max(1, round(PANEL_WIDTH / grid.image_size[1]))
+    height, width = grid.image_size[0] * scale, grid.image_size[1] * scale
     rows = -(-len(most) // columns)
     canvas = Image.new("RGB", (columns * (width + GAP), rows * (height + TITLE_HEIGHT)), "white")
     draw = ImageDraw.Draw(canvas)
@@ -107,20 +108,17 @@ def overlay_requests(
     for position, image in enumerate(most.tolist()):
         row, column = divmod(position, columns)
         left, top = column * (width + GAP), row * (height + TITLE_HEIGHT)
-        known, pixels = labels.mask(image), frames.image(image).numpy()
-        mixed = (pixels * 0.4 + colourise(known, palette) * 0.6).astype(np.uint8)
-        asked = np.zeros(grid.image_size, bool)
         boxes = [box for box in map(grid.box, labels.labelled) if box.image == image]
+        asked = np.zeros((*grid.image_size, 1), bool)
         for box in boxes:
-            box.crop(asked)[...] = True
-        canvas.paste(Image.fromarray(np.where(asked[..., None], mixed, pixels)), (left, top + TITLE_HEIGHT))
-        draw.text((left + 3, top + 3), f"{data.names[image]}: {len(boxes)} regions", fill="black")
+            asked[box.top : box.bottom, box.left : box.right] = True
+        pixels = frames.image(image).numpy()
+        mixed = (pixels * 0.4 + colourise(labels.mask(image), palette) * 0.6).astype(np.uint8)
+        panel = Image.fromarray(np.where(asked, mixed, pixels)).resize((width, height), Image.Resampling.NEAREST)
+        canvas.paste(panel, (left, top + TITLE_HEIGHT))
+        draw.text((left + 3, top + 3), f"{data.names[image]}: {len(boxes)} of {grid.regions_per_image}", fill="black")
         for box in boxes:
-            corners = (
-                left + box.left,
-                top + TITLE_HEIGHT + box.top,
-                left + box.right - 1,
-                top + TITLE_HEIGHT + box.bottom - 1,
-            )
-            draw.rectangle(corners, outline=REQUEST_COLOUR)
+            start = left + box.left * scale, top + TITLE_HEIGHT + box.top * scale
+            end = left + box.right * scale - 1, top + TITLE_HEIGHT + box.bottom * scale - 1
+            draw.rectangle((start, end), outline=REQUEST_COLOUR)
     return np.asarray(canvas)

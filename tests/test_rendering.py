@@ -12,6 +12,7 @@ from al_seg_env.rendering import (
     TITLE_HEIGHT,
     UNLABELLED_COLOUR,
     colourise,
+    overlay_requests,
     render_request,
 )
 
@@ -123,3 +124,25 @@ def test_rendering_needs_a_reset_first():
 def test_an_unknown_render_mode_is_refused():
     with pytest.raises(ValueError, match="render_mode 'human' is unknown; use 'rgb_array' or None"):
         closed_form_env(render_mode="human")
+
+
+def test_the_picture_of_all_requests_shows_the_images_asked_for_most_with_their_labels():
+    env = closed_form_env(regions_per_step=6, pool_size=4, budget=18)
+    env.reset(seed=0)
+    for _ in range(3):
+        env.step(np.zeros(6, np.int64))
+    picture = overlay_requests(env.data, env.frames, env.grid, env.labels, count=2, columns=2)
+    scale = 8  # images of 40 pixels are drawn 320 wide
+    assert picture.shape == (32 * scale + 18, 2 * (40 * scale + 4), 3)
+    images, regions = np.unique(env.grid.image_of(env.labels.labelled), return_counts=True)
+    most = images[np.argsort(-regions, kind="stable")][0]
+    palette = palette_of(env.data)
+    for cell in range(env.grid.regions_per_image):
+        region = most * env.grid.regions_per_image + cell
+        box = env.grid.box(region)
+        row, column = box.top + 3, box.left + 3  # within the outline
+        shown = picture[18 + row * scale + 4, column * scale + 4]
+        image = env.data.image(most)[row, column]
+        label = env.data.mask(most)[row, column]
+        mixed = (image * 0.4 + palette[label] * 0.6).astype(np.uint8)
+        np.testing.assert_array_equal(shown, mixed if region in env.labels.labelled else image)
