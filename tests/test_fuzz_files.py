@@ -1,17 +1,22 @@
 """Thousands of damaged and malformed states, checkpoints, agents and weights: a clear error, or a valid load."""
 
 import copy
+import json
 import random
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from agents_fakes import FakeRegionEnv
 from fakes import CLASSES, closed_form_env, same, tiny_network
+from test_experiment import TINY as TINY_EXPERIMENT
 from test_faults import WRITERS, agent, dqn_on
 
 from agents import Checkpoint, QueryPolicy, SubActionDQN
 from al_seg_env import load_state
+from al_seg_env.experiment import load_experiment, pieces
+from al_seg_env.experiment.runner import _read_result, _row
 from al_seg_env.networks import load_weights
 from al_seg_files import load_tree, save_tree
 
@@ -75,7 +80,7 @@ ODD = [None, True, -1, 10**30, 1e300, float("nan"), "", "../../x", [], {}, (), [
 ODD += [torch.zeros(2, 2), np.array(5), np.full(4, 255, np.uint8), np.arange(6), {"$array": 1}, "x" * 500]
 
 
-def malformed(tree, rng):
+def malformed(tree, rng, odd=ODD):
     """Return a tree in which one value, anywhere, is missing or another."""
     tree = copy.deepcopy(tree)
     inner, way = tree, []
@@ -87,7 +92,7 @@ def malformed(tree, rng):
     if isinstance(parent, dict) and rng.random() < 0.3:
         del parent[key]
     else:
-        parent[key] = rng.choice(ODD)
+        parent[key] = rng.choice(odd)
     return tree
 
 
@@ -134,3 +139,54 @@ def test_malformed_agents_and_checkpoints_are_refused_or_play(tmp_path):
         except ValueError:
             refused += 1
     assert refused > MUTATIONS / 16
+
+
+def test_malformed_experiments_are_refused_or_expanded(tmp_path):
+    base = {
+        **TINY_EXPERIMENT,
+        "variants": {"a": {"arguments": {"pool_size": 3}, "budgets": [2]}, "b": {}},
+        "methods": {"uniform": {"policy": "uniform", "arguments": {"pool_size": 3}}, "dqn": None},
+    }
+    rng, refused = random.Random(2), 0
+    plain = [value for value in ODD if value is None or isinstance(value, bool | int | float | str | list | dict)]
+    for _ in range(2 * MUTATIONS):
+        content = malformed(base, rng, plain)
+        (tmp_path / "odd.yaml").write_text(yaml.safe_dump(content))
+        try:
+            names = [piece.name for piece in pieces(load_experiment(tmp_path / "odd.yaml"))]
+        except ValueError as error:
+            refused += bool(str(error))
+        else:
+            assert len(names) == len(set(names))
+            assert all((tmp_path / name).resolve().is_relative_to(tmp_path.resolve()) for name in names)
+    assert refused > MUTATIONS / 2
+
+
+def test_damaged_experiment_files_are_refused_or_expanded(tmp_path):
+    path, rng, refused = tmp_path / "odd.yaml", random.Random(3), 0
+    whole = yaml.safe_dump(TINY_EXPERIMENT).encode()
+    for _ in range(MUTATIONS):
+        path.write_bytes(damaged(whole, rng))
+        try:
+            pieces(load_experiment(path))
+        except ValueError as error:
+            refused += bool(str(error))
+    assert refused > MUTATIONS / 4
+
+
+def test_damaged_results_are_named(tmp_path):
+    result = {"format": "al-seg-env result", "version": 1, "method": "uniform", "seed": 0, "budget": 3}
+    result |= {"val_miou": 40.5, "val_iou": {"road": 41.0, "car": None}, "asked": {"road": 5, "car": 0}}
+    path, rng, refused = tmp_path / "result-3.json", random.Random(4), 0
+    for number in range(2 * MUTATIONS):
+        odd = [value for value in ODD if value is None or isinstance(value, bool | int | float | str | list | dict)]
+        content = json.dumps(malformed(result, rng, odd)).encode()
+        path.write_bytes(content if number % 2 else damaged(json.dumps(result).encode(), rng))
+        try:
+            row = _row("", _read_result(path))
+        except ValueError as error:
+            assert "result-3.json" in str(error)  # noqa: PT017
+            refused += 1
+        else:
+            assert isinstance(row["val_miou"], float | int)
+    assert refused > MUTATIONS / 2

@@ -7,7 +7,8 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -172,8 +173,8 @@ def load_experiment(source: str | Path | Mapping[str, Any], overrides: Mapping[s
 
 
 def _experiment(content: Mapping[str, Any]) -> Experiment:
-    _check_keys(content, Experiment, "the experiment")
-    entries = dict(content)
+    entries = dict(_of_type(content, Mapping, "the experiment", "a mapping"))
+    _check_keys(entries, Experiment, "the experiment")
     if "name" not in entries:
         raise ValueError("the experiment has no name; give it one")
     entries["methods"] = _methods(entries.get("methods", ["uniform"]))
@@ -192,7 +193,7 @@ def _experiment(content: Mapping[str, Any]) -> Experiment:
     entries["budgets"] = _budgets(entries.get("budgets", Experiment.budgets))
     variants = _of_type(entries.get("variants") or {"": {}}, Mapping, "variants", "a mapping")
     entries["variants"] = {str(name): _variant(content or {}, str(name)) for name, content in variants.items()}
-    experiment = Experiment(**entries)
+    experiment = _made(Experiment, entries, "the experiment")
     _check_paths(experiment)
     return experiment
 
@@ -233,7 +234,8 @@ def _check_paths(experiment: Experiment) -> None:
 
 
 def _methods(given: Any) -> dict[str, dict[str, Any]]:
-    named = dict.fromkeys(given) if isinstance(given, list | tuple) else given
+    listed = isinstance(given, list | tuple) and all(isinstance(name, str) for name in given)
+    named = dict.fromkeys(given) if listed else given
     if not isinstance(named, Mapping) or not named:
         raise ValueError(f"methods is {given!r}; expected a list of names or a mapping; known are {sorted(METHODS)}")
     methods = {}
@@ -242,8 +244,10 @@ def _methods(given: Any) -> dict[str, dict[str, Any]]:
             close = difflib.get_close_matches(str(name), METHODS, 1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
             raise ValueError(f"method {name!r} is unknown{hint}; known are {', '.join(METHODS)}")
-        entry = {**METHODS.get(str(name), {}), **(content or {})}
-        policy = entry.get("policy", name)
+        content = _of_type({} if content is None else content, Mapping, f"methods[{str(name)!r}]", "a mapping")
+        _of_type(content.get("arguments", {}), Mapping, f"methods[{str(name)!r}].arguments", "a mapping")
+        entry = {**METHODS.get(str(name), {}), **content}
+        policy = _of_type(entry.get("policy", name), str, f"methods[{str(name)!r}].policy", "a name")
         if policy not in METHODS and ":" not in str(policy):
             raise ValueError(
                 f"policy {policy!r} of method {name!r} is unknown; known are {', '.join(METHODS)}, and module:function"
@@ -264,10 +268,22 @@ def _is_file_name(name: str) -> bool:
 
 def _made(kind: type[T], content: Any, where: str) -> T:
     _check_keys(_of_type(content, Mapping, where, "a mapping"), kind, where)
-    try:
-        return kind(**content)
-    except TypeError as error:
-        raise ValueError(f"{where}: {error}") from error
+    _check_types(content, kind, where)
+    return kind(**content)
+
+
+def _check_types(content: Mapping[str, Any], kind: type, where: str) -> None:
+    """Compare plain values with the annotations of a dataclass's fields; a whole number will do for a number."""
+    for name, hint in get_type_hints(kind).items():
+        if name not in content:
+            continue
+        choices = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        types = tuple(get_origin(choice) or choice for choice in choices)
+        value = content[name]
+        fits = type(value) in types or (type(value) is int and float in types)
+        if not fits and not (isinstance(value, dict) and Mapping in types):
+            expected = " or ".join("nothing" if t is type(None) else t.__name__.lower() for t in types)
+            raise ValueError(f"{where}.{name} is {value!r}; expected {expected}")
 
 
 def _check_keys(content: Mapping[str, Any], kind: type, where: str) -> None:

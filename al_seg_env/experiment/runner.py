@@ -224,10 +224,23 @@ def _read_result(path: Path) -> dict[str, Any]:
         known = (protocol.RESULT_FORMAT, protocol.RESULT_VERSION)
         if not isinstance(result, dict) or (result.get("format"), result.get("version")) != known:
             raise ValueError(f"expected {known[0]!r}, version {known[1]}")
-        _row("", result)
+        _check_figures(result)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged or no result ({type(error).__name__}: {error})") from error
     return result
+
+
+def _check_figures(result: Mapping[str, Any]) -> None:
+    """Raise a ValueError unless a result's figures are what :func:`_row` makes a row of."""
+    splits = [split for split in ("val", "test") if f"{split}_miou" in result]
+    percents = [result[f"{split}_miou"] for split in splits]
+    percents += [iou for split in splits for iou in result[f"{split}_iou"].values() if iou is not None]
+    counts = [result["seed"], result["budget"], *result.get("asked", {}).values()]
+    good = all(type(value) in (int, float) and 0 <= value <= 100 for value in percents)
+    if not splits or not good or not all(type(count) is int for count in counts) or type(result["method"]) is not str:
+        raise ValueError("its figures are missing, or no percentages and counts")
+    float(result.get("acquired_miou", 0))
+    _row("", result)
 
 
 def _check_folder(experiment: Experiment, folder: Path) -> None:
