@@ -153,9 +153,11 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
 
         Args:
             seed: Seeds pools, crops, flips and dropout.
-            options: None are known.
+            options: ``{"state": ...}`` goes on from a state of :meth:`get_state` instead, through all wrappers.
         """
         super().reset(seed=seed)
+        if options and "state" in options:
+            return state.go_on(self, options["state"])
         self._episode = None
         self.learner.reset()
         self.labels.clear()
@@ -214,9 +216,7 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
         return state.take(self)
 
     def set_state(self, saved: State) -> tuple[Observation, dict[str, Any]]:
-        """Go on from a state that :meth:`get_state` of an equal environment returned, in this process or another.
-
-        The environment then continues exactly as the other would have. The ``budget`` may differ.
+        """Go on exactly as an equal environment would whose :meth:`get_state` this is; the ``budget`` may differ.
 
         Returns:
             Observation and info, as the last :meth:`reset` or :meth:`step` before the state was taken.

@@ -116,6 +116,14 @@ def put_back(env: RegionSelectionEnv, state: State) -> None:
     env.action_space._np_random = action_rng  # type: ignore[assignment]
 
 
+def go_on(env: RegionSelectionEnv, state: State) -> tuple[Observation, dict[str, Any]]:
+    """Put a state back in place of a reset; it must be of an episode."""
+    observation, info = env.set_state(state)
+    if not info:
+        raise ValueError("the state was taken before the first reset: there is no episode to go on with")
+    return observation, info
+
+
 def fork(env: RegionSelectionEnv, **changes: Any) -> RegionSelectionEnv:
     """Return an independent copy of an environment, with some settings changed."""
     learner = copy.deepcopy(env.learner)

@@ -5,10 +5,11 @@ import subprocess
 import sys
 import textwrap
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from fakes import TINY, closed_form_env, make, numbered_data, same
+from fakes import ID, TINY, closed_form_env, make, numbered_data, same
 from test_env import custom
 
 from al_seg_env import ArrayData, Entropy, GroundTruthOracle, load_state, save_state
@@ -84,6 +85,18 @@ def test_a_state_before_the_first_reset_and_after_the_end():
     observation, info = other.set_state(env.get_state())
     assert same((observation, info), (end[0], end[4]))
     assert same(other.reset(), env.reset())
+
+
+def test_a_state_goes_through_wrappers_by_reset():
+    env, other = (gym.make(ID, **TINY) for _ in range(2))
+    env.reset(seed=0)
+    last = env.step(np.zeros(3, np.int64))
+    state = env.unwrapped.get_state()
+    observation, info = other.reset(options={"state": state})  # never reset before
+    assert same((observation, info), (last[0], last[4]))
+    assert same(other.step(np.ones(3, np.int64)), env.step(np.ones(3, np.int64)))
+    with pytest.raises(ValueError, match="taken before the first reset"):
+        other.reset(options={"state": gym.make(ID, **TINY).unwrapped.get_state()})
 
 
 def test_random_states_of_action_space_and_environment_are_kept():
