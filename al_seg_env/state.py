@@ -101,9 +101,11 @@ def put_back(env: RegionSelectionEnv, state: State) -> None:
         answers = split_masks(env.grid, answered, state["answers"]["masks"])
         rng = _generator(state["rng"])
         action_rng = None if state["action_rng"] is None else _generator(state["action_rng"])
-        labels = copy.copy(env.labels)
+        labels = copy.copy(env.labels)  # its clear() and add() leave alone what the original holds
         labels.load_state_dict(state["labels"])
-        batch_size, weights, numerics = int(state["batch_size"]), state["learner"], state["numerics"]
+        batch_size, weights, numerics = state["batch_size"], state["learner"], state["numerics"]
+        if type(batch_size) is not int or not 1 <= batch_size < 2**31:
+            raise TypeError(f"batch_size is {batch_size!r}")
     except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
         raise ValueError(
             f"the state is malformed ({type(error).__name__}: {error}); expected what get_state() of this version of "

@@ -174,6 +174,42 @@ def test_a_damaged_result_is_set_aside_and_its_trial_alone_is_run_again(whole, t
     assert damaged.with_suffix(".damaged").exists()
 
 
+def test_a_damaged_acquisition_is_set_aside_and_made_again(whole, tmp_path):
+    import shutil
+
+    folder = tmp_path / "copy"
+    shutil.copytree(whole, folder)
+    trial = folder / "trials" / "uniform-0"
+    (trial / "result-4.json").unlink()
+    (trial / "finished.json").unlink()
+    (trial / "acquired-2.safetensors").write_bytes(b"half")
+    experiment = load_experiment(TINY)
+
+    def again():
+        with pytest.warns(UserWarning, match="acquired-2.safetensors is damaged.* acquired anew"):
+            run(experiment, folder)
+
+    assert in_child(again) == 0
+    assert (folder / "results.csv").read_bytes() == (whole / "results.csv").read_bytes()
+
+
+def test_decoded_images_can_be_kept_in_the_experiments_folder(whole, tmp_path):
+    data = np.random.default_rng(0)
+    root = tmp_path / "data"
+    for kind in ("images", "masks"):
+        (root / kind).mkdir(parents=True)
+    for number in range(24):
+        Image.fromarray(data.integers(0, 256, (32, 40, 3), np.uint8)).save(root / "images" / f"{number}.png")
+        Image.fromarray(data.integers(0, 3, (32, 40)).astype(np.uint8)).save(root / "masks" / f"{number}.png")
+    arguments = {key: value for key, value in TINY["arguments"].items() if key not in ("images", "image_size")}
+    arguments |= {"root": str(root), "classes": ["a", "b", "c"], "encoder": "tu-tf_mobilenetv3_small_minimal_100"}
+    stages = [{"epochs": 1, "updates": 1}]
+    content = {**TINY, "env": "al_seg_env/ImageFolder-v0", "arguments": arguments, "theta_0": stages, "cache": True}
+    experiment = load_experiment({**content, "methods": ["uniform"], "seeds": [0], "full": False})
+    assert in_child(lambda: run(experiment, tmp_path / "run")) == 0
+    assert len(list((tmp_path / "run" / "cache").rglob("*.image.npy"))) > 10
+
+
 def test_results_of_another_configuration_are_refused(whole):
     changed = load_experiment({**TINY, "budgets": [2, 6]})
     with pytest.raises(ValueError, match=r"another configuration: budgets is \[2, 4\] there, \[2, 6\] here. Choose"):

@@ -112,6 +112,7 @@ class Experiment:
         full: Seeds with which to train with all labels of D_V, too, for the line of full supervision; ``True`` for
             all.
         variants: Named settings to compare (appendix E).
+        cache: Keep decoded images as memory-mapped files in the experiment's folder, for data larger than memory.
         cpus, gpus: What a trial takes of a Ray cluster.
     """
 
@@ -127,6 +128,7 @@ class Experiment:
     fit: FitSettings = FitSettings()
     full: bool | int = True
     variants: Mapping[str, Variant] = field(default_factory=lambda: {"": Variant()})
+    cache: bool = False
     cpus: float = 1
     gpus: float = 0
 

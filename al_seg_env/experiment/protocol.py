@@ -9,14 +9,16 @@ from __future__ import annotations
 import importlib
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from torch import Tensor
 
-from al_seg_env.datasets import ArrayData
+from al_seg_env.datasets.base import UInt8Array
 from al_seg_env.env import RegionSelectionEnv
 from al_seg_env.experiment.config import Experiment, Stage
 from al_seg_env.frames import Frames
@@ -76,7 +78,10 @@ def _pretrain_stage(
 ) -> Fit:
     source = env
     if stage.env is not None or stage.arguments:
-        merged = {**(experiment.arguments if stage.env in (None, experiment.env) else {}), **stage.arguments}
+        shared = experiment.arguments
+        if stage.env not in (None, experiment.env):
+            shared = {name: value for name, value in shared.items() if name in ("cache", "device")}
+        merged = {**shared, **stage.arguments}
         made = gym.make(stage.env or experiment.env, **merged).unwrapped
         assert isinstance(made, RegionSelectionEnv)
         source = made
@@ -89,7 +94,7 @@ def _pretrain_stage(
     images = (*splits.state, *splits.train, *splits.eval) if stage.images == "all" else getattr(splits, stage.images)
     frames, validation = source.frames, source.splits.reward
     if source is not env:  # validated on the target's own images, so both must be at hand
-        frames = _joined(source.frames, images, env.frames, env.splits.reward)
+        frames = JoinedFrames(source.frames, images, env.frames, env.splits.reward)
         images, validation = tuple(range(len(images))), tuple(range(len(images), len(images) + len(env.splits.reward)))
     settings = FitSettings(env.config.crop_size, stage.batch_size, stage.patience, stage.epochs, stage.updates)
     whole = RegionGrid(env.grid.image_size, env.grid.image_size)
@@ -99,10 +104,22 @@ def _pretrain_stage(
     )
 
 
-def _joined(a: Frames, of_a: Sequence[int], b: Frames, of_b: Sequence[int]) -> Frames:
-    """Return the images of two data sets of the same classes, one after another."""
-    pairs = [(frames.image(i).numpy(), frames.mask(i)) for frames, of in ((a, of_a), (b, of_b)) for i in of]
-    return Frames(ArrayData([image for image, _ in pairs], [mask for _, mask in pairs], a.data.classes))
+class JoinedFrames(Frames):
+    """The images of two data sets of the same classes and size, one after another; decoded and kept by theirs."""
+
+    def __init__(self, a: Frames, of_a: Sequence[int], b: Frames, of_b: Sequence[int]) -> None:
+        super().__init__(a.data)
+        self._parts = [(a, index) for index in of_a] + [(b, index) for index in of_b]
+
+    def image(self, index: int) -> Tensor:
+        """Return an image, ``(H, W, 3)`` uint8."""
+        frames, own = self._parts[index]
+        return frames.image(own)
+
+    def mask(self, index: int) -> UInt8Array:
+        """Return the true labels of an image, ``(H, W)`` uint8."""
+        frames, own = self._parts[index]
+        return frames.mask(own)
 
 
 def train_query(experiment: Experiment, weights: Path, folder: Path, seed: int) -> None:
@@ -148,13 +165,13 @@ def run_trial(
     policy = make_policy(entry["policy"], env, seed, agent)
     asked: np.ndarray = np.zeros(len(env.data.classes), dtype=np.int64)
     observation, info = env.reset(seed=seed)
-    if (stored := [b for b in budgets if (folder / f"acquired-{b}.safetensors").exists()]) != []:
-        tree = load_tree(folder / f"acquired-{stored[-1]}.safetensors", ACQUISITION)
+    if (kept := _acquired(folder, budgets)) is not None:
+        budget, tree = kept
         observation, info = env.set_state(tree["state"])
         asked = tree["asked"]
         if tree["policy"] is not None:
             policy.rng = tree["policy"]
-        budgets = budgets[budgets.index(stored[-1]) :]
+        budgets = budgets[budgets.index(budget) :]
     for budget in budgets:
         started = time.perf_counter()
         while info["labelled"] < budget:
@@ -164,8 +181,8 @@ def run_trial(
         acquired = folder / f"acquired-{budget}.safetensors"
         if not acquired.exists():
             rng = getattr(policy, "rng", None)
-            kept = rng if isinstance(rng, np.random.Generator) else None
-            save_tree(acquired, ACQUISITION, {"state": env.get_state(), "asked": asked, "policy": kept})
+            rng = rng if isinstance(rng, np.random.Generator) else None
+            save_tree(acquired, ACQUISITION, {"state": env.get_state(), "asked": asked, "policy": rng})
             _remove_others(folder, acquired)
         took = time.perf_counter() - started
         result = folder / f"result-{budget}.json"
@@ -182,6 +199,19 @@ def run_trial(
             _write_result(result, method, seed, info["labelled"], figures)
     _picture(env, folder / "requests.png")
     _remove_others(folder)
+
+
+def _acquired(folder: Path, budgets: Sequence[int]) -> tuple[int, dict[str, Any]] | None:
+    """Return the largest budget whose acquisition is stored, and what is; a damaged one is set aside."""
+    for budget in reversed(budgets):
+        path = folder / f"acquired-{budget}.safetensors"
+        if path.exists():
+            try:
+                return budget, load_tree(path, ACQUISITION)
+            except ValueError as error:
+                warnings.warn(f"{error}; it is set aside, and regions are acquired anew", stacklevel=3)
+                path.replace(path.with_suffix(".damaged"))
+    return None
 
 
 def run_full(experiment: Experiment, seed: int, weights: Path, folder: Path) -> None:

@@ -21,7 +21,7 @@ from al_seg_files import write_csv, write_json
 logger = logging.getLogger(__name__)
 
 FORMAT, VERSION = "al-seg-env experiment", 1
-EXTENSIBLE = ("methods", "seeds", "variants", "full", "cpus", "gpus")
+EXTENSIBLE = ("methods", "seeds", "variants", "full", "cache", "cpus", "gpus")
 """What may grow between two runs of an experiment in one folder; whatever is finished stays valid."""
 
 
@@ -262,7 +262,8 @@ def _pinned(experiment: Experiment, folder: Path) -> Experiment:
     if not path.exists():
         learner = protocol.make_environment(experiment, split="eval").learner
         _write_about(path, getattr(learner, "numerics", {}))
-    return replace(experiment, arguments={**experiment.arguments, **_read_json(path)})
+    cache = {"cache": str(folder / "cache")} if experiment.cache else {}
+    return replace(experiment, arguments={**experiment.arguments, **_read_json(path), **cache})
 
 
 def _claim(experiment: Experiment, piece: Piece, own: Path) -> None:
