@@ -203,6 +203,7 @@ def test_decoded_images_can_be_kept_in_the_experiments_folder(whole, tmp_path):
         Image.fromarray(data.integers(0, 3, (32, 40)).astype(np.uint8)).save(root / "masks" / f"{number}.png")
     arguments = {key: value for key, value in TINY["arguments"].items() if key not in ("images", "image_size")}
     arguments |= {"root": str(root), "classes": ["a", "b", "c"], "encoder": "tu-tf_mobilenetv3_small_minimal_100"}
+    arguments |= {"learning_rate": 1e-4, "max_grad_norm": 1.0}
     stages = [{"epochs": 1, "updates": 1}]
     content = {**TINY, "env": "al_seg_env/ImageFolder-v0", "arguments": arguments, "theta_0": stages, "cache": True}
     experiment = load_experiment({**content, "methods": ["uniform"], "seeds": [0], "full": False})

@@ -8,6 +8,7 @@ import resource
 import shutil
 import signal
 import time
+import traceback
 import zipfile
 from pathlib import Path
 
@@ -41,6 +42,8 @@ def in_child(work, kill_after=None):
             status = 0
         except SystemExit as stop:
             status = 3 if stop.code else 0
+        except BaseException:
+            traceback.print_exc()  # os._exit would swallow it
         finally:
             os._exit(status)
     if kill_after is not None:
