@@ -51,7 +51,7 @@ def test_splits_by_seed_sizes_and_file(tmp_path):
     assert resolve_splits(data, str(tmp_path / "splits.json"), sizes, {}) == drawn
     env = make(splits=str(tmp_path / "splits.json"))
     assert env.unwrapped.splits == drawn
-    with pytest.raises(ValueError, match=r"splits 'nowhere' is neither a file nor .*\['ralis'\]"):
+    with pytest.raises(ValueError, match=r"splits 'nowhere' is neither a file nor .*\['ralis', 'ralis_reward50'\]"):
         resolve_splits(data, "nowhere", sizes, {})
 
 
