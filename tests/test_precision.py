@@ -65,7 +65,7 @@ def test_what_is_told_is_kept_and_a_named_precision_is_never_left_to_the_clock(c
 
 
 def test_an_architecture_is_measured_once_and_the_figures_are_told(clock, caplog):
-    calls = clock(dict(zip(ORDER, (10, 4, 8, 2), strict=True)))
+    calls = clock(dict(zip(ORDER, (10, 4, 8, 3.5), strict=True)))
     with caplog.at_level(logging.INFO, logger="al_seg_env"):
         assert choice() == choice()
     assert len(calls) == 4 * (1 + precision.PROBE_ROUNDS)
