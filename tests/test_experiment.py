@@ -20,6 +20,7 @@ from al_seg_env.experiment.__main__ import main
 from al_seg_env.experiment.config import METHODS, PRESETS
 from al_seg_env.experiment.protocol import make_policy
 from al_seg_env.experiment.report import report
+from al_seg_env.experiment.runner import _differences
 from al_seg_env.training import evaluate
 
 TINY = {
@@ -237,6 +238,16 @@ def test_a_folder_of_another_version_is_refused(whole, tmp_path):
         path.write_text(content)
         with pytest.raises(ValueError, match="experiment.json"):
             run(load_experiment(TINY), tmp_path / "copy")
+
+
+def test_what_never_began_may_be_changed_and_data_may_move(whole, tmp_path):
+    wrong = load_experiment({**TINY, "env": "al_seg_env/CamVid-v0", "arguments": {"root": str(tmp_path / "none")}})
+    with pytest.raises(ValueError, match="lacks train"):
+        run(wrong, tmp_path / "run")
+    right = load_experiment({**TINY, "theta_0": [], "methods": ["uniform"], "seeds": [0], "full": False})
+    assert in_child(lambda: run(right, tmp_path / "run")) == 0
+    assert not list(_differences({"arguments": {"root": "/here"}}, {"arguments": {"root": "/there"}}))
+    assert list(_differences({"arguments": {"seed": 1}}, {"arguments": {"seed": 2}}))
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path):

@@ -21,6 +21,8 @@ from al_seg_files import write_csv, write_json
 logger = logging.getLogger(__name__)
 
 FORMAT, VERSION = "al-seg-env experiment", 1
+NUMERICS = "numerics.json"
+PLACE = "root"  # of the data, which may differ between machines
 EXTENSIBLE = ("methods", "seeds", "variants", "full", "cache", "cpus", "gpus")
 """What may grow between two runs of an experiment in one folder; whatever is finished stays valid."""
 
@@ -247,18 +249,21 @@ def _check_folder(experiment: Experiment, folder: Path) -> None:
     """Refuse a folder with results of another configuration; note this one's."""
     path = folder / "experiment.json"
     own = experiment.as_dict()
-    if path.exists():
+    begun = any(piece.is_dir() for piece in folder.iterdir()) if folder.is_dir() else False
+    if path.exists() and begun:
         stored = _read_json(path)
         compared = {key: value for key, value in own.items() if key not in EXTENSIBLE}
         _refuse_differences(stored, compared, folder)
-    elif folder.exists() and any(folder.iterdir()):
+    elif not path.exists() and folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} holds other files and no experiment; choose a new folder")
+    if not begun:
+        (folder / NUMERICS).unlink(missing_ok=True)  # of another configuration, perhaps
     _write_about(path, own)
 
 
 def _pinned(experiment: Experiment, folder: Path) -> Experiment:
     """Return the experiment with the precision and layout that its first run measured: no clock decides later."""
-    path = folder / "numerics.json"
+    path = folder / NUMERICS
     if not path.exists():
         learner = protocol.make_environment(experiment, split="eval").learner
         _write_about(path, getattr(learner, "numerics", {}))
@@ -292,6 +297,8 @@ def _refuse_differences(stored: Mapping[str, Any], own: Mapping[str, Any], folde
 def _differences(stored: Any, own: Any, where: str = "") -> Iterator[str]:
     if isinstance(stored, Mapping) and isinstance(own, Mapping):
         for key in own if not where else {**stored, **own}:
+            if key == PLACE:
+                continue
             yield from _differences(stored.get(key), own.get(key), f"{where}.{key}" if where else str(key))
     elif stored != own:
         yield f"{where} is {stored!r} there, {own!r} here"
