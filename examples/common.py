@@ -62,6 +62,14 @@ def make_environment(args: argparse.Namespace, **overrides: Any) -> gym.Env:
     return gym.make(args.env, **{**environment_arguments(args), **overrides})
 
 
+def checkpoint_folder(out: Path, resume: bool) -> Path:
+    """Return the folder of a training's checkpoints; refuse one with those of a training not to be resumed."""
+    folder = out / "checkpoints"
+    if not resume and any(folder.glob("checkpoint-*")):
+        raise SystemExit(f"{out} holds a training: --resume goes on with it; or choose another --out, or remove it")
+    return folder
+
+
 def plot_lines(
     path: Path,
     lines: Mapping[str, tuple[Iterable[float], Iterable[float]] | tuple[Iterable[float], Iterable[float], Any]],

@@ -13,6 +13,7 @@ agent asked for (requests.png).
 from __future__ import annotations
 
 import argparse
+import shutil
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -52,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     weights = f"weights={args.out / 'theta_0' / 'theta_0.safetensors'}"
 
     print("2/3  Training the query agent on D_T")
+    shutil.rmtree(args.out / "train" / "checkpoints", ignore_errors=True)  # of an earlier demonstration
     agent_options = ["--buffer-size", "4800", "--batch-size", "64", "--gradient-steps", "4", "--gamma", "0.5"]
     explore = ["--exploration", "step", "--epsilon-steps", str(6 * args.episodes)]
     episodes = ["--episodes", str(args.episodes), "--out", str(args.out / "train")]

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from common import environment_parser, make_environment, plot_lines
+from common import checkpoint_folder, environment_parser, make_environment, plot_lines
 
 from agents import Checkpoint, EpisodeRecorder, ExponentialEpsilon, InfoLogger, LinearEpsilon, SubActionDQN
 
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         tensorboard_log=None if args.tensorboard is None else str(args.tensorboard),
         seed=args.seed,
     )
-    checkpoint = Checkpoint(args.out / "checkpoints", every=args.checkpoint_every or per_episode)
+    checkpoint = Checkpoint(checkpoint_folder(args.out, args.resume), every=args.checkpoint_every or per_episode)
     if args.resume:
         checkpoint.resume(agent)
 

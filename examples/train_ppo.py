@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Sequence
 
 import numpy as np
-from common import environment_parser, make_environment, plot_lines
+from common import checkpoint_folder, environment_parser, make_environment, plot_lines
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.monitor import Monitor
 
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     algorithm = {"PPO": PPO, "A2C": A2C}[args.algorithm]
     options = {"batch_size": args.n_steps} if args.algorithm == "PPO" else {}
     agent = algorithm("MultiInputPolicy", env, n_steps=args.n_steps, seed=args.seed, **options)
-    checkpoint = Checkpoint(args.out / "checkpoints", every=args.n_steps)
+    checkpoint = Checkpoint(checkpoint_folder(args.out, args.resume), every=args.n_steps)
     if args.resume:
         checkpoint.resume(agent)
     if agent.num_timesteps < args.steps:

@@ -77,6 +77,8 @@ def test_train_dqn_resumes_and_evaluate_compares(run, weights, tmp_path, capsys)
     train = run("train_dqn", *settings, "--episodes", 1, out=tmp_path / "dqn")
     run("train_dqn", *settings, "--episodes", 2, "--resume", out=tmp_path / "dqn")
     assert [row["steps"] for row in rows_of(train / "episodes.csv")] == ["2", "4"]
+    with pytest.raises(SystemExit, match="dqn holds a training: --resume goes on with it; or choose another --out"):
+        run("train_dqn", *settings, "--episodes", 2, out=tmp_path / "dqn")
     assert_picture(train / "episodes.png")
 
     policies = ["--policies", "uniform", "entropy", "bald", f"dqn={train / 'agent.safetensors'}", "--seeds", 0, 1]
@@ -124,7 +126,8 @@ def test_summary_of_known_figures(run):
     assert dqn["val_miou_p"] == pytest.approx(0.1181, abs=1e-4)
 
 
-def test_quickstart(run):
+def test_quickstart_can_be_run_again(run):
+    run("quickstart", "--episodes", 1, "--seeds", 1, "--pretrain-epochs", 1)
     out = run("quickstart", "--episodes", 1, "--seeds", 1, "--pretrain-epochs", 1)
     final = [row for row in rows_of(out / "comparison.csv") if row["labelled"] == "4"]
     assert [row["policy"] for row in final] == ["uniform", "entropy", "dqn"]
