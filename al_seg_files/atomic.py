@@ -11,6 +11,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -30,6 +33,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         yield unfinished
         with unfinished.open("rb+") as file:
             os.fsync(file.fileno())
+        os.chmod(unfinished, 0o666 & ~_UMASK)  # as any new file; safetensors makes its own for the owner alone
         os.replace(unfinished, path)
     except OSError as error:
         raise type(error)(

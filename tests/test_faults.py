@@ -264,6 +264,8 @@ READERS = {
 def test_files_that_are_whole_are_read_and_equal_what_is_written_again(name, tmp_path):
     WRITERS[name](tmp_path / name)
     READERS[name](tmp_path / name)
+    (tmp_path / "plain").touch()
+    assert (tmp_path / name).stat().st_mode == (tmp_path / "plain").stat().st_mode
     if not name.startswith("weights"):  # whose header is in an order of safetensors' own
         WRITERS[name](tmp_path / f"again.{name}")
         assert (tmp_path / f"again.{name}").read_bytes() == (tmp_path / name).read_bytes()
