@@ -90,7 +90,10 @@ def _settings(model: BaseAlgorithm) -> Tree:
     """The arguments of the constructor that can be compared, but for those without effect on what is learnt."""
     left_out = {"verbose", "tensorboard_log", "device", "seed", "stats_window_size"}
     values = {name: getattr(model, name, None) for name in _arguments(model) if name not in left_out}
-    settings = {name: repr(value) if is_dataclass(value) else value for name, value in values.items()}
+    settings = {
+        name: repr(value) if is_dataclass(value) or isinstance(value, tuple) else value
+        for name, value in values.items()
+    }
     return {name: value for name, value in settings.items() if isinstance(value, bool | int | float | str)}
 
 

@@ -31,7 +31,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--gamma", type=float, default=0.99)
     parser.add_argument("--td-target", choices=("paper", "van_hasselt"), default="paper")
     parser.add_argument("--loss", choices=("squared", "huber"), default="squared")
-    parser.add_argument("--exploration", choices=("sub_action", "step"), default="sub_action")
+    parser.add_argument("--exploration", choices=("sub_action", "step", "episode"), default="sub_action")
+    parser.add_argument(
+        "--guides",
+        nargs="+",
+        default=["uniform"],
+        metavar="GUIDE",
+        help="what exploring follows: uniform, or a score such as score_entropy (with --env-arg scores=entropy)",
+    )
+    parser.add_argument("--n-steps", type=int, default=1, help="rewards that a target sums up")
     parser.add_argument(
         "--epsilon-steps",
         type=int,
@@ -59,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         td_target=args.td_target,
         loss=args.loss,
         exploration=args.exploration,
+        guides=args.guides,
+        n_steps=args.n_steps,
         epsilon=LinearEpsilon(1.0, 0.05, args.epsilon_steps) if args.epsilon_steps else ExponentialEpsilon(),
         tensorboard_log=None if args.tensorboard is None else str(args.tensorboard),
         seed=args.seed,

@@ -13,7 +13,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from agents import ExponentialEpsilon, ExponentialRate, InfoLogger, LinearEpsilon, SubActionDQN, UniformPolicy
-from agents.dqn.exploration import epsilon_at, explore
+from agents.dqn.exploration import draw_guides, epsilon_at, follow
 
 LAYOUT = {"classes": ["road", "car"], "state_images": ["a.png", "b.png"], "features": {"counts": 2}}
 
@@ -131,17 +131,78 @@ def test_epsilon_schedules():
             make()
 
 
-def test_exploration_by_sub_action_or_by_step():
-    greedy = np.full((4000, 8), 9)  # no uniform choice out of 0 ... 4 is a 9
-    explored = {kind: explore(greedy, 5, 0.3, kind, np.random.default_rng(0)) != 9 for kind in ("sub_action", "step")}
-    for kind in explored:
-        assert explored[kind].mean() == pytest.approx(0.3, abs=0.03)
-    shares = explored["step"].mean(axis=1)
-    assert set(shares) == {0.0, 1.0}
-    assert (explored["sub_action"].mean(axis=1) == 1.0).mean() < 0.01
-    np.testing.assert_array_equal(explore(greedy, 5, 0.0, "step", np.random.default_rng(0)), greedy)
-    uniform = explore(greedy, 5, 1.0, "sub_action", np.random.default_rng(0))
-    np.testing.assert_allclose(np.bincount(uniform.ravel()) / uniform.size, 1 / 5, atol=0.01)
+def test_guides_are_drawn_as_often_as_epsilon_says():
+    drawn = draw_guides((30_000,), 3, 0.3, np.random.default_rng(0))
+    np.testing.assert_allclose(np.bincount(drawn) / drawn.size, [0.1, 0.1, 0.1, 0.7], atol=0.01)
+    assert (draw_guides((50,), 2, 0.0, np.random.default_rng(0)) == 2).all()
+
+
+def test_sub_actions_are_those_of_who_is_followed():
+    rng = np.random.default_rng(0)
+    observation = {"candidates": rng.random((2, 3, 4, 5)), "score_a": rng.random((2, 3, 4))}
+    observation["score_b"] = -observation["score_a"]
+    greedy = np.full((2, 3), 9)
+    drawn = np.array([[0, 1, 2], [2, 2, 0]])
+    guides = ("score_a", "score_b")
+    highest, lowest = observation["score_a"].argmax(-1), observation["score_a"].argmin(-1)
+    expected = [[highest[0, 0], lowest[0, 1], 9], [9, 9, highest[1, 2]]]
+    np.testing.assert_array_equal(follow(drawn, greedy, guides, observation, rng), expected)
+    one_for_all = follow(np.array([[1], [2]]), greedy, guides, observation, rng)
+    np.testing.assert_array_equal(one_for_all, [lowest[0], [9, 9, 9]])
+    with pytest.raises(ValueError, match=r"score_c.*scores=\('c',\)"):
+        follow(drawn, greedy, ("score_c",), observation, rng)
+
+
+def test_an_episode_is_explored_with_one_guide_or_not_at_all():
+    """Of 2 environments side by side, with episodes of 4 steps: each episode follows the score, or else the network."""
+    envs = DummyVecEnv([lambda: FakeRegionEnv(scores=True)] * 2)
+    settings = {"exploration": "episode", "guides": ["score_entropy", "uniform"], "epsilon": 0.5, "buffer_size": 10_000}
+    agent = make_agent(envs, gradient_steps=1, learning_rate=1e-9, **settings).learn(2 * 4 * 120)
+    buffer = agent.replay_buffer
+    n_steps = 4 * 120
+    assert buffer.terminated[3:n_steps:4].all()
+    # Feature 0 is the score: the highest of 4 candidates is its own rank 0.
+    chosen = np.take_along_axis(
+        buffer.stored["candidates"][:n_steps, :, :, :, 0], buffer.actions[:n_steps, ..., None], 3
+    )
+    best = chosen[..., 0] == buffer.stored["candidates"][:n_steps, ..., 0].max(-1)  # (steps, envs, K)
+    by_score = best.reshape(120, 4, 2, 3).all(axis=(1, 3))  # (episodes, envs)
+    by_chance = 0.5 * 0.25**12
+    assert by_chance < 1e-7
+    assert by_score.mean() == pytest.approx(0.25, abs=0.09)  # epsilon, times one of two guides
+    partly = best.reshape(120, 4, 2, 3).all(axis=3).mean(axis=1)[~by_score]  # share of steps wholly by the score
+    assert (partly >= 0.75).mean() < 0.02  # none is followed for a part of an episode
+    assert abs(np.corrcoef(by_score.T)[0, 1]) < 0.3  # each environment draws for itself
+
+
+def test_learns_what_pays_only_later():
+    """The worth of a choice is paid two steps later; returns of whole episodes show it to the bandit's Q, too."""
+
+    class Late(FakeRegionEnv):
+        def reset(self, **kwargs):
+            self.owed = []
+            return super().reset(**kwargs)
+
+        def step(self, action):
+            observation, reward, terminated, truncated, info = super().step(action)
+            self.owed.append(reward)
+            paid = sum(self.owed[-3:]) if terminated else self.owed[-3] if len(self.owed) > 2 else 0.0
+            return observation, paid, terminated, truncated, info
+
+    agent = make_agent(
+        Late(scores=True),
+        learning_rate=0.02,
+        gamma=1.0,
+        n_steps=4,
+        exploration="episode",
+        guides=("uniform", "score_entropy"),
+        epsilon=0.7,
+        buffer_size=3000,
+    ).learn(800)
+    test_env = Monitor(FakeRegionEnv(pools=3, candidates=6, budget=12))
+    test_env.reset(seed=7)
+    learnt, _ = evaluate_policy(agent, test_env, n_eval_episodes=20)
+    assert learnt > 2.7  # of four steps: uniform earns 2, the best of 6 candidates 4 * 6/7
 
 
 def test_predict_explores_unless_deterministic():
@@ -257,6 +318,10 @@ def test_refuses_spaces_of_another_kind():
         {"td_target": "double"},
         {"loss": "l1"},
         {"exploration": "pool"},
+        {"guides": ()},
+        {"guides": "uniform"},
+        {"guides": (1,)},
+        {"n_steps": 0},
         {"epsilon": 2.0},
         {"epsilon": lambda step: -1.0},
         {"max_grad_norm": 0.0},

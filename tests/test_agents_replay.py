@@ -70,25 +70,36 @@ def run(buffer, env, n_steps, seed, n_envs=1, p_truncated=0.15, p_broken=0.1):
     return lanes
 
 
-def expected_rows(lanes):
+def expected_rows(lanes, n_steps=1, gamma=0.99):
     """Every decomposed transition as a flat row of numbers."""
     rows = []
+    gamma = np.float32(gamma)
     for lane in lanes:
-        for step in lane.steps():
+        entries = lane.entries[-lane.n_slots :]
+        for place, step in enumerate(entries):
+            if step is None:
+                continue
+            ahead, reward, discount = [step], step["reward"], gamma
+            for later in entries[place + 1 : place + n_steps]:
+                if later is None or ahead[-1]["terminated"]:
+                    break
+                ahead.append(later)
+                reward, discount = reward + discount * later["reward"], discount * gamma
+            end = ahead[-1]["terminated"]
             for k in range(step["n"]):
-                a, end = step["action"][k], step["terminated"]
-                next_k = 0 if end else k % step["n_next"]
-                zero = 0.0 if end else 1.0
+                a, next_k = step["action"][k], 0 if end else k % ahead[-1]["n_next"]
+                zero, after = 0.0 if end else 1.0, ahead[-1]["next"]
                 rows.append(
                     [
                         step["obs"]["state"],
                         step["obs"]["candidates"][k, a],
                         step["obs"]["similarity"][k, a],
-                        step["reward"],
+                        reward,
+                        discount,
                         end,
-                        step["next"]["state"] * zero,
-                        step["next"]["candidates"][next_k] * zero,
-                        step["next"]["similarity"][next_k] * zero,
+                        after["state"] * zero,
+                        after["candidates"][next_k] * zero,
+                        after["similarity"][next_k] * zero,
                     ]
                 )
     return [np.concatenate([np.ravel(np.asarray(part, np.float32)) for part in row]) for row in rows]
@@ -102,15 +113,15 @@ def sampled_rows(batch):
 @pytest.mark.parametrize("n_envs", [1, 2])
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("buffer_size", [1, 9, 31])
-def test_returns_exactly_the_stored_transitions(n_envs, seed, buffer_size):
+@pytest.mark.parametrize(("n_steps", "gamma"), [(1, 0.99), (2, 0.9), (5, 1.0)])
+def test_returns_exactly_the_stored_transitions(n_envs, seed, buffer_size, n_steps, gamma):
     env = FakeRegionEnv(budget=11)  # 11 = 3 + 3 + 3 + 2: in the last step n < K
-    buffer = DecomposedReplayBuffer(
-        buffer_size, env.observation_space, env.action_space, "cpu", n_envs=n_envs, seed=seed
-    )
-    for n_steps in (1, 3, 40):
+    settings = {"n_envs": n_envs, "seed": seed, "n_steps": n_steps, "gamma": gamma}
+    buffer = DecomposedReplayBuffer(buffer_size, env.observation_space, env.action_space, "cpu", **settings)
+    for played in (1, 3, 40):
         buffer.reset()
-        lanes = run(buffer, env, n_steps, seed, n_envs)
-        expected = {row.tobytes() for row in expected_rows(lanes)}
+        lanes = run(buffer, env, played, seed, n_envs)
+        expected = {row.tobytes() for row in expected_rows(lanes, n_steps, gamma)}
         assert buffer.size() == len(expected_rows(lanes))
         drawn = sampled_rows(buffer.sample(40 * len(expected)))
         assert {row.tobytes() for row in drawn} == expected
@@ -204,10 +215,10 @@ def test_td_targets_by_hand():
     q = torch.tensor([[5.0, 7.0], [1.0, 0.0], [9.0, torch.nan]])  # Q(s', .; phi)
     q_target = torch.tensor([[4.0, 2.0], [10.0, 20.0], [9.0, torch.nan]])  # Q(s', .; phi')
     # Chosen by phi': candidates 0 and 1, which phi values at 5 and 0.
-    paper = td_targets(reward, terminated, q, q_target, gamma=0.5, rule="paper")
+    paper = td_targets(reward, terminated, q, q_target, discount=0.5, rule="paper")
     assert paper.tolist() == [1.0 + 0.5 * 5.0, 2.0 + 0.5 * 0.0, 3.0]
     # Chosen by phi: candidates 1 and 0, which phi' values at 2 and 10.
-    usual = td_targets(reward, terminated, q, q_target, gamma=0.5, rule="van_hasselt")
+    usual = td_targets(reward, terminated, q, q_target, discount=0.5, rule="van_hasselt")
     assert usual.tolist() == [1.0 + 0.5 * 2.0, 2.0 + 0.5 * 10.0, 3.0]
     with pytest.raises(ValueError, match="td3"):
         td_targets(reward, terminated, q, q_target, 0.5, rule="td3")

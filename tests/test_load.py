@@ -23,7 +23,7 @@ from scipy.stats import beta, binom, binomtest, chisquare, entropy, hypergeom, k
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from agents import SubActionDQN
-from agents.dqn.exploration import explore
+from agents.dqn.exploration import draw_guides, follow
 from al_seg_env import ArrayData, Splits
 
 ENVS = 8
@@ -281,7 +281,10 @@ def test_pools_of_seeded_episodes_are_uniform_and_new_in_every_step():
 def test_exploration_is_independent_by_sub_action_or_by_step_and_uniform(exploration):
     steps, n_pools, n_candidates, epsilon = 20_000, 6, 5, 0.3
     greedy = np.full((steps, n_pools), n_candidates)  # which no uniform choice is
-    chosen = explore(greedy, n_candidates, epsilon, exploration, np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    drawn = draw_guides((steps, n_pools if exploration == "sub_action" else 1), 1, epsilon, rng)
+    observation = {"candidates": np.zeros((steps, n_pools, n_candidates, 1))}
+    chosen = follow(drawn, greedy, ("uniform",), observation, rng)
     explored = chosen != n_candidates
     # All 64 patterns of who explores, so that the number of them is binomial, and no two depend on each other.
     found = np.bincount(explored @ (2 ** np.arange(n_pools)[::-1]), minlength=2**n_pools)

@@ -95,7 +95,12 @@ class RegionAgent(OffPolicyAlgorithm):
         if self.replay_buffer is not None and self.replay_buffer.size() > 0:
             warnings.warn("The new environment has another K, N or number of environments: the replay was emptied.")
         self.replay_buffer = DecomposedReplayBuffer(
-            self.buffer_size, self.observation_space, self.action_space, self.device, self.n_envs
+            self.buffer_size,
+            self.observation_space,
+            self.action_space,
+            self.device,
+            self.n_envs,
+            **self.replay_buffer_kwargs,
         )
         self.replay_buffer.rng = self.rng.spawn(1)[0]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 
 from agents.dqn.base import RegionAgent
 from agents.dqn.contract import read_layout
-from agents.dqn.exploration import Epsilon, ExponentialEpsilon, epsilon_at, explore
+from agents.dqn.exploration import UNIFORM, Epsilon, ExponentialEpsilon, draw_guides, epsilon_at, follow
 from agents.dqn.network import QueryNetwork
 from agents.dqn.policy import QueryPolicy
 from agents.dqn.replay import DecomposedBatch, DecomposedReplayBuffer
@@ -24,6 +25,8 @@ from agents.dqn.settings import check_settings
 from agents.dqn.targets import td_targets
 
 SelfSubActionDQN = TypeVar("SelfSubActionDQN", bound="SubActionDQN")
+
+UNDRAWN = -1  # an episode begins
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"squared": F.mse_loss, "huber": F.smooth_l1_loss}
 
@@ -63,9 +66,16 @@ class SubActionDQN(RegionAgent):
             ``"van_hasselt"`` does the reverse, like the released code.
         loss: ``"squared"``, Eq. (2), or ``"huber"``, like the released code.
         exploration: ``"sub_action"`` explores each of the K sub-actions by itself; ``"step"`` all or none of
-            them, like the released code.
+            them, like the released code; ``"episode"`` all or none of an episode's. K independent choices hardly
+            change the reward that they share, and what a step is worth may show steps later: a whole
+            episode played in one way is what the signal stands out most in (docs/results.md).
         epsilon: probability to explore: a number, or a function of the environment steps done. The paper
             gives none; the default is the released code's.
+        guides: what exploring follows, drawn anew each time: ``"uniform"``, or the name of a score in the
+            observation, such as ``"score_entropy"``, the highest of which is taken. The trained agent reads no
+            scores: those that know the truth will do, where the labels of D_T are at hand.
+        n_steps: rewards that a target sums up before it bootstraps, uncorrected (the paper's 1). As many as an
+            episode has steps: targets are returns, and nothing is bootstrapped.
         max_grad_norm: gradients are clipped to this norm, by default that of Stable-Baselines3's DQN; None: not
             at all, as in the paper.
         policy_kwargs: arguments of the policy, such as ``optimizer_kwargs``.
@@ -97,6 +107,8 @@ class SubActionDQN(RegionAgent):
         loss: str = "squared",
         exploration: str = "sub_action",
         epsilon: Epsilon = ExponentialEpsilon(),  # noqa: B008 - it is frozen
+        guides: Sequence[str] = (UNIFORM,),
+        n_steps: int = 1,
         max_grad_norm: float | None = 10.0,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
@@ -118,6 +130,7 @@ class SubActionDQN(RegionAgent):
             train_freq,
             gradient_steps,
             replay_buffer_class=DecomposedReplayBuffer,
+            replay_buffer_kwargs={"n_steps": n_steps, "gamma": gamma},
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
@@ -134,14 +147,21 @@ class SubActionDQN(RegionAgent):
         self.loss = loss
         self.exploration = exploration
         self.epsilon = epsilon
+        self.guides = tuple(guides) if not isinstance(guides, str) else guides
+        self.n_steps = n_steps
         self.max_grad_norm = max_grad_norm
         self._n_calls = 0
+        self._followed: np.ndarray = np.full(
+            0 if self.env is None else self.n_envs, UNDRAWN
+        )  # where exploration is by episode
         if _init_setup_model:
             self._setup_model()
 
     def _setup_model(self) -> None:
         check_settings(self)
-        super()._setup_model()
+        with warnings.catch_warnings():  # the base would have it in replay_buffer_kwargs, where it is
+            warnings.filterwarnings("ignore", "`n_steps")
+            super()._setup_model()
 
     @property
     def q_net(self) -> QueryNetwork:
@@ -162,12 +182,40 @@ class SubActionDQN(RegionAgent):
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
         """Actions (n_envs, K) for the environment and, the same, for the replay."""
-        if self.num_timesteps < learning_starts:
-            actions = self.rng.integers(self.sizes.candidates, size=(n_envs, self.sizes.pools))
+        assert isinstance(self._last_obs, dict)
+        epsilon = 1.0 if self.num_timesteps < learning_starts else self.exploration_rate
+        if self.exploration == "episode":
+            drawn = draw_guides((n_envs,), len(self.guides), epsilon, self.rng)
+            self._followed = np.where(self._followed == UNDRAWN, drawn, self._followed)
+            followed = self._followed[:, None]  # (n_envs, 1)
         else:
-            assert self._last_obs is not None
-            actions, _ = self.predict(self._last_obs, deterministic=False)
+            followed = self._draw_guides((n_envs, self.sizes.pools), epsilon)
+        greedy, _ = self.policy.predict(self._last_obs, deterministic=True)  # type: ignore[arg-type]
+        actions = follow(followed, greedy, self.guides, self._last_obs, self.rng)
         return actions, actions
+
+    def _draw_guides(self, shape: tuple[int, ...], epsilon: float) -> np.ndarray:
+        """Who is followed in one step, of shape (..., K) or (..., 1)."""
+        drawn = shape if self.exploration == "sub_action" else (*shape[:-1], 1)
+        return draw_guides(drawn, len(self.guides), epsilon, self.rng)
+
+    def _store_transition(
+        self, replay_buffer: Any, buffer_action: Any, new_obs: Any, reward: Any, dones: Any, infos: Any
+    ) -> None:
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+        self._followed = np.where(dones, UNDRAWN, self._followed)
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        if reset_num_timesteps or self._last_obs is None:  # the environments are reset
+            self._followed = np.full(self.n_envs, UNDRAWN)
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
 
     def predict(
         self,
@@ -178,13 +226,14 @@ class SubActionDQN(RegionAgent):
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """Choose one region of each pool: (K,) for one observation, (B, K) for a batch, with any K and N.
 
-        Greedy, Eq. (1); unless ``deterministic``, epsilon-greedy.
+        Greedy, Eq. (1); unless ``deterministic``, epsilon-greedy (with one draw for all K where exploration is by
+        episode).
         """
         actions, state = self.policy.predict(observation, state, episode_start, deterministic=True)
         if not deterministic:
             assert isinstance(observation, dict)
-            n_candidates = observation["candidates"].shape[-2]
-            actions = explore(actions, n_candidates, self.exploration_rate, self.exploration, self.rng)
+            drawn = self._draw_guides(actions.shape, self.exploration_rate)
+            actions = follow(drawn, actions, self.guides, observation, self.rng)
         return actions, state
 
     def _on_step(self) -> None:
@@ -225,7 +274,7 @@ class SubActionDQN(RegionAgent):
         after = (batch.next_state, batch.next_candidates, batch.next_similarity)
         with torch.no_grad():
             next_q, next_q_target = self.q_net(*after), self.q_net_target(*after)  # (B, N)
-        target = td_targets(batch.reward, batch.terminated, next_q, next_q_target, self.gamma, self.td_target)
+        target = td_targets(batch.reward, batch.terminated, next_q, next_q_target, batch.discount, self.td_target)
         _check_finite("The TD target", target)
         return target
 

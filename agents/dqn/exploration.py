@@ -1,15 +1,18 @@
-"""Schedules of exploration and learning rate, and which sub-actions are drawn at random."""
+"""Schedules of exploration and learning rate, and what the sub-actions that explore follow."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 
-EXPLORATIONS = ("sub_action", "step")
+from agents.baselines import ScorePolicy
+
+EXPLORATIONS = ("sub_action", "step", "episode")
+UNIFORM = "uniform"
 
 Epsilon: TypeAlias = float | Callable[[int], float]
 
@@ -89,24 +92,43 @@ def epsilon_at(epsilon: Epsilon, num_timesteps: int) -> float:
     return value
 
 
-def explore(
-    greedy: np.ndarray, n_candidates: int, epsilon: float, exploration: str, rng: np.random.Generator
+def draw_guides(shape: tuple[int, ...], n_guides: int, epsilon: float, rng: np.random.Generator) -> np.ndarray:
+    """Draw who is followed: with probability epsilon one of the guides, each as likely; else the greedy policy.
+
+    Returns:
+        ``shape``, int64: the number of a guide, or ``n_guides`` for the greedy policy.
+    """
+    return np.where(rng.random(shape) < epsilon, rng.integers(n_guides, size=shape), n_guides)
+
+
+def follow(
+    drawn: np.ndarray,
+    greedy: np.ndarray,
+    guides: Sequence[str],
+    observation: Mapping[str, np.ndarray],
+    rng: np.random.Generator,
 ) -> np.ndarray:
-    """Replace greedy choices by uniform ones with probability epsilon.
+    """Return the sub-actions of those that :func:`draw_guides` drew.
 
     Args:
+        drawn: (..., K), or (..., 1) where one is followed in all K.
         greedy: (..., K), the greedy sub-actions.
-        n_candidates: N, what a uniform choice is made from.
-        epsilon: probability of a uniform choice.
-        exploration: ``"sub_action"``: each of the K sub-actions has a draw of its own. ``"step"``: one draw
-            decides for all K, as in the released code.
-        rng: the source of the draws.
+        guides: ``"uniform"``, or entries (..., K, N) of the observation, whose highest is taken.
+        observation: What the guides look at.
+        rng: Source of the uniform choices.
 
     Returns:
         (..., K), int64.
+
+    Raises:
+        ValueError: If the observation lacks the score that a guide follows.
     """
-    if exploration not in EXPLORATIONS:
-        raise ValueError(f"exploration is {exploration!r}: expected one of {EXPLORATIONS}.")
-    draws = greedy.shape if exploration == "sub_action" else (*greedy.shape[:-1], 1)
-    explored = rng.random(draws) < epsilon  # (..., K) or (..., 1)
-    return np.where(explored, rng.integers(n_candidates, size=greedy.shape), greedy)
+    n_candidates = observation["candidates"].shape[-2]
+    choices = [
+        rng.integers(n_candidates, size=greedy.shape)
+        if guide == UNIFORM
+        else ScorePolicy(guide).predict(dict(observation))[0]
+        for guide in guides
+    ]
+    everyone = np.stack([*choices, greedy])  # (guides + 1, ..., K)
+    return np.take_along_axis(everyone, np.broadcast_to(drawn, greedy.shape)[None], axis=0)[0]

@@ -21,12 +21,16 @@ STATE = ("stored", "actions", "rewards", "terminated", "counted", "next_active",
 
 
 class DecomposedBatch(NamedTuple):
-    """B decomposed transitions (s_t, a_t^k, r_{t+1}, s_{t+1}); ``next_...`` is 0 where terminated."""
+    """B decomposed transitions (s_t, a_t^k, r_{t+1}, s_{t+1}); ``next_...`` is 0 where terminated.
+
+    Of n steps: the discounted sum of n rewards, and s_{t+n}; of fewer where the episode ends, or has come no further.
+    """
 
     state: Tensor  # (B, S, F)
     chosen: Tensor  # (B, F), the candidate that was chosen
     similarity: Tensor | None  # (B, D), None if the environment has no such features
     reward: Tensor  # (B,)
+    discount: Tensor  # (B,), of the value of what comes next: gamma, or gamma^n
     terminated: Tensor  # (B,), bool
     next_state: Tensor  # (B, S, F)
     next_candidates: Tensor  # (B, N, F), one pool of the next step
@@ -56,6 +60,8 @@ class DecomposedReplayBuffer(ReplayBuffer):
         n_envs: number of parallel environments.
         optimize_memory_usage: always on; the argument is here because Stable-Baselines3 passes it.
         seed: of the buffer's own random source ``rng``.
+        n_steps: rewards that are summed.
+        gamma: discount factor.
     """
 
     def __init__(
@@ -67,6 +73,8 @@ class DecomposedReplayBuffer(ReplayBuffer):
         n_envs: int = 1,
         optimize_memory_usage: bool = False,
         seed: int | None = None,
+        n_steps: int = 1,
+        gamma: float = 0.99,
     ) -> None:
         # ReplayBuffer's own __init__ would allocate arrays for a single Box.
         BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs=n_envs)
@@ -74,6 +82,7 @@ class DecomposedReplayBuffer(ReplayBuffer):
         self.optimize_memory_usage = optimize_memory_usage
         self.handle_timeout_termination = True
         self.rng = np.random.default_rng(seed)
+        self.n_steps, self.gamma = n_steps, gamma
         self.steps_per_lane = max(math.ceil(buffer_size / (self.sizes.pools * n_envs)), 1)
         self.n_slots = self.steps_per_lane + 1  # + 1: what follows the last step
         slots, pools, candidates = (self.n_slots, n_envs), self.sizes.pools, self.sizes.candidates
@@ -206,9 +215,10 @@ class DecomposedReplayBuffer(ReplayBuffer):
 
     def _batch(self, slot: np.ndarray, lane: np.ndarray, k: np.ndarray, env: VecNormalize | None) -> DecomposedBatch:
         """The transitions of sub-actions k (B,) of the steps in these slots (B,) and lanes (B,)."""
-        following: np.ndarray = (slot + 1) % self.n_slots
-        terminated = self.terminated[slot, lane]
-        next_k = k % np.maximum(self.next_active[slot, lane], 1)
+        last, reward, discount = self._returns(slot, lane, env)
+        following = (last + 1) % self.n_slots
+        terminated = self.terminated[last, lane]
+        next_k = k % np.maximum(self.next_active[last, lane], 1)
         action = self.actions[slot, lane, k]
         now = {
             name: stored[slot, lane] if name == "state" else stored[slot, lane, k, action]
@@ -220,17 +230,34 @@ class DecomposedReplayBuffer(ReplayBuffer):
         }
         for array in after.values():
             array[terminated] = 0.0
-        reward = self._normalize_reward(self.rewards[slot, lane], env)
         return DecomposedBatch(
             state=self.to_torch(now["state"], copy=False),
             chosen=self.to_torch(now["candidates"], copy=False),
             similarity=self._similarity(now),
             reward=self.to_torch(reward, copy=False),
+            discount=self.to_torch(discount, copy=False),
             terminated=self.to_torch(terminated, copy=False),
             next_state=self.to_torch(after["state"], copy=False),
             next_candidates=self.to_torch(after["candidates"], copy=False),
             next_similarity=self._similarity(after),
         )
+
+    def _returns(
+        self, slot: np.ndarray, lane: np.ndarray, env: VecNormalize | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Slot of the last of up to n steps, discounted sum of their rewards, discount of what comes after: (B,)."""
+        last = slot
+        reward = self._normalize_reward(self.rewards[slot, lane], env).astype(np.float32)
+        discount = np.full(len(slot), self.gamma, dtype=np.float32)
+        for _ in range(self.n_steps - 1):
+            following = (last + 1) % self.n_slots
+            # After the newest step, a time limit or a reset in its midst, no step starts in the slot that follows.
+            goes_on = ~self.terminated[last, lane] & (self.counted[following, lane] > 0)
+            last = np.where(goes_on, following, last)
+            gained = discount * self._normalize_reward(self.rewards[last, lane], env)
+            reward = np.where(goes_on, reward + gained, reward).astype(np.float32)
+            discount = np.where(goes_on, discount * np.float32(self.gamma), discount)
+        return last, reward, discount
 
     def _similarity(self, parts: Observation) -> Tensor | None:
         return self.to_torch(parts["similarity"], copy=False) if "similarity" in parts else None

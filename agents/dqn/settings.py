@@ -18,6 +18,7 @@ def check_settings(agent: SubActionDQN) -> None:
         ("learning_starts", 0),
         ("batch_size", 2),
         ("target_update_interval", 1),
+        ("n_steps", 1),
     ):
         _check_int(name, getattr(agent, name), least)
     _check_int("gradient_steps", agent.gradient_steps, -1)
@@ -32,6 +33,9 @@ def check_settings(agent: SubActionDQN) -> None:
     )
     norm = agent.max_grad_norm
     _check("max_grad_norm", norm, norm is None or norm > 0, "a positive number, or None not to clip")
+    guides = agent.guides
+    named = isinstance(guides, tuple) and len(guides) > 0 and all(isinstance(name, str) for name in guides)
+    _check("guides", guides, named, "a list of names, such as ('uniform', 'score_entropy')")
     for name, choices in (
         ("td_target", TD_TARGETS),
         ("loss", ("squared", "huber")),

@@ -13,7 +13,7 @@ def td_targets(
     terminated: Tensor,
     next_q: Tensor,
     next_q_target: Tensor,
-    gamma: float,
+    discount: Tensor | float,
     rule: str = "paper",
 ) -> Tensor:
     """Double-DQN targets y_t^k of sub-actions, Eq. (3).
@@ -22,11 +22,11 @@ def td_targets(
     as Eq. (3) says. ``"van_hasselt"``: the usual double DQN the other way round, as in the released code.
 
     Args:
-        reward: (B,), r_{t+1}.
+        reward: (B,), r_{t+1}; or the discounted sum of n rewards.
         terminated: (B,), bool; there the target is the reward alone, whatever the next values are.
-        next_q: (B, N), Q(s_{t+1}, .; phi) of the candidates of one pool.
+        next_q: (B, N), Q(s_{t+1}, .; phi) of the candidates of one pool; of s_{t+n} where n rewards are summed.
         next_q_target: (B, N), the same with phi'.
-        gamma: the discount factor.
+        discount: gamma, or (B,) gamma^n.
         rule: one of ``TD_TARGETS``.
 
     Returns:
@@ -37,4 +37,4 @@ def td_targets(
     chooser, valuer = (next_q_target, next_q) if rule == "paper" else (next_q, next_q_target)
     best = chooser.argmax(dim=1, keepdim=True)  # (B, 1)
     value = valuer.gather(1, best).squeeze(1)  # (B,)
-    return torch.where(terminated, reward, reward + gamma * value)  # Eq. (3)
+    return torch.where(terminated, reward, reward + discount * value)  # Eq. (3)

@@ -63,6 +63,7 @@ class Query:
             ``learning_rate_decay`` for a factor per step.
         per_seed: One agent for each seed, or one for all.
         checkpoint_every: Environment steps between checkpoints; an episode's if left out.
+        envs: Environments that play side by side, each in a process of its own.
     """
 
     episodes: int = 100
@@ -70,6 +71,7 @@ class Query:
     agent: Mapping[str, Any] = field(default_factory=dict)
     per_seed: bool = True
     checkpoint_every: int | None = None
+    envs: int = 1
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,14 +125,18 @@ class JoinedFrames(Frames):
 
 def train_query(experiment: Experiment, weights: Path, folder: Path, seed: int) -> None:
     """Train the query agent on D_T (section 3.2); write ``agent.safetensors`` and ``episodes.csv``."""
+    from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMonitor
+
     from agents import Checkpoint, EpisodeRecorder, ExponentialRate, LinearEpsilon, SubActionDQN
 
     query = experiment.query
-    env = make_environment(experiment, query.arguments, split="train", weights=str(weights))
+    make = partial(make_environment, experiment, query.arguments, split="train", weights=str(weights))
+    env = VecMonitor(DummyVecEnv([make]) if query.envs == 1 else SubprocVecEnv([make] * query.envs))
     settings = dict(query.agent)
     if (steps := settings.pop("epsilon_steps", None)) is not None:
         settings["epsilon"] = LinearEpsilon(1.0, 0.05, steps)
-    per_episode = math.ceil(env.config.budget / env.config.regions_per_step)
+    config = env.get_attr("config", [0])[0]
+    per_episode = math.ceil(config.budget / config.regions_per_step)
     total = query.episodes * per_episode
     if (decay := settings.pop("learning_rate_decay", None)) is not None:
         settings["learning_rate"] = ExponentialRate(settings["learning_rate"], decay, total)
@@ -143,6 +148,7 @@ def train_query(experiment: Experiment, weights: Path, folder: Path, seed: int) 
         remaining = total - agent.num_timesteps
         agent.learn(remaining, callback=[recorder, checkpoint], reset_num_timesteps=False, progress_bar=True)
     agent.save(folder / AGENT)
+    env.close()
 
 
 def run_trial(
