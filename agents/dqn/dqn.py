@@ -190,7 +190,7 @@ class SubActionDQN(RegionAgent):
             followed = self._followed[:, None]  # (n_envs, 1)
         else:
             followed = self._draw_guides((n_envs, self.sizes.pools), epsilon)
-        greedy, _ = self.policy.predict(self._last_obs, deterministic=True)  # type: ignore[arg-type]
+        greedy, _ = self.policy.predict(self._last_obs, deterministic=True)
         actions = follow(followed, greedy, self.guides, self._last_obs, self.rng)
         return actions, actions
 
@@ -271,9 +271,13 @@ class SubActionDQN(RegionAgent):
             if (part := getattr(batch, name)) is not None:
                 _check_finite(f"The replay's {name!r}", part)  # before it gets into the batch-norm statistics
         self.policy.set_training_mode(False)
-        after = (batch.next_state, batch.next_candidates, batch.next_similarity)
-        with torch.no_grad():
-            next_q, next_q_target = self.q_net(*after), self.q_net_target(*after)  # (B, N)
+        goes_on = ~batch.terminated  # (B,); the others are worth their reward, and of whole episodes most are such
+        next_q, next_q_target = torch.zeros((2, *batch.next_candidates.shape[:2]), device=self.device)  # (B, N)
+        if goes_on.any():
+            similarity = None if batch.next_similarity is None else batch.next_similarity[goes_on]
+            after = (batch.next_state[goes_on], batch.next_candidates[goes_on], similarity)
+            with torch.no_grad():
+                next_q[goes_on], next_q_target[goes_on] = self.q_net(*after), self.q_net_target(*after)
         target = td_targets(batch.reward, batch.terminated, next_q, next_q_target, batch.discount, self.td_target)
         _check_finite("The TD target", target)
         return target
