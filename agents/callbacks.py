@@ -36,7 +36,7 @@ class InfoLogger(BaseCallback):
 
 
 class EpisodeRecorder(BaseCallback):
-    """Write a csv file with a row per episode: steps so far, return, final mean IoU, exploration rate.
+    """Write a csv file with a row per episode: steps, return, final mean IoU, exploration rate, who was followed.
 
     Where training goes on from a checkpoint, so does the file: rows of episodes that ended after the checkpoint
     are dropped, since those are played again.
@@ -62,12 +62,15 @@ class EpisodeRecorder(BaseCallback):
                 self.rows = [row for row in csv.DictReader(file) if int(row["steps"]) <= self.num_timesteps]
 
     def _on_step(self) -> bool:
-        for done, info in zip(self.locals["dones"], self.locals["infos"], strict=True):
+        followed = getattr(self.model, "followed", None)
+        for number, (done, info) in enumerate(zip(self.locals["dones"], self.locals["infos"], strict=True)):
             if done:
                 row: dict[str, Any] = {"episode": len(self.rows) + 1, "steps": self.num_timesteps}
                 row |= {"return": round(float(info["episode"]["r"]), 4), "final_miou": round(float(info["miou"]), 4)}
                 if (rate := getattr(self.model, "exploration_rate", None)) is not None:
                     row["epsilon"] = round(float(rate), 4)
+                if followed is not None:
+                    row["followed"] = followed[number]
                 self.rows.append(row)
                 write_csv(self.path, self.rows)
                 if self.after is not None:

@@ -10,9 +10,17 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
-from agents import ExponentialEpsilon, ExponentialRate, InfoLogger, LinearEpsilon, SubActionDQN, UniformPolicy
+from agents import (
+    EpisodeRecorder,
+    ExponentialEpsilon,
+    ExponentialRate,
+    InfoLogger,
+    LinearEpsilon,
+    SubActionDQN,
+    UniformPolicy,
+)
 from agents.dqn.exploration import draw_guides, epsilon_at, follow
 
 LAYOUT = {"classes": ["road", "car"], "state_images": ["a.png", "b.png"], "features": {"counts": 2}}
@@ -153,11 +161,12 @@ def test_sub_actions_are_those_of_who_is_followed():
         follow(drawn, greedy, ("score_c",), observation, rng)
 
 
-def test_an_episode_is_explored_with_one_guide_or_not_at_all():
+def test_an_episode_is_explored_with_one_guide_or_not_at_all(tmp_path):
     """Of 2 environments side by side, with episodes of 4 steps: each episode follows the score, or else the network."""
-    envs = DummyVecEnv([lambda: FakeRegionEnv(scores=True)] * 2)
+    envs = VecMonitor(DummyVecEnv([lambda: FakeRegionEnv(scores=True)] * 2))
     settings = {"exploration": "episode", "guides": ["score_entropy", "uniform"], "epsilon": 0.5, "buffer_size": 10_000}
-    agent = make_agent(envs, gradient_steps=1, learning_rate=1e-9, **settings).learn(2 * 4 * 120)
+    agent = make_agent(envs, gradient_steps=1, learning_rate=1e-9, **settings)
+    agent.learn(2 * 4 * 120, callback=(recorder := EpisodeRecorder(tmp_path / "episodes.csv")))
     buffer = agent.replay_buffer
     n_steps = 4 * 120
     assert buffer.terminated[3:n_steps:4].all()
@@ -170,6 +179,9 @@ def test_an_episode_is_explored_with_one_guide_or_not_at_all():
     by_chance = 0.5 * 0.25**12
     assert by_chance < 1e-7
     assert by_score.mean() == pytest.approx(0.25, abs=0.09)  # epsilon, times one of two guides
+    followed = np.array([row["followed"] for row in recorder.rows]).reshape(120, 2)
+    np.testing.assert_array_equal(by_score, followed == "score_entropy")
+    assert set(followed.ravel()) == {"score_entropy", "uniform", "greedy"}
     partly = best.reshape(120, 4, 2, 3).all(axis=3).mean(axis=1)[~by_score]  # share of steps wholly by the score
     assert (partly >= 0.75).mean() < 0.02  # none is followed for a part of an episode
     assert abs(np.corrcoef(by_score.T)[0, 1]) < 0.3  # each environment draws for itself

@@ -18,7 +18,7 @@ from agents import UniformPolicy
 from al_seg_env.experiment import load_experiment, pieces, run, status
 from al_seg_env.experiment.__main__ import main
 from al_seg_env.experiment.config import METHODS, PRESETS
-from al_seg_env.experiment.protocol import make_policy
+from al_seg_env.experiment.protocol import make_policy, train_query
 from al_seg_env.experiment.report import report
 from al_seg_env.experiment.runner import _differences
 from al_seg_env.training import evaluate
@@ -89,6 +89,27 @@ def test_a_whole_experiment(whole):
     assert not list(whole.rglob("*.part"))
     assert not list(whole.rglob("acquired-*"))
     assert len(rows_of(whole / "query" / "0" / "episodes.csv")) == 2
+
+
+def test_an_agent_trained_in_two_environments_side_by_side(whole, tmp_path):
+    """In processes of their own; interrupted after two of four episodes, it ends with the same agent."""
+    weights = whole / "query_theta_0" / "theta_0.safetensors"
+
+    def train(folder, episodes):
+        folder.mkdir(exist_ok=True)
+        experiment = load_experiment({**TINY, "query": {**TINY["query"], "envs": 2, "episodes": episodes}})
+        assert in_child(lambda: train_query(experiment, weights, folder, 0)) == 0
+
+    train(tmp_path / "whole", 4)
+    train(tmp_path / "parts", 2)
+    assert [row["steps"] for row in rows_of(tmp_path / "parts" / "episodes.csv")] == ["4", "4"]
+    train(tmp_path / "parts", 4)
+    first, second = (tmp_path / name / "episodes.csv" for name in ("whole", "parts"))
+    assert first.read_text() == second.read_text()
+    assert [row["steps"] for row in rows_of(first)] == ["4", "4", "8", "8"]
+    assert len({row["return"] for row in rows_of(first)}) > 2  # the environments are seeded apart
+    first, second = (tmp_path / name / "agent.safetensors" for name in ("whole", "parts"))
+    assert first.read_bytes() == second.read_bytes()
 
 
 def test_a_result_is_what_a_user_would_measure(whole):

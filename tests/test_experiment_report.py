@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.stats import ttest_rel
 
 from al_seg_env.experiment.analysis import class_share_table
 from al_seg_env.experiment.comparison import comparison_table, needed_table
@@ -182,6 +183,29 @@ def test_variants(tmp_path):
     assert {"table_E_val.png", "table_E_val.csv", "figure_E_val.png", "figure_E_val.md"} <= there
     assert "| method | A b | K=2 | K=12 | a b | a/b |" in path.read_text()
     assert path.read_text().count("Full supervision (solid line)") == 5  # given once, without a variant
+
+
+def test_variants_are_compared_seed_by_seed(tmp_path):
+    """Against scipy, on rows in an order of chance; each variant's theta_0 (budget 0) is left out."""
+    rng = np.random.default_rng(0)
+    miou = {variant: rng.normal(70, 1, 5) for variant in ("paper", "huber", "step")}
+    rows = [make_row("dqn", s, 24, miou[v][s], v) for v in miou for s in range(5)]
+    rows += [make_row("dqn", s, 0, 60, v) for v in miou for s in range(5)]
+    rng.shuffle(rows)
+    path = report(write(tmp_path / "results.csv", rows), tmp_path / "out", against_variant="paper")
+    found = {r["variant"]: r for r in records(path.parent / "comparisons_E_val.csv")}
+    assert found.keys() == {"huber", "step"}
+    p = {name: ttest_rel(miou[name], miou["paper"]).pvalue for name in found}
+    first, second = sorted(p, key=p.get)
+    expected = {first: min(1, 2 * p[first]), second: max(2 * p[first], p[second])}
+    for name, row in found.items():
+        assert (row["method"], row["budget"], row["reference"], row["n"]) == ("dqn", "24", "paper", "5")
+        assert float(row["difference"]) == pytest.approx((miou[name] - miou["paper"]).mean(), abs=2e-4)
+        assert float(row["t_p"]) == pytest.approx(p[name], abs=2e-4)
+        assert float(row["t_p_holm"]) == pytest.approx(min(expected[name], 1), abs=4e-4)
+    assert "difference to the variant paper" in path.read_text()
+    with pytest.raises(ValueError, match="against_variant is 'adam'; expected one of 'huber', 'paper', 'step'"):
+        report(tmp_path / "results.csv", tmp_path / "out", against_variant="adam")
 
 
 def test_a_single_method_in_one_variant_each(tmp_path):

@@ -178,6 +178,13 @@ class SubActionDQN(RegionAgent):
         """Epsilon of the step that comes next."""
         return epsilon_at(self.epsilon, self.num_timesteps)
 
+    @property
+    def followed(self) -> list[str] | None:
+        """Who is followed in each environment's episode, a guide or ``"greedy"``; None where that is not by episode."""
+        if self.exploration != "episode":
+            return None
+        return [(*self.guides, "greedy")[number] for number in self._followed]
+
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:

@@ -12,6 +12,7 @@ from typing import Any
 from al_seg_env.experiment.config import Experiment, load_experiment
 from al_seg_env.experiment.pictures import requests_figure
 from al_seg_env.experiment.report import report
+from al_seg_env.experiment.results import read_results
 from al_seg_env.experiment.runner import gather, run, status
 
 
@@ -64,7 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _report(experiment: Experiment, out: Path, results: Path) -> None:
     if not results.exists():
         raise ValueError(f"{out} holds no result yet; run the experiment first")
-    written = report(results, out / "report")
+    there = read_results(results).variants
+    first = next((variant for variant in experiment.variants if variant in there), None)
+    written = report(results, out / "report", against_variant=first)
     requests_figure(experiment, out, written)
     sys.stdout.write(f"{written}\n")
 

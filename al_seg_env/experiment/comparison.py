@@ -40,6 +40,28 @@ def comparison_table(results: Results, split: str, against: str | None = None) -
     return Table((*columns, "t_p", "t_p_holm", "wilcoxon_p", "wilcoxon_p_holm"), tuple(rows))
 
 
+def variant_comparison_table(results: Results, split: str, against: str) -> Table:
+    """Return paired tests of every variant against one of them, method by method.
+
+    Holm's correction is over all variants and budgets of a method. Columns: the method; the others as in
+    :func:`comparison_table`, with the variants in the place of methods.
+    """
+    rows: list[tuple[Any, ...]] = []
+    for method in results.methods:
+        values: dict[Any, dict[str, BySeed]] = {}
+        for variant in results.variants:
+            own = results.of_variant(variant)
+            for budget in own.budgets(method):
+                if budget > 0:
+                    values.setdefault(budget, {})[variant] = own.miou(split, method, budget)
+        rows += [
+            (method, budget, reference or "-", variant or "-", *rest)
+            for budget, _, reference, variant, *rest in _family(values, against)
+        ]
+    columns = ("method", "budget", "reference", "variant", "n", "difference", "ci_low", "ci_high")
+    return Table((*columns, "t_p", "t_p_holm", "wilcoxon_p", "wilcoxon_p_holm"), tuple(rows))
+
+
 def _roles(results: Results, against: str | None) -> list[str]:
     """Return what methods are compared with: uniform, and the best baseline or a given method."""
     uniform = ["uniform"] if "uniform" in results.methods else []

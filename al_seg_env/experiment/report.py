@@ -31,13 +31,15 @@ def report(
     figure: str = "both",
     against: str | None = None,
     target_miou: float | None = None,
+    against_variant: str | None = None,
 ) -> Path:
     """Write every table and figure that ``results.csv`` allows, as png, csv and markdown, and ``REPORT.md``.
 
     Per split (val, test): ``figure_4`` (mean IoU against budget), ``table_1`` (IoU per class, with the deviations of
     table C.1), ``comparisons`` (paired tests), ``area`` (under the budget curve) and ``labels_needed``. Once:
     ``figure_3`` and ``figure_C1`` (classes asked for, and their entropy). Where there are several variants, all of
-    these for each, and ``table_E`` and ``figure_E``. The same rows give the same csv and markdown, byte by byte.
+    these for each, and ``table_E``, ``comparisons_E`` and ``figure_E``. The same rows give the same csv and markdown,
+    byte by byte.
 
     Args:
         results_csv: See :func:`~al_seg_env.experiment.results.read_results`.
@@ -46,6 +48,7 @@ def report(
         against: Method that all are compared with, besides uniform, instead of the best baseline.
         target_miou: Percent of mean IoU for the labels needed; by default 96 % of full supervision, and what
             ``against`` or uniform has at its largest budget.
+        against_variant: Variant that the others are compared with; by default the first in order.
 
     Returns:
         The path of ``REPORT.md``.
@@ -55,7 +58,7 @@ def report(
         ImportError: Without matplotlib.
     """
     results = read_results(results_csv)
-    _check(results, figure, against, target_miou)
+    _check(results, figure, against, target_miou, against_variant)
     out = Document(Path(out_folder))
     splits = [split for split in FIGURES[figure] if split in results.splits]
     for split in FIGURES[figure]:
@@ -78,7 +81,7 @@ def report(
         out.variant = ""
         out.heading("Variants")
         for split in splits:
-            sections.variants(out, results, split)
+            sections.variants(out, results, split, results.variants[0] if against_variant is None else against_variant)
     path = out.folder / "REPORT.md"
     left_out = ["## Left out\n", "".join(f"- {reason}\n" for reason in dict.fromkeys(out.left_out))]
     lines = ["# Report\n", _INTRODUCTION, _contents(results), *out.lines, *(left_out if out.left_out else [])]
@@ -87,13 +90,18 @@ def report(
     return path
 
 
-def _check(results: Results, figure: str, against: str | None, target_miou: float | None) -> None:
+def _check(
+    results: Results, figure: str, against: str | None, target_miou: float | None, against_variant: str | None
+) -> None:
     if figure not in FIGURES:
         raise ValueError(f"figure is {figure!r}; expected one of {', '.join(map(repr, FIGURES))}")
     if not set(FIGURES[figure]) & set(results.splits):
         raise ValueError(f"figure is {figure!r}, but the results have only {results.splits[0]}_miou; ask for that")
     if against is not None and against not in results.methods:
         raise ValueError(f"against is {against!r}; expected a method of the results: {', '.join(results.methods)}")
+    if against_variant is not None and against_variant not in results.variants:
+        known = ", ".join(map(repr, results.variants))
+        raise ValueError(f"against_variant is {against_variant!r}; expected one of {known}")
     if target_miou is not None and not 0 < target_miou <= 100:
         raise ValueError(f"target_miou is {target_miou!r}; expected percent of mean IoU, above 0 and up to 100")
 

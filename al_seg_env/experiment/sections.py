@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from al_seg_env.experiment import figures
@@ -16,13 +17,14 @@ from al_seg_env.experiment.analysis import (
     entropy_table,
     variant_table,
 )
-from al_seg_env.experiment.comparison import AREA, comparison_table, needed_table
+from al_seg_env.experiment.comparison import AREA, comparison_table, needed_table, variant_comparison_table
 from al_seg_env.experiment.results import FULL, Results
 from al_seg_env.experiment.statistics import summary
 from al_seg_env.experiment.tables import Table, estimate, markdown, pivot, write_csv
 from al_seg_files import write_bytes, write_text
 
 NAMES = {"val": "validation", "test": "test"}
+TESTED = ("n", "difference [95 % interval]", "t-test p", "Holm", "Wilcoxon p", "Holm")
 
 
 @dataclass
@@ -105,15 +107,9 @@ def comparisons(out: Document, results: Results, split: str, suffix: str, agains
     rows = []
     for r in table.records():
         best = "" if r["compared_with"] == r["reference"] else f" ({r['compared_with']})"
-        difference = None if r["difference"] is None else f"{r['difference']:+.2f}"
-        if r["t_p"] is not None:
-            difference = f"{difference} [{r['ci_low']:+.2f}, {r['ci_high']:+.2f}]"
-        p = (_p(r[name]) for name in table.columns[-4:])
-        rows.append((f"{r['reference']}{best}", r["budget"], r["method"], r["n"], difference, *p))
-    names = ("reference", "budget", "method", "n", "difference [95 % interval]")
-    tests = ("t-test p", "Holm", "Wilcoxon p", "Holm")
-    title = f"Paired comparisons, {NAMES[split]}"
-    out.add(f"comparisons_{split}{suffix}", title, caption, table, {"": Table(names + tests, tuple(rows))})
+        rows.append((f"{r['reference']}{best}", r["budget"], r["method"], *_tested(r)))
+    shown = Table(("reference", "budget", "method", *TESTED), tuple(rows))
+    out.add(f"comparisons_{split}{suffix}", f"Paired comparisons, {NAMES[split]}", caption, table, {"": shown})
 
 
 def area(out: Document, results: Results, split: str, suffix: str) -> None:
@@ -205,8 +201,8 @@ def classes_asked_for(out: Document, results: Results, suffix: str) -> None:
     out.add(f"figure_C1{suffix}", title, caption, shares, tables, picture, f"{budget} regions")
 
 
-def variants(out: Document, results: Results, split: str) -> None:
-    """Add tables E.1 to E.3: mean IoU of every method in every variant."""
+def variants(out: Document, results: Results, split: str, against: str) -> None:
+    """Add tables E.1 to E.3: mean IoU of every method in every variant, and the differences to one variant."""
     table = variant_table(results, split)
     shown = {f"{b} regions": pivot(table.where(budget=b), "method", "variant") for b in _budgets(table)}
     budget = _common_budget(table, "variant")
@@ -215,6 +211,12 @@ def variants(out: Document, results: Results, split: str) -> None:
     picture = figures.variant_points(at, ylabel=f"mean IoU, {NAMES[split]} [%]")
     title = f"Tables E: mean IoU by variant, {NAMES[split]}"
     out.add(f"table_E_{split}", title, caption, table, shown, picture, f"{budget} regions")
+    tests = variant_comparison_table(results, split, against)
+    if tests.rows:
+        caption = f"Mean IoU on {NAMES[split]}: difference to the variant {against or '-'}, in points, seed by seed."
+        rows = tuple((r["method"], r["budget"], r["variant"], *_tested(r)) for r in tests.records())
+        shown = {"": Table(("method", "budget", "variant", *TESTED), rows)}
+        out.add(f"comparisons_E_{split}", f"Paired comparisons of variants, {NAMES[split]}", caption, tests, shown)
     panels = {m: table.where(method=m) for m in dict.fromkeys(table.column("method"))}
     panels = {m: own for m, own in panels.items() if len(set(own.column("variant"))) > 1 and len(_budgets(own)) > 1}
     if panels:
@@ -234,6 +236,15 @@ def _targets(results: Results, split: str, reference: str | None) -> dict[str, f
         budget = results.budgets(reference)[-1]
         targets[f"{reference} at {budget}"] = summary(list(results.miou(split, reference, budget).values())).mean
     return targets
+
+
+def _tested(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return n, the difference with its interval, and p of both tests: the cells under ``TESTED``."""
+    difference = None if record["difference"] is None else f"{record['difference']:+.2f}"
+    if record["t_p"] is not None:
+        difference = f"{difference} [{record['ci_low']:+.2f}, {record['ci_high']:+.2f}]"
+    p = (_p(record[name]) for name in ("t_p", "t_p_holm", "wilcoxon_p", "wilcoxon_p_holm"))
+    return record["n"], difference, *p
 
 
 def _p(value: float | None) -> str | None:
