@@ -2,8 +2,8 @@
 
 At theta_0, the truth-knowing score of each candidate (privileged_rarity: how much of rare classes a region holds) is
 regressed linearly on its features over the first draws of pools. On the other draws, the candidate with the highest
-prediction is taken from each pool, and the one of highest entropy: of what the truth-knowing choice gains in rarity
-over a uniform one, each reaches a share.
+prediction is taken from each pool, and the one of highest entropy, and the one that a trained agent values most: of
+what the truth-knowing choice gains in rarity over a uniform one, each reaches a share.
 
     python benchmarks/feature_signal.py --env-arg weights=runs/pretrain/theta_0.safetensors
 
@@ -24,6 +24,7 @@ from sklearn.preprocessing import StandardScaler
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 from common import environment_parser, make_environment
 
+from agents import SubActionDQN
 from al_seg_files import write_csv
 
 
@@ -31,6 +32,7 @@ def main() -> None:
     parser = environment_parser(__doc__ or "", out="feature_signal")
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--draws", type=int, default=12, help="draws of K pools; two thirds for the regression")
+    parser.add_argument("--agent", type=Path, help="a SubActionDQN's file, whose choices are measured, too")
     args = parser.parse_args()
     env = make_environment(args, scores=["entropy", "privileged_rarity"])
     observations = [env.reset(seed=args.seed + draw)[0] for draw in range(args.draws)]
@@ -49,6 +51,11 @@ def main() -> None:
         "linear_in_features": round(share(truth, predicted), 3),
         "entropy": round(share(truth, entropy[split:]), 3),
     }
+    if args.agent is not None:
+        agent = SubActionDQN.load(args.agent, env=env, device="cpu")
+        actions = np.stack([agent.predict(o, deterministic=True)[0] for o in observations[split:]])  # (draws, K)
+        chosen = np.arange(truth.shape[-1]) == actions[..., None]
+        row["agent"] = round(share(truth, chosen), 3)
     write_csv(args.out / "feature_signal.csv", [row])
     print(row)
 

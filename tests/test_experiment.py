@@ -17,8 +17,10 @@ from test_faults import in_child
 from agents import UniformPolicy
 from al_seg_env.experiment import load_experiment, pieces, run, status
 from al_seg_env.experiment.__main__ import main
-from al_seg_env.experiment.config import METHODS, PRESETS
+from al_seg_env.experiment.config import METHODS
+from al_seg_env.experiment.learning import training_figure
 from al_seg_env.experiment.protocol import make_policy, train_query
+from al_seg_env.experiment.reading import PRESETS
 from al_seg_env.experiment.report import report
 from al_seg_env.experiment.runner import _differences
 from al_seg_env.training import evaluate
@@ -284,7 +286,7 @@ def test_the_command_line_runs_shows_and_reports(whole, tmp_path, capsys):
     assert "13 of 13 pieces finished" in capsys.readouterr().out
     assert main(["report", str(file), "--out", str(whole)]) == 0
     text = (whole / "report" / "REPORT.md").read_text()
-    for name in ("figure_4_val.png", "figure_D1.png", "table_1_test.png"):
+    for name in ("figure_4_val.png", "figure_D1.png", "table_1_test.png", "figure_training.png"):
         assert name in text
         assert np.asarray(Image.open(whole / "report" / name).convert("RGB")).std() > 1
     (tmp_path / "mine.csv").write_text("method,seed,budget,test_miou\nuniform,0,10,40\ndqn,0,10,41\n")
@@ -330,6 +332,30 @@ def test_variants_are_run_and_compared(tmp_path):
         (variant, budget) for variant in variants for budget in "024"
     }
     assert "table_E" in (tmp_path / "run" / "report" / "REPORT.md").read_text()
+    training = training_figure(experiment, tmp_path / "run", tmp_path / "run" / "report" / "REPORT.md")
+    assert np.asarray(Image.open(training).convert("RGB")).std() > 1
+    found = rows_of(training.with_name("training.csv"))
+    assert [(row["variant"], row["episode"]) for row in found] == [(name, str(n)) for name in variants for n in (1, 2)]
+
+
+def test_returns_are_told_apart_by_who_was_followed(tmp_path):
+    """Mean and deviation by hand, of both halves of training."""
+    experiment = load_experiment({**TINY, "methods": ["dqn"], "seeds": [0]})
+    lines = ["1,2,1.0,uniform", "2,4,3.0,score_entropy", "3,6,2.0,uniform", "4,8,5.0,greedy", "5,10,7.0,greedy"]
+    lines += ["6,12,1.5,uniform"]
+    (tmp_path / "query" / "0").mkdir(parents=True)
+    (tmp_path / "query" / "0" / "episodes.csv").write_text("\n".join(["episode,steps,return,followed", *lines]))
+    (tmp_path / "REPORT.md").write_text("# Report\n")
+    training_figure(experiment, tmp_path, tmp_path / "REPORT.md")
+    text = (tmp_path / "REPORT.md").read_text()
+    assert text.startswith("# Report\n")
+    for row in (
+        "| - | uniform | 1.50 ± 0.71 (n = 2) | 1.50 (n = 1) |",
+        "| - | entropy | 3.00 (n = 1) | - |",
+        "| - | greedy | - | 6.00 ± 1.41 (n = 2) |",
+    ):
+        assert row in text
+    assert training_figure(experiment, tmp_path / "none", tmp_path / "REPORT.md") is None
 
 
 @pytest.mark.parametrize(
@@ -351,6 +377,7 @@ def test_variants_are_run_and_compared(tmp_path):
             r"fit has the unknown entries \['epochs'\]; known are crop_size, batch_size, patience",
         ),
         ({"query": 3}, "query is 3; expected a mapping"),
+        ({"query": {"envs": 0}}, "query.envs is 0.*expected at least 1"),
         ({"theta_0": [{"image": "train"}]}, r"theta_0\[0\] has the unknown entries \['image'\]; known are env"),
         ({"preset": "camvid"}, "'camvid' is neither a file nor a preset; the presets are camvid_paper"),
         ({"arguments": {"cache": "/etc"}}, "cache names a folder to write to, and an experiment writes into its own"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from al_seg_env.experiment.config import Experiment, load_experiment
+from al_seg_env.experiment.learning import training_figure
 from al_seg_env.experiment.pictures import requests_figure
 from al_seg_env.experiment.report import report
 from al_seg_env.experiment.results import read_results
@@ -68,6 +69,7 @@ def _report(experiment: Experiment, out: Path, results: Path) -> None:
     there = read_results(results).variants
     first = next((variant for variant in experiment.variants if variant in there), None)
     written = report(results, out / "report", against_variant=first)
+    training_figure(experiment, out, written)
     requests_figure(experiment, out, written)
     sys.stdout.write(f"{written}\n")
 

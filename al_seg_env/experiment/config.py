@@ -10,14 +10,12 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-import yaml
-
+from al_seg_env.experiment.reading import merged, read_file, read_preset
 from al_seg_env.presets import ENV_OPTIONS
 from al_seg_env.training import FitSettings
 
 T = TypeVar("T")
 
-PRESETS = Path(__file__).parent / "presets"
 METHODS: dict[str, dict[str, Any]] = {
     "uniform": {"policy": "uniform"},
     "entropy": {"policy": "entropy", "arguments": {"scores": ["entropy"]}},
@@ -72,6 +70,10 @@ class Query:
     per_seed: bool = True
     checkpoint_every: int | None = None
     envs: int = 1
+
+    def __post_init__(self) -> None:
+        if self.envs < 1 or self.episodes < 0:
+            raise ValueError(f"query.envs is {self.envs}, query.episodes {self.episodes}; expected at least 1, and 0")
 
 
 @dataclass(frozen=True)
@@ -162,9 +164,9 @@ def load_experiment(source: str | Path | Mapping[str, Any], overrides: Mapping[s
     Raises:
         ValueError: If an entry is unknown, missing or wrong; the known ones are listed.
     """
-    content = copy.deepcopy(dict(source)) if isinstance(source, Mapping) else _read(source)
+    content = copy.deepcopy(dict(source)) if isinstance(source, Mapping) else read_file(source)
     while "preset" in content:
-        content = _merged(_read_preset(content.pop("preset")), content)
+        content = merged(read_preset(content.pop("preset")), content)
     for name, value in (overrides or {}).items():
         change: dict[str, Any] = {}
         inner = change
@@ -172,7 +174,7 @@ def load_experiment(source: str | Path | Mapping[str, Any], overrides: Mapping[s
         for parent in parents:
             inner = inner.setdefault(parent, {})
         inner[last] = value
-        content = _merged(content, change)
+        content = merged(content, change)
     return _experiment(content)
 
 
@@ -301,47 +303,6 @@ def _of_type(value: Any, kind: type, where: str, expected: str) -> Any:
     if not isinstance(value, kind):
         raise ValueError(f"{where} is {value!r}; expected {expected}")
     return value
-
-
-def _read(source: str | Path) -> dict[str, Any]:
-    path = Path(source)
-    if not path.is_file():
-        return _read_preset(str(source))
-    try:
-        if path.suffix == ".toml":
-            content = _toml(path)
-        else:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} can't be read: {error}; expected yaml or toml") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds {type(content).__name__}; expected entries such as name, env and methods")
-    return content
-
-
-def _toml(path: Path) -> Any:
-    try:
-        import tomllib
-    except ImportError as error:  # Python 3.10
-        raise ValueError("reading toml needs Python 3.11; use yaml") from error
-    return tomllib.loads(path.read_text(encoding="utf-8"))
-
-
-def _read_preset(name: str) -> dict[str, Any]:
-    known = sorted(path.stem for path in PRESETS.glob("*.yaml"))
-    if name not in known:
-        raise ValueError(f"{name!r} is neither a file nor a preset; the presets are {', '.join(known)}")
-    content: dict[str, Any] = yaml.safe_load((PRESETS / f"{name}.yaml").read_text(encoding="utf-8"))
-    return content
-
-
-def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``base`` with the entries of ``over``; mappings are merged, all else is replaced."""
-    merged = dict(base)
-    for name, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping) and name != "methods"
-        merged[name] = _merged(merged[name], value) if both else value
-    return merged
 
 
 def _plain(value: Any) -> Any:

@@ -23,6 +23,12 @@ SHARE_OF_FULL = 0.96
 """The paper's aim, as a share of what full supervision reaches (figure 4)."""
 
 
+GREEDY = "greedy"
+"""Who is followed in an episode in which the agent does not explore."""
+AVERAGED = 10
+"""Episodes in a moving mean."""
+
+
 class Style(NamedTuple):
     """How one method or variant is drawn."""
 
@@ -186,10 +192,42 @@ def variant_points(table: Table, *, ylabel: str) -> bytes:
             std = np.nan_to_num([r["std"] for r in points])
             look: Any = {**style._asdict(), "markersize": 5, "linewidth": 0.9, "capsize": 2.5}
             axis.errorbar(x, [r["mean"] for r in points], std, label=method, **look)
-        axis.set_xticks(range(len(variants)), variants)
+        tilted: Any = {"rotation": 30, "ha": "right"} if max(map(len, variants)) > 10 else {}
+        axis.set_xticks(range(len(variants)), variants, **tilted)
         axis.set(ylabel=ylabel, xlim=(-0.5, len(variants) - 0.5))
         axis.grid(axis="x", visible=False)
         _legend_on_the_right(figure, [axis])
+        return _png(figure)
+
+
+def episode_returns(panels: Mapping[str, Table], *, ylabel: str) -> bytes:
+    """Draw the return of each episode in training, and the moving mean of the greedy ones (of all if none is known).
+
+    Args:
+        panels: Tables with the columns ``episode``, ``return`` and ``followed``, by title.
+        ylabel: Title of the vertical axis.
+    """
+    with _settings():
+        columns = 1 if len(panels) == 1 else 3
+        figure, axes = _subplots(len(panels), columns, width=5.5 if len(panels) == 1 else 3.4, height=3.2)
+        names = dict.fromkeys(name for table in panels.values() for name in table.column("followed"))
+        look = styles(list(names))
+        for i, (axis, (title, table)) in enumerate(zip(axes, panels.items(), strict=True)):
+            for name, style in look.items():
+                own = table.where(followed=name)
+                dots: Any = {"linestyle": "none", "markersize": 3.5, "alpha": 0.7, "markeredgewidth": 0}
+                axis.plot(own.column("episode"), own.column("return"), style.marker, c=style.color, label=name, **dots)
+            averaged = table.where(followed=GREEDY) if GREEDY in names else table
+            ordered = sorted(averaged.records(), key=lambda r: r["episode"])
+            if len(ordered) >= AVERAGED:
+                kernel = np.full(AVERAGED, 1 / AVERAGED)
+                means = np.convolve([r["return"] for r in ordered], kernel, mode="valid")
+                of = GREEDY if GREEDY in names else "all"
+                x = [r["episode"] for r in ordered[AVERAGED - 1 :]]
+                axis.plot(x, means, color="#000000", linewidth=1.3, label=f"{of}: mean of the last {AVERAGED}")
+            axis.axhline(0, color="#666666", linewidth=0.8)
+            axis.set(xlabel="episode", title=title, ylabel="" if i % columns else ylabel)
+        _legend_on_the_right(figure, axes)
         return _png(figure)
 
 
