@@ -6,9 +6,10 @@ training an agent with when truth-knowing choices gain more than uniform ones by
 
     python benchmarks/reward_signal.py --env-arg weights=runs/pretrain/theta_0.safetensors --steps 4
 
-It prints a row per setting, and writes OUT/reward_signal.csv (all steps), OUT/summary.csv and OUT/reward_signal.png.
+It prints two rows per setting, and writes OUT/reward_signal.csv (all steps), OUT/summary.csv and OUT/reward_signal.png.
 Each setting is learning rate:iterations. Signal to noise: difference between truth-knowing and uniform choices over
-the pooled standard deviation, of single steps.
+the pooled standard deviation, of single steps and of the sums of whole episodes. Where the latter is much larger, what
+a choice is worth shows only steps later: learn from returns (SubActionDQN's n_steps and exploration="episode").
 """
 
 from __future__ import annotations
@@ -55,8 +56,9 @@ def main() -> None:
                     {"setting": setting, "kind": kind, "episode": episode, "step": step + 1, "gain": round(gain, 4)}
                     for step, gain in enumerate(gains)
                 ]
-        summary = [summarise(rows, each) for each in args.settings if any(row["setting"] == each for row in rows)]
-        tqdm.write(str(summary[-1]))
+        played = [each for each in args.settings if any(row["setting"] == each for row in rows)]
+        summary = [summarise(rows, each, of) for each in played for of in ("step", "episode")]
+        tqdm.write("\n".join(map(str, summary[-2:])))
         write_csv(args.out / "reward_signal.csv", rows)
         write_csv(args.out / "summary.csv", summary)
     lines = {
@@ -85,15 +87,20 @@ def by_step(rows: list[dict[str, Any]], setting: str, kind: str) -> list[float]:
     return [float(np.mean([row["gain"] for row in chosen if row["step"] == step])) for step in steps]
 
 
-def summarise(rows: list[dict[str, Any]], setting: str) -> dict[str, Any]:
-    """Return mean and standard deviation of a step's gain per kind, and signal to noise."""
-    gains = {
-        kind: np.array([row["gain"] for row in rows if (row["setting"], row["kind"]) == (setting, kind)])
-        for kind in KINDS
-    }
+def summarise(rows: list[dict[str, Any]], setting: str, of: str) -> dict[str, Any]:
+    """Return mean and standard deviation of the gain of a step or an episode per kind, and signal to noise."""
+    gains = {}
+    for kind in KINDS:
+        chosen = [row for row in rows if (row["setting"], row["kind"]) == (setting, kind)]
+        units: dict[Any, float] = {}
+        for row in chosen:
+            unit = row["episode"] if of == "episode" else (row["episode"], row["step"])
+            units[unit] = units.get(unit, 0.0) + row["gain"]
+        gains[kind] = np.array(list(units.values()))
     noise = float(np.sqrt((gains["uniform"].var(ddof=1) + gains["rare"].var(ddof=1)) / 2))
     return {
         "setting": setting,
+        "of": of,
         "n": len(gains["uniform"]),
         **{f"{kind}_mean": round(float(values.mean()), 3) for kind, values in gains.items()},
         **{f"{kind}_std": round(float(values.std(ddof=1)), 3) for kind, values in gains.items()},
