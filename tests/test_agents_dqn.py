@@ -22,6 +22,7 @@ from agents import (
     UniformPolicy,
 )
 from agents.dqn.exploration import draw_guides, epsilon_at, follow
+from al_seg_files import tree_digest
 
 LAYOUT = {"classes": ["road", "car"], "state_images": ["a.png", "b.png"], "features": {"counts": 2}}
 
@@ -215,6 +216,32 @@ def test_learns_what_pays_only_later():
     test_env.reset(seed=7)
     learnt, _ = evaluate_policy(agent, test_env, n_eval_episodes=20)
     assert learnt > 2.7  # of four steps: uniform earns 2, the best of 6 candidates 4 * 6/7
+
+
+def test_a_refit_learns_from_the_replay_alone(tmp_path):
+    """An agent that only ever explored, its network not trained at all, is as good as one that learnt on the way."""
+    agent = make_agent(FakeRegionEnv(pools=2), learning_rate=0.02, gamma=0.3, epsilon=1.0, buffer_size=3000)
+    agent.gradient_steps = 0
+    agent.learn(400)
+    untrained, steps = weights(agent), agent.num_timesteps
+    replay = tree_digest(agent.replay_buffer.stored)
+    agent.save_replay_buffer(tmp_path / "replay")
+    decay = {"optimizer_kwargs": {"momentum": 0.9, "weight_decay": 0.02}}
+    agent.refit(400, decay)
+    assert (agent.num_timesteps, tree_digest(agent.replay_buffer.stored)) == (steps, replay)
+    assert agent.policy.optimizer.param_groups[0]["weight_decay"] == 0.02
+    assert not torch.equal(untrained, weights(agent))
+    test_env = Monitor(FakeRegionEnv(pools=4, candidates=6, budget=12))
+    test_env.reset(seed=7)
+    assert evaluate_policy(agent, test_env, n_eval_episodes=20)[0] > 2.1  # of three steps: uniform earns 1.5
+    agent.save(tmp_path / "agent")
+    loaded = SubActionDQN.load(tmp_path / "agent", env=FakeRegionEnv(pools=2), device="cpu")
+    assert torch.equal(weights(agent), weights(loaded))
+    assert loaded.policy.optimizer.param_groups[0]["weight_decay"] == 0.02
+    with pytest.raises(ValueError, match="replay is empty"):
+        loaded.refit(1)
+    loaded.load_replay_buffer(tmp_path / "replay")
+    assert not torch.equal(weights(agent), weights(loaded.refit(1)))
 
 
 def test_predict_explores_unless_deterministic():

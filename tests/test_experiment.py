@@ -99,7 +99,8 @@ def test_an_agent_trained_in_two_environments_side_by_side(whole, tmp_path):
 
     def train(folder, episodes):
         folder.mkdir(exist_ok=True)
-        experiment = load_experiment({**TINY, "query": {**TINY["query"], "envs": 2, "episodes": episodes}})
+        query = {**TINY["query"], "envs": 2, "episodes": episodes, "refit": {"gradient_steps": 3}}
+        experiment = load_experiment({**TINY, "query": query})
         assert in_child(lambda: train_query(experiment, weights, folder, 0)) == 0
 
     train(tmp_path / "whole", 4)

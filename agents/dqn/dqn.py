@@ -11,7 +11,7 @@ import torch
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
+from stable_baselines3.common.utils import configure_logger, get_parameters_by_name, polyak_update
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -246,10 +246,13 @@ class SubActionDQN(RegionAgent):
     def _on_step(self) -> None:
         self._n_calls += 1  # a call is a step of each of the n_envs environments
         if self._n_calls % max(self.target_update_interval // self.n_envs, 1) == 0:
-            polyak_update(self.q_net.parameters(), self.q_net_target.parameters(), self.tau)
-            statistics = get_parameters_by_name(self.q_net, ["running_"])
-            polyak_update(statistics, get_parameters_by_name(self.q_net_target, ["running_"]), 1.0)
+            self._update_target()
         self.logger.record("rollout/epsilon", self.exploration_rate)
+
+    def _update_target(self) -> None:
+        polyak_update(self.q_net.parameters(), self.q_net_target.parameters(), self.tau)
+        statistics = get_parameters_by_name(self.q_net, ["running_"])
+        polyak_update(statistics, get_parameters_by_name(self.q_net_target, ["running_"]), 1.0)
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """Take gradient steps on Eq. (2), each on a batch of decomposed transitions."""
@@ -295,6 +298,35 @@ class SubActionDQN(RegionAgent):
         max_norm = float("inf") if self.max_grad_norm is None else self.max_grad_norm
         _check_finite("The gradient", torch.nn.utils.clip_grad_norm_(self.q_net.parameters(), max_norm))
         self.policy.optimizer.step()
+
+    def refit(
+        self: SelfSubActionDQN, gradient_steps: int, policy_kwargs: dict[str, Any] | None = None
+    ) -> SelfSubActionDQN:
+        """Fit a new query network to the replay alone, at no cost of environment steps.
+
+        A network that learns while it plays keeps fitting its first few steps; one that begins when all of them are
+        there can be held back more, by a larger weight decay.
+
+        Args:
+            gradient_steps: Updates, each on ``batch_size`` decomposed transitions.
+            policy_kwargs: Arguments of the policy in place of the agent's own, such as ``optimizer_kwargs``.
+
+        Raises:
+            ValueError: If the replay is empty.
+        """
+        assert self.replay_buffer is not None
+        if self.replay_buffer.size() == 0:
+            raise ValueError("The replay is empty: learn() first, or load_replay_buffer().")
+        self.policy_kwargs = {**self.policy_kwargs, **(policy_kwargs or {})}
+        policy = self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs)
+        self.policy = policy.to(self.device)
+        if not hasattr(self, "_logger"):
+            self._logger = configure_logger(self.verbose)
+        for step in range(1, gradient_steps + 1):
+            self.train(1, self.batch_size)
+            if step % self.target_update_interval == 0:
+                self._update_target()
+        return self
 
     def learn(
         self: SelfSubActionDQN,

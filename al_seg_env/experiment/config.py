@@ -59,6 +59,7 @@ class Query:
         arguments: Arguments of the environment over the experiment's own, such as ``budget``.
         agent: Arguments of :class:`agents.SubActionDQN`, such as ``gamma``; ``epsilon_steps`` for a linear decay,
             ``learning_rate_decay`` for a factor per step.
+        refit: Arguments of :meth:`agents.SubActionDQN.refit`, which fits the agent's network anew at the end.
         per_seed: One agent for each seed, or one for all.
         checkpoint_every: Environment steps between checkpoints; an episode's if left out.
         envs: Environments that play side by side, each in a process of its own.
@@ -67,6 +68,7 @@ class Query:
     episodes: int = 100
     arguments: Mapping[str, Any] = field(default_factory=dict)
     agent: Mapping[str, Any] = field(default_factory=dict)
+    refit: Mapping[str, Any] = field(default_factory=dict)
     per_seed: bool = True
     checkpoint_every: int | None = None
     envs: int = 1

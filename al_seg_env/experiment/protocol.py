@@ -147,6 +147,8 @@ def train_query(experiment: Experiment, weights: Path, folder: Path, seed: int) 
     if agent.num_timesteps < total:
         remaining = total - agent.num_timesteps
         agent.learn(remaining, callback=[recorder, checkpoint], reset_num_timesteps=False, progress_bar=True)
+    if query.refit:
+        agent.refit(**query.refit)
     agent.save(folder / AGENT)
     env.close()
 
