@@ -319,7 +319,7 @@ class SubActionDQN(RegionAgent):
             raise ValueError("The replay is empty: learn() first, or load_replay_buffer().")
         self.policy_kwargs = {**self.policy_kwargs, **(policy_kwargs or {})}
         policy = self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs)
-        self.policy = policy.to(self.device)
+        self.policy = policy.to(self.device)  # type: ignore[assignment]
         if not hasattr(self, "_logger"):
             self._logger = configure_logger(self.verbose)
         for step in range(1, gradient_steps + 1):
