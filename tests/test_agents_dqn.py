@@ -238,6 +238,8 @@ def test_a_refit_learns_from_the_replay_alone(tmp_path):
     loaded = SubActionDQN.load(tmp_path / "agent", env=FakeRegionEnv(pools=2), device="cpu")
     assert torch.equal(weights(agent), weights(loaded))
     assert loaded.policy.optimizer.param_groups[0]["weight_decay"] == 0.02
+    with pytest.raises(ValueError, match="gradient_steps is 0"):
+        agent.refit(0)
     with pytest.raises(ValueError, match="replay is empty"):
         loaded.refit(1)
     loaded.load_replay_buffer(tmp_path / "replay")

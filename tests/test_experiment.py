@@ -379,6 +379,7 @@ def test_returns_are_told_apart_by_who_was_followed(tmp_path):
         ),
         ({"query": 3}, "query is 3; expected a mapping"),
         ({"query": {"envs": 0}}, "query.envs is 0.*expected at least 1"),
+        ({"query": {"refit": {"updates": 3}}}, "query.refit is {'updates': 3}; expected gradient_steps, at least 1"),
         ({"theta_0": [{"image": "train"}]}, r"theta_0\[0\] has the unknown entries \['image'\]; known are env"),
         ({"preset": "camvid"}, "'camvid' is neither a file nor a preset; the presets are camvid_paper"),
         ({"arguments": {"cache": "/etc"}}, "cache names a folder to write to, and an experiment writes into its own"),

@@ -26,7 +26,7 @@ from agents.dqn.targets import td_targets
 
 SelfSubActionDQN = TypeVar("SelfSubActionDQN", bound="SubActionDQN")
 
-UNDRAWN = -1  # an episode begins
+UNDRAWN = -1  # whom an episode follows that has not begun
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"squared": F.mse_loss, "huber": F.smooth_l1_loss}
 
@@ -151,9 +151,7 @@ class SubActionDQN(RegionAgent):
         self.n_steps = n_steps
         self.max_grad_norm = max_grad_norm
         self._n_calls = 0
-        self._followed: np.ndarray = np.full(
-            0 if self.env is None else self.n_envs, UNDRAWN
-        )  # where exploration is by episode
+        self._followed: np.ndarray = np.full(0 if self.env is None else self.n_envs, UNDRAWN)
         if _init_setup_model:
             self._setup_model()
 
@@ -312,9 +310,11 @@ class SubActionDQN(RegionAgent):
             policy_kwargs: Arguments of the policy in place of the agent's own, such as ``optimizer_kwargs``.
 
         Raises:
-            ValueError: If the replay is empty.
+            ValueError: If the replay is empty, or there are no gradient steps to take.
         """
         assert self.replay_buffer is not None
+        if gradient_steps < 1:
+            raise ValueError(f"gradient_steps is {gradient_steps!r}: expected at least 1.")
         if self.replay_buffer.size() == 0:
             raise ValueError("The replay is empty: learn() first, or load_replay_buffer().")
         self.policy_kwargs = {**self.policy_kwargs, **(policy_kwargs or {})}

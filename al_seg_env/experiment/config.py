@@ -16,6 +16,8 @@ from al_seg_env.training import FitSettings
 
 T = TypeVar("T")
 
+REFIT = {"gradient_steps", "policy_kwargs"}
+
 METHODS: dict[str, dict[str, Any]] = {
     "uniform": {"policy": "uniform"},
     "entropy": {"policy": "entropy", "arguments": {"scores": ["entropy"]}},
@@ -76,6 +78,9 @@ class Query:
     def __post_init__(self) -> None:
         if self.envs < 1 or self.episodes < 0:
             raise ValueError(f"query.envs is {self.envs}, query.episodes {self.episodes}; expected at least 1, and 0")
+        steps = self.refit.get("gradient_steps", 0)  # refused now, and not at the end of a long training
+        if self.refit and (type(steps) is not int or steps < 1 or not set(self.refit) <= REFIT):
+            raise ValueError(f"query.refit is {self.refit!r}; expected gradient_steps, at least 1, and policy_kwargs")
 
 
 @dataclass(frozen=True)
