@@ -12,6 +12,7 @@ import pytest
 import yaml
 from fakes import make
 from PIL import Image
+from scipy.stats import ttest_rel
 from test_faults import in_child
 
 from agents import UniformPolicy
@@ -357,6 +358,29 @@ def test_returns_are_told_apart_by_who_was_followed(tmp_path):
     ):
         assert row in text
     assert training_figure(experiment, tmp_path / "none", tmp_path / "REPORT.md") is None
+
+
+def test_the_training_of_variants_is_compared_seed_by_seed(tmp_path):
+    """Against scipy: the means of each agent's last half, which begins after episode 2."""
+    variants = {"paper": {}, "huber": {"agent": {"loss": "huber"}}}
+    experiment = load_experiment({**TINY, "methods": ["dqn"], "seeds": [0, 1, 2], "variants": variants})
+    returns = np.random.default_rng(0).normal(size=(2, 3, 4)).round(4)  # (variants, seeds, episodes)
+    for name, of_variant in zip(variants, returns, strict=True):
+        for seed, own in enumerate(of_variant):
+            folder = tmp_path / "variants" / name / "query" / str(seed)
+            folder.mkdir(parents=True)
+            lines = [f"{episode + 1},{value}" for episode, value in enumerate(own)]
+            (folder / "episodes.csv").write_text("\n".join(["episode,return", *lines]))
+    (tmp_path / "REPORT.md").write_text("# Report\n")
+    training_figure(experiment, tmp_path, tmp_path / "REPORT.md")
+    paper, huber = returns[:, :, 2:].mean(axis=2)
+    p = ttest_rel(huber, paper).pvalue
+    row = next(line for line in (tmp_path / "REPORT.md").read_text().splitlines() if line.startswith("| huber |"))
+    assert f"| {(huber - paper).mean():+.2f} [" in (tmp_path / "REPORT.md").read_text()
+    last = (tmp_path / "REPORT.md").read_text().rstrip().splitlines()[-1]
+    assert last.startswith(f"| huber | {huber.mean():.2f} ± {huber.std(ddof=1):.2f} (n = 3) |")
+    assert last.endswith(f"| {p:.4f} | {p:.4f} |")
+    assert row.startswith("| huber | all |")
 
 
 @pytest.mark.parametrize(

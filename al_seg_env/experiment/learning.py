@@ -9,7 +9,7 @@ from typing import Any
 from al_seg_env.experiment import figures
 from al_seg_env.experiment.config import Experiment
 from al_seg_env.experiment.runner import pieces
-from al_seg_env.experiment.statistics import summary
+from al_seg_env.experiment.statistics import holm, paired_test, summary
 from al_seg_env.experiment.tables import Table, estimate, markdown, write_csv
 from al_seg_files import write_bytes, write_text
 
@@ -37,6 +37,11 @@ def training_figure(experiment: Experiment, folder: Path, report: Path) -> Path 
         f"of {figures.AVERAGED} episodes of the agent's own choices; all seeds.\n\n"
         f"![return by episode]({figure.name})\n\n{markdown(_by_followed(table))}\nNumbers: [csv](training.csv)\n"
     )
+    if (compared := _between_variants(table)).rows:
+        text += (
+            "\nMean return of each agent's own choices in the second half, and paired difference to "
+            f"{compared.rows[0][0]}:\n\n{markdown(compared)}"
+        )
     write_text(report, text)
     return figure
 
@@ -64,6 +69,29 @@ def _by_followed(table: Table) -> Table:
             halves = [[r for r in records if r["episode"] <= half], [r for r in records if r["episode"] > half]]
             rows.append((variant or "-", followed, *(_estimate([r["return"] for r in part]) for part in halves)))
     return Table(("variant", "followed", "first half", "second half"), tuple(rows))
+
+
+def _between_variants(table: Table) -> Table:
+    """Return the mean return of the second half of training by variant, and paired tests against the first variant."""
+    half = max(table.column("episode")) / 2
+    returns: dict[str, dict[int, list[float]]] = {}
+    for r in table.records():
+        if r["episode"] > half and r["followed"] in (ALL, figures.GREEDY):
+            returns.setdefault(r["variant"], {}).setdefault(r["seed"], []).append(r["return"])
+    means = {v: {seed: sum(own) / len(own) for seed, own in seeds.items()} for v, seeds in returns.items()}
+    if len(means) < 2:
+        return Table((), ())
+    first, *others = means
+    tests = {variant: paired_test(means[variant], means[first]) for variant in others}
+    corrected = iter(holm([test.t_p for test in tests.values() if test]).tolist())
+    rows: list[tuple[Any, ...]] = [(first or "-", _estimate(list(means[first].values())), None, None, None)]
+    for variant, test in tests.items():
+        shown = (None, None, None)
+        if test:
+            difference = f"{test.difference:+.2f} [{test.low:+.2f}, {test.high:+.2f}]"
+            shown = (difference, f"{test.t_p:.4f}", f"{next(corrected):.4f}")  # type: ignore[assignment]
+        rows.append((variant or "-", _estimate(list(means[variant].values())), *shown))
+    return Table(("variant", "return", "difference [95 % interval]", "t-test p", "Holm"), tuple(rows))
 
 
 def _estimate(values: list[float]) -> str | None:
