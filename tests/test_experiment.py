@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -252,6 +253,21 @@ def test_results_of_another_configuration_are_refused(whole):
     finally:
         (whole / "trials" / "uniform-0" / "aside").rename(whole / "trials" / "uniform-0" / "finished.json")
         run(load_experiment(TINY), whole)
+
+
+def test_a_folder_from_before_an_entry_existed_goes_on_with_its_default(tmp_path, whole):
+    folder = tmp_path / "older"
+    shutil.copytree(whole, folder)
+    stored = json.loads((folder / "experiment.json").read_text())
+    del stored["query"]["refit"], stored["query"]["envs"], stored["cpus"]
+    (folder / "experiment.json").write_text(json.dumps(stored))
+    assert all(row["state"] == "finished" for row in status(load_experiment(TINY), folder))
+    run(load_experiment(TINY), folder)
+    assert (folder / "results.csv").read_bytes() == (whole / "results.csv").read_bytes()
+    (folder / "experiment.json").write_text(json.dumps(stored))
+    query = {**TINY["query"], "refit": {"gradient_steps": 1}}
+    with pytest.raises(ValueError, match=r"query.refit.* there, "):
+        run(load_experiment({**TINY, "query": query}), folder)
 
 
 def test_a_folder_of_another_version_is_refused(whole, tmp_path):

@@ -67,8 +67,7 @@ class SubActionDQN(RegionAgent):
         loss: ``"squared"``, Eq. (2), or ``"huber"``, like the released code.
         exploration: ``"sub_action"`` explores each of the K sub-actions by itself; ``"step"`` all or none of
             them, like the released code; ``"episode"`` all or none of an episode's. K independent choices hardly
-            change the reward that they share, and what a step is worth may show steps later: a whole
-            episode played in one way is what the signal stands out most in (docs/results.md).
+            change the reward that they share, and what a step is worth may show only later (docs/results.md).
         epsilon: probability to explore: a number, or a function of the environment steps done. The paper
             gives none; the default is the released code's.
         guides: what exploring follows, drawn anew each time: ``"uniform"``, or the name of a score in the
@@ -147,7 +146,7 @@ class SubActionDQN(RegionAgent):
         self.loss = loss
         self.exploration = exploration
         self.epsilon = epsilon
-        self.guides = tuple(guides) if not isinstance(guides, str) else guides
+        self.guides = guides if isinstance(guides, str) else tuple(guides)
         self.n_steps = n_steps
         self.max_grad_norm = max_grad_norm
         self._n_calls = 0
@@ -156,6 +155,8 @@ class SubActionDQN(RegionAgent):
             self._setup_model()
 
     def _setup_model(self) -> None:
+        if isinstance(self.guides, list):  # from json, where there are no tuples
+            self.guides = tuple(self.guides)
         check_settings(self)
         with warnings.catch_warnings():  # the base would have it in replay_buffer_kwargs, where it is
             warnings.filterwarnings("ignore", "`n_steps")

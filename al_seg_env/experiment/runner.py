@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from al_seg_env.experiment import protocol
 from al_seg_env.experiment.config import Experiment, Variant
+from al_seg_env.experiment.reading import merged
 from al_seg_files import write_csv, write_json
 
 logger = logging.getLogger(__name__)
@@ -251,7 +252,8 @@ def _check_folder(experiment: Experiment, folder: Path) -> None:
     own = experiment.as_dict()
     begun = any(piece.is_dir() for piece in folder.iterdir()) if folder.is_dir() else False
     if path.exists() and begun:
-        stored = _read_json(path)
+        # Of an entry that is newer than the folder, the default is what the folder was made with.
+        stored = merged(Experiment(name="").as_dict(), _read_json(path))
         compared = {key: value for key, value in own.items() if key not in EXTENSIBLE}
         _refuse_differences(stored, compared, folder)
     elif not path.exists() and folder.exists() and any(folder.iterdir()):
