@@ -187,7 +187,7 @@ def variant_points(table: Table, *, ylabel: str) -> bytes:
     with _settings():
         figure, (axis,) = _subplots(1, 1, width=max(4.2, 0.8 * len(variants) + 1.8), height=3.2)
         for i, (method, style) in enumerate(styles(methods).items()):
-            points = table.where(method=method).records()
+            points = sorted(table.where(method=method).records(), key=lambda r: variants.index(r["variant"]))
             x = np.array([variants.index(r["variant"]) for r in points]) + 0.08 * (i - (len(methods) - 1) / 2)
             std = np.nan_to_num([r["std"] for r in points])
             look: Any = {**style._asdict(), "markersize": 5, "linewidth": 0.9, "capsize": 2.5}
@@ -204,7 +204,7 @@ def episode_returns(panels: Mapping[str, Table], *, ylabel: str) -> bytes:
     """Draw the return of each episode in training, and the moving mean of the greedy ones (of all if none is known).
 
     Args:
-        panels: Tables with the columns ``episode``, ``return`` and ``followed``, by title.
+        panels: Tables with the columns ``seed``, ``episode``, ``return`` and ``followed``, by title.
         ylabel: Title of the vertical axis.
     """
     with _settings():
@@ -219,12 +219,13 @@ def episode_returns(panels: Mapping[str, Table], *, ylabel: str) -> bytes:
                 axis.plot(own.column("episode"), own.column("return"), style.marker, c=style.color, label=name, **dots)
             averaged = table.where(followed=GREEDY) if GREEDY in names else table
             ordered = sorted(averaged.records(), key=lambda r: r["episode"])
-            if len(ordered) >= AVERAGED:
-                kernel = np.full(AVERAGED, 1 / AVERAGED)
-                means = np.convolve([r["return"] for r in ordered], kernel, mode="valid")
+            width = AVERAGED * len(set(table.column("seed")))  # returns that a mean is taken over
+            means = {r["episode"]: [o["return"] for o in ordered[: k + 1]][-width:] for k, r in enumerate(ordered)}
+            if means := {episode: np.mean(own) for episode, own in means.items() if len(own) == width}:
                 of = GREEDY if GREEDY in names else "all"
-                x = [r["episode"] for r in ordered[AVERAGED - 1 :]]
-                axis.plot(x, means, color="#000000", linewidth=1.3, label=f"{of}: mean of the last {AVERAGED}")
+                label = f"{of}: mean of the last {AVERAGED}"
+                axis.plot(list(means), list(means.values()), color="#000000", linewidth=1.3, label=label)
+            axis.locator_params(axis="x", integer=True)
             axis.axhline(0, color="#666666", linewidth=0.8)
             axis.set(xlabel="episode", title=title, ylabel="" if i % columns else ylabel)
         _legend_on_the_right(figure, axes)
