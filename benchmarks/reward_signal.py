@@ -8,8 +8,8 @@ training an agent with when truth-knowing choices gain more than uniform ones by
 
 It prints two rows per setting, and writes OUT/reward_signal.csv (all steps), OUT/summary.csv and OUT/reward_signal.png.
 Each setting is learning rate:iterations. Signal to noise: difference between truth-knowing and uniform choices over
-the pooled standard deviation, of single steps and of the sums of whole episodes. Where the latter is much larger, what
-a choice is worth shows only steps later: learn from returns (SubActionDQN's n_steps and exploration="episode").
+the pooled standard deviation, of single steps and of the sums of whole episodes. A sum of n
+independent steps has a ratio sqrt(n) times theirs; more than that tells that a choice pays only steps later.
 """
 
 from __future__ import annotations

@@ -374,6 +374,10 @@ def test_returns_are_told_apart_by_who_was_followed(tmp_path):
     ):
         assert row in text
     assert training_figure(experiment, tmp_path / "none", tmp_path / "REPORT.md") is None
+    for damaged in ("episode,return,followed\n1,2", "episode\n1", "episode,return\n1,x", "episode,return\n1"):
+        (tmp_path / "query" / "0" / "episodes.csv").write_text(damaged)
+        with pytest.raises(ValueError, match=r"episodes.csv is damaged .*remove it"):
+            training_figure(experiment, tmp_path, tmp_path / "REPORT.md")
 
 
 def test_the_training_of_variants_is_compared_seed_by_seed(tmp_path):

@@ -51,10 +51,15 @@ def _episodes(experiment: Experiment, folder: Path) -> Table:
     for piece in pieces(experiment):
         path = folder / piece.name / "episodes.csv"
         if piece.kind == "query" and path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
-                for row in csv.DictReader(file):
-                    followed = row.get("followed", ALL).removeprefix("score_")
-                    rows.append((piece.variant, piece.seed, int(row["episode"]), float(row["return"]), followed))
+            try:
+                with path.open(newline="", encoding="utf-8") as file:
+                    for row in csv.DictReader(file):
+                        followed = row.get("followed", ALL).removeprefix("score_")
+                        rows.append((piece.variant, piece.seed, int(row["episode"]), float(row["return"]), followed))
+            except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+                raise ValueError(
+                    f"{path} is damaged ({type(error).__name__}: {error}); remove it, and the report does without it"
+                ) from error
     return Table(COLUMNS, tuple(rows))
 
 
