@@ -9,7 +9,7 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from al_seg_files import write_csv
+from al_seg_env.storage import write_csv
 
 
 class InfoLogger(BaseCallback):

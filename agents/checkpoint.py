@@ -9,8 +9,8 @@ from pathlib import Path
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
-from agents.state import restore_training, training_state
-from al_seg_files import load_tree, remove_unfinished, save_tree
+from agents.training_state import restore_training, training_state
+from al_seg_env.storage import load_tree, remove_unfinished, save_tree
 
 KIND = "training checkpoint"
 KEPT = 2

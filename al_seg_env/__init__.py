@@ -15,12 +15,14 @@ from al_seg_env.datasets import (
     SyntheticStreets,
 )
 from al_seg_env.env import RegionSelectionEnv
-from al_seg_env.learner import Learner, TorchLearner
-from al_seg_env.networks import LearnerConfig, load_weights, save_weights
-from al_seg_env.oracle import CallbackOracle, FolderOracle, GroundTruthOracle, LabelsPending, Oracle
-from al_seg_env.presets import register_envs
-from al_seg_env.scores import BALD, Entropy, Margin, PrivilegedRarity, Score
-from al_seg_env.state import load_state, save_state
+from al_seg_env.episode import load_state, save_state
+from al_seg_env.labelling.oracles import CallbackOracle, FolderOracle, GroundTruthOracle, LabelsPending, Oracle
+from al_seg_env.learner.building import LearnerConfig
+from al_seg_env.learner.contract import Learner
+from al_seg_env.learner.torch_learner import TorchLearner
+from al_seg_env.learner.weights import load_weights, save_weights
+from al_seg_env.observation.scores import BALD, Entropy, Margin, PrivilegedRarity, Score
+from al_seg_env.registration import register_envs
 
 # A forked process (gymnasium's AsyncVectorEnv forks) has none of its parent's OpenMP threads, and would wait
 # for them for ever in its first parallel region. With one thread there is no such region.

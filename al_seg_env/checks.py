@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 
 from al_seg_env.config import EnvConfig
-from al_seg_env.datasets.base import SegmentationData
+from al_seg_env.datasets.segmentation_data import SegmentationData
 from al_seg_env.datasets.splits import Splits
-from al_seg_env.hardware import is_out_of_memory
-from al_seg_env.learner import Learner
+from al_seg_env.learner.contract import Learner
+from al_seg_env.learner.hardware import is_out_of_memory
 from al_seg_env.regions import RegionGrid
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from al_seg_env.functional import Size
+from al_seg_env.types import Size
 
 POOLINGS = ("min", "avg", "max")
 SIMILARITIES = ("labelled", "unlabelled")

@@ -14,22 +14,24 @@ import numpy.typing as npt
 import torch
 from gymnasium import spaces
 
-from al_seg_env import state
+from al_seg_env import episode as episodes
 from al_seg_env.checks import check_fit
 from al_seg_env.config import EnvConfig
-from al_seg_env.datasets.base import SegmentationData, UInt8Array
+from al_seg_env.datasets.frames import Frames
+from al_seg_env.datasets.segmentation_data import SegmentationData
 from al_seg_env.datasets.splits import Splits
-from al_seg_env.featurizers import Feature, paper_features, paper_similarity
-from al_seg_env.frames import Frames, training_crops
-from al_seg_env.labels import LabelState
-from al_seg_env.learner import Learner
+from al_seg_env.episode import Episode, Observation, State, copied
+from al_seg_env.labelling.label_state import LabelState
+from al_seg_env.labelling.oracles import GroundTruthOracle, Oracle, ask
+from al_seg_env.learner.contract import Learner
+from al_seg_env.learner.training_crops import training_crops
 from al_seg_env.metrics import class_iou, mean_iou
-from al_seg_env.observer import Observer
-from al_seg_env.oracle import GroundTruthOracle, Oracle, ask
-from al_seg_env.regions import IntArray, RegionGrid
+from al_seg_env.observation.features import Feature, paper_features, paper_similarity
+from al_seg_env.observation.observer import Observer
+from al_seg_env.observation.scores import Score
+from al_seg_env.regions import RegionGrid
 from al_seg_env.rendering import render_request
-from al_seg_env.scores import Score
-from al_seg_env.state import Episode, Observation, State, copied
+from al_seg_env.types import IntArray, UInt8Array
 
 
 class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
@@ -85,7 +87,7 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
         scores: Acquisition scores to observe.
         features: Parts of a region's description; the paper's, as configured, if left out.
         render_mode: ``"rgb_array"`` or ``None``.
-        cache: Folder for decoded images, for data larger than memory; see :class:`~al_seg_env.frames.Frames`.
+        cache: Folder for decoded images, for data larger than memory; see :class:`~al_seg_env.datasets.frames.Frames`.
 
     Raises:
         ValueError: If data, splits, learner and configuration do not fit each other.
@@ -157,7 +159,7 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
         """
         super().reset(seed=seed)
         if options and "state" in options:
-            return state.go_on(self, options["state"])
+            return episodes.go_on(self, options["state"])
         self._episode = None
         self.learner.reset()
         self.labels.clear()
@@ -212,8 +214,8 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
         return copied(observation), reward, terminated, False, self._info()
 
     def get_state(self) -> State:
-        """Return a copy of all that the future depends on; :func:`~al_seg_env.state.save_state` writes it to a file."""
-        return state.take(self)
+        """Return a copy of all that the future depends on; :func:`~al_seg_env.save_state` writes it to a file."""
+        return episodes.take(self)
 
     def set_state(self, saved: State) -> tuple[Observation, dict[str, Any]]:
         """Go on exactly as an equal environment would whose :meth:`get_state` this is; the ``budget`` may differ.
@@ -225,7 +227,7 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
             ValueError: If the state is malformed, or of other data, splits, settings or theta_0; nothing has
                 changed then.
         """
-        state.put_back(self, saved)
+        episodes.put_back(self, saved)
         return ({}, {}) if self._episode is None else (copied(self._episode.observation), self._info())
 
     def fork(self, **changes: Any) -> RegionSelectionEnv:
@@ -236,7 +238,7 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
         Args:
             changes: Fields of :class:`~al_seg_env.config.EnvConfig` that differ, such as ``budget``.
         """
-        return state.fork(self, **changes)
+        return episodes.fork(self, **changes)
 
     def render(self) -> npt.NDArray[np.uint8] | None:
         """Return a picture of the image asked about most recently, ``(h, w, 3)`` uint8."""
@@ -342,7 +344,7 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
-        return state.identity(self)
+        return episodes.identity(self)
 
     def _forget_initial(self) -> None:
         """Forget what depends on theta_0 and on the precision that it is computed in."""

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Size = tuple[int, int]
+from al_seg_env.types import Size
 
 CACHED = 2**20  # numbers that a processor keeps near from one operation to the next, more or less
 

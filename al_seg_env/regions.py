@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from al_seg_env.functional import Size, grid_shape
-
-IntArray: TypeAlias = npt.NDArray[np.int64]
+from al_seg_env.functional import grid_shape
+from al_seg_env.types import IntArray, Size
 
 
 class Box(NamedTuple):

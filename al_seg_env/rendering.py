@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from al_seg_env.datasets.base import IGNORE_LABEL, SegmentationData, UInt8Array, palette_of
-from al_seg_env.frames import Frames
-from al_seg_env.labels import LabelState
+from al_seg_env.datasets.frames import Frames
+from al_seg_env.datasets.segmentation_data import IGNORE_LABEL, SegmentationData, palette_of
+from al_seg_env.labelling.label_state import LabelState
 from al_seg_env.regions import Box, RegionGrid
+from al_seg_env.types import UInt8Array
 
 UNLABELLED_COLOUR = (255, 255, 255)
 REQUEST_COLOUR = (255, 230, 0)

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from reference import slow_histogram
 
 from al_seg_env.functional import kl_histogram
-from al_seg_env.hardware import keep_freed_memory
+from al_seg_env.learner.hardware import keep_freed_memory
 
 
 def main() -> None:

@@ -26,8 +26,8 @@ from timing import describe, environment_parser, make_environment, median_and_ra
 from tqdm import tqdm
 
 from al_seg_env import RegionSelectionEnv
+from al_seg_env.learner.fitting import FitSettings, evaluate, fit_to_convergence
 from al_seg_env.regions import RegionGrid
-from al_seg_env.training import FitSettings, evaluate, fit_to_convergence
 
 RELEASED = {"precision": "float32", "channels_last": False, "fold_batchnorm": False}
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 from common import environment_parser, make_environment, plot_lines
 
-from al_seg_files import write_csv
+from al_seg_env.storage import write_csv
 
 __all__ = [
     "describe",

@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium as gym
 
 import al_seg_env  # noqa: F401  (registers the environments)
-from al_seg_files import replacing
+from al_seg_env.storage import replacing
 
 # Colours that stay apart for colour-blind readers and in print (Okabe and Ito).
 COLOURS = {

@@ -16,7 +16,7 @@ import numpy as np
 from common import environment_parser, make_environment, plot_lines
 from tqdm import tqdm
 
-from al_seg_files import write_csv
+from al_seg_env.storage import write_csv
 
 
 class LinearAgent:

@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from agents import EntropyPolicy, UniformPolicy
 from al_seg_env import RegionSelectionEnv
-from al_seg_env.presets import make_env
-from al_seg_files import write_csv
+from al_seg_env.registration import make_env
+from al_seg_env.storage import write_csv
 
 
 class Cells:

@@ -27,8 +27,8 @@ from tqdm import tqdm
 
 from agents import BALDPolicy, EntropyPolicy, ScorePolicy, SubActionDQN, UniformPolicy
 from al_seg_env import RegionSelectionEnv
-from al_seg_env.training import FitSettings, evaluate, fit_to_convergence
-from al_seg_files import write_csv, write_json
+from al_seg_env.learner.fitting import FitSettings, evaluate, fit_to_convergence
+from al_seg_env.storage import write_csv, write_json
 
 SCORES = {"entropy": ["entropy"], "bald": ["bald"], "margin": ["margin"]}
 

@@ -19,10 +19,10 @@ import numpy as np
 from common import environment_parser, make_environment, plot_lines
 
 from al_seg_env import RegionSelectionEnv, save_weights
-from al_seg_env.frames import Frames
+from al_seg_env.datasets.frames import Frames
+from al_seg_env.learner.fitting import Fit, FitSettings, evaluate, fit_to_convergence
 from al_seg_env.regions import RegionGrid
-from al_seg_env.training import Fit, FitSettings, evaluate, fit_to_convergence
-from al_seg_files import write_csv
+from al_seg_env.storage import write_csv
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -26,7 +26,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from agents import EntropyPolicy, SubActionDQN, UniformPolicy
-from al_seg_files import write_csv
+from al_seg_env.storage import write_csv
 
 
 def main(argv: Sequence[str] | None = None) -> None:

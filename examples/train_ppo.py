@@ -17,7 +17,7 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.monitor import Monitor
 
 from agents import Checkpoint, InfoLogger
-from al_seg_files import write_csv
+from al_seg_env.storage import write_csv
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -16,8 +16,8 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, TrainFreq
 from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
 
-from agents.dqn.contract import Sizes, check_same_task, read_layout
-from agents.dqn.files import (
+from agents.dqn.replay import DecomposedReplayBuffer
+from agents.dqn.saving import (
     AGENT_KIND,
     REPLAY_KIND,
     pack_settings,
@@ -26,8 +26,8 @@ from agents.dqn.files import (
     unpack_spaces,
     well_formed,
 )
-from agents.dqn.replay import DecomposedReplayBuffer
-from al_seg_files import load_tree, save_tree
+from agents.dqn.spaces import Sizes, check_same_task, read_layout
+from al_seg_env.storage import load_tree, save_tree
 
 PROGRESS = (
     "num_timesteps",

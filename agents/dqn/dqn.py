@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from agents.dqn.base import RegionAgent
-from agents.dqn.contract import read_layout
 from agents.dqn.exploration import UNIFORM, Epsilon, ExponentialEpsilon, draw_guides, epsilon_at, follow
 from agents.dqn.network import QueryNetwork
 from agents.dqn.policy import QueryPolicy
 from agents.dqn.replay import DecomposedBatch, DecomposedReplayBuffer
 from agents.dqn.settings import check_settings
+from agents.dqn.spaces import read_layout
 from agents.dqn.targets import td_targets
 
 SelfSubActionDQN = TypeVar("SelfSubActionDQN", bound="SubActionDQN")
@@ -47,7 +47,7 @@ class SubActionDQN(RegionAgent):
 
     Args:
         policy: ``"QueryPolicy"``, or a subclass of :class:`QueryPolicy`.
-        env: an environment with the spaces of :class:`agents.dqn.contract.Sizes`, or a vector environment of
+        env: an environment with the spaces of :class:`agents.dqn.spaces.Sizes`, or a vector environment of
             Stable-Baselines3. Observations are not to be normalised by ``VecNormalize``: the network does it.
         learning_rate: a number, or a function of the progress remaining. Paper: 1e-3 on CamVid, 1e-4 on
             Cityscapes.

@@ -13,10 +13,10 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.common.utils import get_device
 from torch import Tensor
 
-from agents.dqn.contract import Sizes
-from agents.dqn.files import POLICY_KIND, pack_settings, pack_spaces, unpack_settings, unpack_spaces, well_formed
 from agents.dqn.network import QueryNetwork
-from al_seg_files import load_tree, save_tree
+from agents.dqn.saving import POLICY_KIND, pack_settings, pack_spaces, unpack_settings, unpack_spaces, well_formed
+from agents.dqn.spaces import Sizes
+from al_seg_env.storage import load_tree, save_tree
 
 SelfQueryPolicy = TypeVar("SelfQueryPolicy", bound="QueryPolicy")
 

@@ -13,7 +13,7 @@ from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
-from agents.dqn.contract import Sizes
+from agents.dqn.spaces import Sizes
 
 Observation = dict[str, np.ndarray]
 
@@ -54,7 +54,7 @@ class DecomposedReplayBuffer(ReplayBuffer):
     Args:
         buffer_size: capacity in decomposed transitions (paper: 600 for CamVid, 3200 for Cityscapes); rounded
             up to whole environment steps, ceil(buffer_size / (K * n_envs)) in each lane.
-        observation_space: see :class:`agents.dqn.contract.Sizes`; scores in it are not stored.
+        observation_space: see :class:`agents.dqn.spaces.Sizes`; scores in it are not stored.
         action_space: ``MultiDiscrete([N] * K)``.
         device: where batches go.
         n_envs: number of parallel environments.

@@ -1,13 +1,13 @@
 """Sources of images and masks, and the splits the paper makes of them."""
 
-from al_seg_env.datasets.base import IGNORE_LABEL, ArrayData, SegmentationData
 from al_seg_env.datasets.camvid import CamVid
 from al_seg_env.datasets.cityscapes import Cityscapes
-from al_seg_env.datasets.files import PairedFiles
 from al_seg_env.datasets.folder import ImageFolder
 from al_seg_env.datasets.gta5 import GTA5
+from al_seg_env.datasets.image_files import PairedFiles
+from al_seg_env.datasets.segmentation_data import IGNORE_LABEL, ArrayData, SegmentationData
 from al_seg_env.datasets.splits import Splits
-from al_seg_env.datasets.synthetic import SyntheticStreets
+from al_seg_env.datasets.synthetic.streets import SyntheticStreets
 
 __all__ = [
     "GTA5",

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from al_seg_env.datasets.base import IGNORE_LABEL, UInt8Array
-from al_seg_env.datasets.files import PairedFiles
+from al_seg_env.datasets.image_files import PairedFiles
 from al_seg_env.datasets.pairing import pair_files, require_folders
+from al_seg_env.datasets.segmentation_data import IGNORE_LABEL
+from al_seg_env.types import UInt8Array
 
 # The label in *_labelIds.png, the name and the colour, in the order of the official train ids.
 _TRAINED = (

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from al_seg_env.datasets.base import IGNORE_LABEL, UInt8Array, default_palette
-from al_seg_env.datasets.files import PairedFiles, check_classes, check_palette
+from al_seg_env.datasets.image_files import PairedFiles, check_classes, check_palette
 from al_seg_env.datasets.pairing import pair_files, read_json, require_folders
+from al_seg_env.datasets.segmentation_data import IGNORE_LABEL, default_palette
+from al_seg_env.types import UInt8Array
 
 LAYOUT = (
     "<root>/images/x.jpg with <root>/masks/x.png for each image, if you like in sub-folders such as train, "

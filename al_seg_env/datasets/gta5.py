@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from al_seg_env.datasets.base import IGNORE_LABEL, UInt8Array
 from al_seg_env.datasets.camvid import CAMVID_CLASSES, CAMVID_PALETTE
 from al_seg_env.datasets.cityscapes import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, train_ids
-from al_seg_env.datasets.files import PairedFiles
+from al_seg_env.datasets.image_files import PairedFiles
 from al_seg_env.datasets.pairing import pair_files, require_folders
+from al_seg_env.datasets.segmentation_data import IGNORE_LABEL
+from al_seg_env.types import UInt8Array
 
 GTA5_UNUSABLE = frozenset(f"{number:05d}" for number in (15188, 17705, *range(20801, 20861)))
 """Published pairs that cannot be used: two blank images, and 60 whose label is of another size than the image."""

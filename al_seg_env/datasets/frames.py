@@ -1,0 +1,152 @@
+"""Decoded images and masks as tensors, each decoded once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from al_seg_env.datasets.segmentation_data import SegmentationData, check_labels
+from al_seg_env.types import UInt8Array
+
+
+class Frames:
+    """The images and masks of a data set, each decoded once and kept as uint8.
+
+    Args:
+        data: Where they come from.
+        cache: Folder to keep them in as memory-mapped files, for data larger than memory: all processes that
+            are given the folder share them, and the system keeps in memory what is in use. Left out, they
+            are kept in this process's memory.
+
+    Raises:
+        ValueError: If there is a ``cache``, but the data have no ``fingerprint`` to tell their files from
+            those of other data.
+    """
+
+    def __init__(self, data: SegmentationData, cache: str | Path | None = None) -> None:
+        self.data = data
+        self._images: dict[int, Tensor] = {}
+        self._masks: dict[int, UInt8Array] = {}
+        self._folder: Path | None = None
+        if cache is not None:
+            fingerprint = getattr(data, "fingerprint", None)
+            if fingerprint is None:
+                raise ValueError(
+                    f"cache {str(cache)!r}: {type(data).__name__} has no fingerprint, a text that changes whenever its "
+                    "images or masks do; give it one, or leave the cache out"
+                )
+            self._folder = Path(cache) / hashlib.sha256(fingerprint.encode()).hexdigest()[:16]
+
+    @classmethod
+    def shared(cls, data: SegmentationData, cache: str | Path | None = None) -> Frames:
+        """Return the frames of these data, the same for all environments of this process.
+
+        Data are the same if they are one object, or have the same ``fingerprint``.
+        """
+        fingerprint = getattr(data, "fingerprint", None)
+        key = (id(data) if fingerprint is None else fingerprint, None if cache is None else str(cache))
+        frames = _shared.get(key)
+        if frames is None or (fingerprint is None and frames.data is not data):
+            frames = _shared[key] = cls(data, cache)
+        return frames
+
+    def image(self, index: int) -> Tensor:
+        """Return an image, ``(H, W, 3)`` uint8.
+
+        Raises:
+            ValueError: If the data set returns another shape or dtype.
+        """
+        if index not in self._images:
+            self._images[index] = torch.from_numpy(self._kept(index, "image", self._decode_image))
+        return self._images[index]
+
+    def mask(self, index: int) -> UInt8Array:
+        """Return the true labels of an image, ``(H, W)`` uint8.
+
+        Raises:
+            ValueError: If the data set returns another shape or dtype, or labels that are no class.
+        """
+        if index not in self._masks:
+            self._masks[index] = self._kept(index, "mask", self._decode_mask)
+        return self._masks[index]
+
+    def _decode_image(self, index: int) -> UInt8Array:
+        image = np.array(self.data.image(index), order="C")
+        self._check(index, "image", image, (*self.data.image_size, 3))
+        return image
+
+    def _decode_mask(self, index: int) -> UInt8Array:
+        mask = np.array(self.data.mask(index), order="C")
+        self._check(index, "mask", mask, tuple(self.data.image_size))
+        check_labels(mask, len(self.data.classes), f"mask {self.data.names[index]!r}")
+        return mask
+
+    def _kept(self, index: int, kind: str, decode: Callable[[int], UInt8Array]) -> UInt8Array:
+        """Return a decoded array, from the cache's file where there is a whole one."""
+        if self._folder is None:
+            return decode(index)
+        path = self._folder / f"{index}.{kind}.npy"
+        shape = (*self.data.image_size, 3) if kind == "image" else tuple(self.data.image_size)
+        if (found := _mapped(path, shape)) is not None:
+            return found
+        array = decode(index)
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with unfinished.open("wb") as file:
+                np.save(file, array)
+            os.replace(unfinished, path)
+        except OSError as error:
+            with suppress(OSError):
+                unfinished.unlink()
+            warnings.warn(
+                f"the cache {str(self._folder)!r} cannot be written ({error}); what is missing in it is kept in memory",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return array
+        found = _mapped(path, shape)
+        return array if found is None else found
+
+    def _check(self, index: int, kind: str, array: UInt8Array, shape: tuple[int, ...]) -> None:
+        if array.shape != shape or array.dtype != np.uint8:
+            raise ValueError(
+                f"{kind} {self.data.names[index]!r}: expected uint8 {shape}, found {array.dtype} {array.shape}; "
+                "all images of a data set must have its image_size"
+            )
+
+    def images(self, indices: Sequence[int]) -> Tensor:
+        """Return a batch of images, ``(B, 3, H, W)`` uint8, channels last in memory."""
+        return torch.stack([self.image(int(i)) for i in indices]).permute(0, 3, 1, 2)
+
+    def masks(self, indices: Sequence[int]) -> Tensor:
+        """Return a batch of masks, ``(B, H, W)`` uint8."""
+        return torch.from_numpy(np.stack([self.mask(int(i)) for i in indices]))
+
+    def batches(self, indices: Sequence[int], size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield ``(images, masks)`` batches of at most ``size`` in the given order."""
+        for start in range(0, len(indices), size):
+            chunk = indices[start : start + size]
+            yield self.images(chunk), self.masks(chunk)
+
+
+_shared: weakref.WeakValueDictionary[tuple[int | str, str | None], Frames] = weakref.WeakValueDictionary()
+
+
+def _mapped(path: Path, shape: tuple[int, ...]) -> UInt8Array | None:
+    """Return a file's array without reading it into memory, or ``None`` if there is none of this shape."""
+    try:
+        # Mode "c": what is written to the array by mistake never reaches the file.
+        array = np.load(path, mmap_mode="c", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return array if array.shape == shape and array.dtype == np.uint8 else None

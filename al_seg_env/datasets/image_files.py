@@ -1,0 +1,321 @@
+"""Images and label masks in files: checking and reading them."""
+
+from __future__ import annotations
+
+import reprlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from al_seg_env.datasets.pairing import listed, require_file
+from al_seg_env.datasets.segmentation_data import IGNORE_LABEL, default_palette
+from al_seg_env.types import UInt8Array
+
+MASK_REMEDY = (
+    "Store each mask as a PNG with one channel that holds class numbers (mode L, P or I;16), for example "
+    "labels[(rgb == colour).all(-1)] = number for each class, then Image.fromarray(labels).save('name.png')"
+)
+_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+_MASK_MODES = ("L", "P", *_SIXTEEN_BIT)
+_IMAGE_MODES = ("1", "LA", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", *_MASK_MODES)
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # for others Pillow may start Ghostscript
+_LOSSY = ("JPEG", "MPO")
+_ORIENTATION, _TIFF_WIDTH, _TIFF_HEIGHT = 0x0112, 256, 257
+
+
+class PairedFiles:
+    """Images and masks read from files when asked for, as a :class:`SegmentationData`.
+
+    Images of any kind become ``(H, W, 3)`` uint8 RGB: grey, palette, transparent (alpha is dropped) and
+    16-bit ones (scaled to 8 bits), turned as their EXIF orientation says. Masks are files with one lossless
+    channel of labels. Formats: PNG, JPEG, WebP, BMP, TIFF and GIF, of at most ``PIL.Image.MAX_IMAGE_PIXELS``.
+    Nothing is cached. Construction reads only the files' headers.
+
+    Args:
+        images: n image files.
+        masks: n mask files, in the order of ``images``.
+        classes: The C class names, at most 255.
+        names: One unique name per image; the stems of the image files if left out.
+        image_size: ``(H, W)`` to resize to: images bilinear with antialiasing, masks nearest. None keeps the
+            files' own size, which must then be the same for all.
+        label_map: uint8 table from the label in the file to the class (or 255), any length; labels beyond
+            its end are errors. Left out: labels are kept as they are.
+        palette: ``(C, 3)`` uint8 colours; :func:`default_palette` if left out.
+        partitions: Indices of the images in each official subset, by the name of the subset.
+
+    Raises:
+        ValueError: If arguments do not fit each other, or files cannot be read or differ in size; every
+            such file is named (from 20 on they are counted).
+    """
+
+    def __init__(
+        self,
+        images: Sequence[str | Path],
+        masks: Sequence[str | Path],
+        classes: Sequence[str],
+        *,
+        names: Sequence[str] | None = None,
+        image_size: tuple[int, int] | None = None,
+        label_map: UInt8Array | None = None,
+        palette: UInt8Array | None = None,
+        partitions: Mapping[str, Iterable[int]] | None = None,
+    ) -> None:
+        self._images, self._masks = [Path(p) for p in images], [Path(p) for p in masks]
+        if not self._images or len(self._images) != len(self._masks):
+            raise ValueError(
+                f"got {len(self._images)} images and {len(self._masks)} masks; give at least one image, and "
+                "exactly one mask for each"
+            )
+        self.classes = check_classes(classes)
+        self.palette = check_palette(palette, len(self.classes))
+        self.names = tuple(names) if names is not None else tuple(p.stem for p in self._images)
+        twice = [name for name, n in Counter(self.names).items() if n > 1]
+        if twice or len(self.names) != len(images):
+            raise ValueError(
+                f"expected {len(images)} different names, one per image, got {len(self.names)}"
+                + (f"; more than once: {listed(twice)}" if twice else "")
+            )
+        self.partitions = {key: tuple(int(i) for i in ids) for key, ids in (partitions or {}).items()}
+        lut = np.arange(256) if label_map is None else label_map
+        self._label_map: UInt8Array = np.asarray(lut, np.uint8)
+        self._resize = image_size is not None
+        found = _check_files(self._images, self._masks, common_size=image_size is None)
+        self.image_size = found if image_size is None else check_size(image_size)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The files, their sizes and times of change, and what is made of them.
+
+        ``None`` for a subclass that makes something else of them.
+
+        Raises:
+            OSError: If a file has gone.
+        """
+        if (type(self).image, type(self).mask) != (PairedFiles.image, PairedFiles.mask):
+            return None
+        files = [(str(path.resolve()), path.stat()) for path in (*self._images, *self._masks)]
+        of_files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]
+        return repr((of_files, self.image_size, self._resize, self.classes, self._label_map.tolist()))
+
+    def image(self, index: int) -> UInt8Array:
+        """Return image ``index``, ``(H, W, 3)`` uint8 RGB.
+
+        Raises:
+            OSError: If the file has gone, is damaged or has another size than when it was checked.
+            ValueError: If it holds more than 16 bits per pixel.
+        """
+        path = self._images[index]
+        rgb = _to_rgb(_load(path, is_mask=False), path)
+        if self._resize:
+            rgb = rgb.resize(self.image_size[::-1], Image.Resampling.BILINEAR)
+        return self._checked(np.array(rgb), path)
+
+    def mask(self, index: int) -> UInt8Array:
+        """Return the true labels of image ``index``, ``(H, W)`` uint8 in ``[0, C)`` or 255.
+
+        Raises:
+            OSError: If the file has gone, is damaged or has another size than when it was checked.
+            ValueError: If it holds labels that are neither a class nor ignored.
+        """
+        path = self._masks[index]
+        labels = self._map_labels(np.asarray(_load(path, is_mask=True)), path)
+        if self._resize:
+            size = self.image_size[::-1]
+            labels = np.array(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
+        return self._checked(labels, path)
+
+    def _map_labels(self, raw: npt.NDArray[Any], path: Path) -> UInt8Array:
+        """Return the classes for the labels ``raw`` of a file, ``(H, W)`` of any integer type, as uint8."""
+        flat = raw.reshape(-1)
+        present = np.flatnonzero(np.bincount(flat)) if raw.dtype == np.uint8 else np.unique(flat)
+        known = (self._label_map < len(self.classes)) | (self._label_map == IGNORE_LABEL)
+        bad = [int(v) for v in present if not 0 <= v < len(known) or not known[v]]
+        if bad:
+            raise ValueError(
+                f"mask {path} holds the labels {_ranges(bad)}, but only {_ranges(np.flatnonzero(known))} are "
+                f"known: {len(self.classes)} classes from 0 on, the rest ignored. Correct the file, name the "
+                f"missing classes, or set these labels to {IGNORE_LABEL} (ImageFolder: ignore_labels)"
+            )
+        return self._label_map[raw]
+
+    def _checked(self, array: UInt8Array, path: Path) -> UInt8Array:
+        if array.shape[:2] != self.image_size:
+            raise OSError(
+                f"{path} is now {_size(array.shape)} pixels, but {_size(self.image_size)} when the data were "
+                "opened; restore it, or open the data again"
+            )
+        return array
+
+
+def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of 1 to 255 classes as a tuple, or raise a ValueError."""
+    # No sets: the position of a name is its label.
+    names = tuple(classes) if isinstance(classes, (Sequence, np.ndarray)) and not isinstance(classes, str) else ()
+    strings = all(isinstance(n, str) and n for n in names)
+    if not strings or not 1 <= len(names) <= IGNORE_LABEL or len(set(names)) != len(names):
+        raise ValueError(
+            f"classes: expected a list of 1 to {IGNORE_LABEL} different names, got {len(names)}: "
+            f"{reprlib.repr(classes)}"
+        )
+    return names
+
+
+def check_palette(palette: object, num_classes: int) -> UInt8Array:
+    """Return ``(num_classes, 3)`` uint8 colours, the default ones for None, or raise a ValueError."""
+    if palette is None:
+        return default_palette(num_classes)
+    try:
+        colours = np.asarray(palette)
+    except ValueError:  # not rectangular
+        colours = np.asarray(None)
+    whole = colours.shape == (num_classes, 3) and np.issubdtype(colours.dtype, np.integer)
+    if not whole or colours.min() < 0 or colours.max() > 255:
+        raise ValueError(
+            f"palette: expected {num_classes} colours (red, green, blue) of whole numbers 0 to 255, one per "
+            f"class, got shape {colours.shape} of {colours.dtype}: {reprlib.repr(palette)}"
+        )
+    return colours.astype(np.uint8)
+
+
+def check_size(image_size: Sequence[int]) -> tuple[int, int]:
+    """Return ``(H, W)``, or raise a ValueError if it is not two positive whole numbers."""
+    size = tuple(image_size) if isinstance(image_size, Sequence) else ()
+    whole = all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n > 0 for n in size)
+    if len(size) != 2 or not whole:
+        raise ValueError(f"image_size: expected (height, width) in pixels or None, got {reprlib.repr(image_size)}")
+    if problem := _too_large(size):
+        raise ValueError(f"image_size: {problem}")
+    return int(size[0]), int(size[1])
+
+
+def _check_files(images: Sequence[Path], masks: Sequence[Path], common_size: bool) -> tuple[int, int]:
+    """Return the ``(H, W)`` of most images, or raise a ValueError that names all files with problems."""
+    problems: list[str] = []
+    image_sizes = [_header(path, problems, is_mask=False) for path in images]
+    mask_sizes = [_header(path, problems, is_mask=True) for path in masks]
+    usual = Counter(size for size in image_sizes if size).most_common(1)
+    for path, mask, of_image, of_mask in zip(images, masks, image_sizes, mask_sizes, strict=True):
+        if of_image and of_mask and of_image != of_mask:
+            problems.append(f"{path} is {_size(of_image)} but its mask {mask} {_size(of_mask)}")
+        elif of_image and common_size and of_image != usual[0][0]:
+            problems.append(f"{path} is {_size(of_image)}, most images are {_size(usual[0][0])}")
+    if problems:
+        raise ValueError(
+            f"{len(problems)} problems with {len(images)} images and their masks: {listed(problems)}. Repair "
+            "or remove the files; for images of several sizes give image_size=(height, width). Sizes are "
+            "height x width after EXIF orientation; an image and its mask must have the same"
+            + (f". {MASK_REMEDY}" if any(p.startswith("mask ") for p in problems) else "")
+        )
+    return usual[0][0]
+
+
+def _header(path: Path, problems: list[str], is_mask: bool) -> tuple[int, int] | None:
+    """Return ``(H, W)`` as it will be once loaded, or None and add a problem; reads the header only."""
+    try:
+        with _opened(path) as image:
+            if problem := _problem(image, is_mask):
+                problems.append(f"{'mask' if is_mask else 'image'} {path} {problem}")
+            tags = getattr(image, "tag_v2", {})  # Pillow versions differ in whether .size is turned for TIFF
+            width, height = tags.get(_TIFF_WIDTH, image.width), tags.get(_TIFF_HEIGHT, image.height)
+            return (width, height) if _orientation(image) >= 5 else (height, width)
+    except Exception as error:  # decoders raise all sorts
+        problems.append(f"{path} can't be read ({type(error).__name__}: {error})")
+        return None
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8; from 5 on, height and width change places."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1  # getexif would decode the whole image
+    value = image.getexif().get(_ORIENTATION, 1)
+    return value if value in range(1, 9) else 1
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image file, of which only the header is read; raises whatever Pillow does."""
+    require_file(path)
+    # Not by name: Pillow would map an uncompressed TIFF into memory, and garble it if orientation swaps its sides.
+    with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
+        if problem := _too_large(image.size[::-1]):
+            raise ValueError(problem)
+        yield image
+
+
+def _load(path: Path, is_mask: bool) -> Image.Image:
+    """Return the decoded image, turned as its EXIF orientation says, or raise an OSError or ValueError."""
+    try:
+        with _opened(path) as image:
+            problem = _problem(image, is_mask)
+            orientation = _orientation(image)
+            image.load()
+            if image.format == "PNG" and _orientation(image) != orientation:
+                raise ValueError("its EXIF orientation comes after the pixels; store it anew, with EXIF first or none")
+            turned = ImageOps.exif_transpose(image) if orientation != 1 else image
+    except Exception as error:  # decoders raise all sorts
+        raise OSError(
+            f"{path} can't be read ({type(error).__name__}: {error}); restore it, or open the data again"
+        ) from error
+    if problem:
+        raise ValueError(f"{'mask' if is_mask else 'image'} {path} {problem}." + f" {MASK_REMEDY}" * is_mask)
+    return turned
+
+
+def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+    if image.mode in _SIXTEEN_BIT:
+        values = np.asarray(image).astype(np.int32)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(f"{path} holds values from {values.min()} to {values.max()}; store it with 8 or 16 bits")
+        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _problem(image: Image.Image, is_mask: bool) -> str | None:
+    """Return what is wrong with an opened file that isn't decoded yet."""
+    if not is_mask:
+        known = image.mode in _IMAGE_MODES
+        return None if known else f"has the pixel mode {image.mode}; store it with 8 or 16 bits per channel"
+    if image.mode not in _MASK_MODES:
+        return f"has the pixel mode {image.mode}, not one channel of labels"
+    if image.format in _LOSSY or image.info.get("compression") in ("jpeg", "tiff_jpeg"):
+        kind = "" if image.format in _LOSSY else " compressed as JPEG"
+        return f"is a {image.format}{kind}, which changes labels"
+    (*_, raw), *_ = getattr(image, "tile", None) or [("",)]
+    if str(raw if isinstance(raw, str) else raw[0]).startswith("L;"):  # Pillow would stretch or invert the labels
+        return "stores grey values with fewer than 8 bits or inverted, which changes labels"
+    return None
+
+
+def _too_large(size: Sequence[int]) -> str | None:
+    """Say so if ``(H, W)`` has more pixels than Pillow's limit: small files can hold images larger than memory."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is None or int(size[0]) * int(size[1]) <= limit:
+        return None
+    return f"{_size(size)} are more than {limit} pixels; if that is right, raise PIL.Image.MAX_IMAGE_PIXELS"
+
+
+def _size(shape: Sequence[int]) -> str:
+    return f"{shape[0]} x {shape[1]}"
+
+
+def _ranges(labels: Iterable[int]) -> str:
+    """Return sorted numbers in words: ``[0, 1, 2, 255]`` as ``0 to 2, 255``; of many, the first."""
+    runs: list[list[int]] = []
+    for label in map(int, labels):
+        if runs and label == runs[-1][1] + 1:
+            runs[-1][1] = label
+        else:
+            runs.append([label, label])
+    words = [str(a) if a == b else f"{a} to {b}" for a, b in runs[:20]]
+    return ", ".join(words + ["..."] * (len(runs) > 20))

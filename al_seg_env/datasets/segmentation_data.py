@@ -1,0 +1,140 @@
+"""What a source of images and masks must offer, and the ignore label that is used everywhere."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from al_seg_env.types import UInt8Array
+
+IGNORE_LABEL = 255
+"""The one label that means "no class here": unlabelled, void, outside of the image."""
+
+
+@runtime_checkable
+class SegmentationData(Protocol):
+    """A source of ``(image, mask)`` pairs of one common size.
+
+    Any object with these five members is one; nothing has to be inherited. Three optional members are used
+    where present: ``palette``, ``(C, 3)`` uint8 colours for rendering; ``partitions``, a mapping from
+    the name of an official subset (``"train"``, ``"val"``, ``"test"``) to the indices of its images; and
+    ``fingerprint``, a text that changes whenever images or masks do, by which environments share what is decoded.
+
+    Attributes:
+        classes: The C class names; the position of a name is its label in the masks.
+        names: One unique name per image. Splits are stored by name, so that they outlive a re-ordering.
+        image_size: ``(height, width)`` of every image and mask.
+    """
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names of the C classes."""
+        ...
+
+    @property
+    def names(self) -> Sequence[str]:
+        """A unique name per image."""
+        ...
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """``(height, width)``."""
+        ...
+
+    def image(self, index: int) -> UInt8Array:
+        """Return image ``index``, ``(H, W, 3)`` uint8 RGB."""
+        ...
+
+    def mask(self, index: int) -> UInt8Array:
+        """Return the true labels of image ``index``, ``(H, W)`` uint8 in ``[0, C)`` or ``IGNORE_LABEL``."""
+        ...
+
+
+class ArrayData:
+    """Images and masks that are already in memory, as a :class:`SegmentationData`.
+
+    Args:
+        images: n images, each ``(H, W, 3)`` uint8, all of one size.
+        masks: n masks, each ``(H, W)`` uint8 with labels below ``len(classes)`` or 255.
+        classes: Names of the classes.
+        names: Names of the images; their numbers if left out.
+        palette: ``(C, 3)`` uint8 colours; :func:`default_palette` if left out.
+
+    Raises:
+        ValueError: If numbers, shapes, dtypes or labels do not fit, naming every offending image.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[UInt8Array],
+        masks: Sequence[UInt8Array],
+        classes: Sequence[str],
+        names: Sequence[str] | None = None,
+        palette: UInt8Array | None = None,
+    ) -> None:
+        if not len(images):
+            raise ValueError("no images were given; at least one is needed")
+        if len(images) != len(masks):
+            raise ValueError(f"{len(images)} images but {len(masks)} masks; give one mask per image")
+        self.classes = tuple(classes)
+        self.names = tuple(names) if names is not None else tuple(str(i) for i in range(len(images)))
+        if len(self.names) != len(images) or len(set(self.names)) != len(images):
+            raise ValueError(f"names: {len(images)} unique names are needed, one per image")
+        self.palette = default_palette(len(self.classes)) if palette is None else np.asarray(palette, np.uint8)
+        self.image_size = (int(images[0].shape[0]), int(images[0].shape[1]))
+        self._images, self._masks = list(images), list(masks)
+        problems = []
+        for name, image, mask in zip(self.names, images, masks, strict=True):
+            if image.shape != (*self.image_size, 3) or image.dtype != np.uint8:
+                problems.append(f"image {name!r} is {image.dtype} {image.shape}")
+            if mask.shape != self.image_size or mask.dtype != np.uint8:
+                problems.append(f"mask {name!r} is {mask.dtype} {mask.shape}")
+            elif bad := labels_out_of_range(mask, len(self.classes)):
+                problems.append(f"mask {name!r} holds labels {bad}")
+        if problems:
+            raise ValueError(
+                f"expected uint8 images {(*self.image_size, 3)} and uint8 masks {self.image_size} with labels "
+                f"0 to {len(self.classes) - 1} or {IGNORE_LABEL}, found: " + "; ".join(problems)
+            )
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def image(self, index: int) -> UInt8Array:
+        """Return image ``index``, ``(H, W, 3)`` uint8 RGB."""
+        return self._images[index]
+
+    def mask(self, index: int) -> UInt8Array:
+        """Return the mask of image ``index``, ``(H, W)`` uint8."""
+        return self._masks[index]
+
+
+def labels_out_of_range(mask: UInt8Array, num_classes: int) -> list[int]:
+    """Return the labels in ``mask`` that are neither a class (``< num_classes``) nor ``IGNORE_LABEL``."""
+    present = np.flatnonzero(np.bincount(mask.reshape(-1), minlength=256))
+    return [int(label) for label in present if label >= num_classes and label != IGNORE_LABEL]
+
+
+def check_labels(mask: UInt8Array, num_classes: int, name: str) -> None:
+    """Raise a ValueError that names the labels of a mask that are neither a class nor 255."""
+    if wrong := labels_out_of_range(mask, num_classes):
+        raise ValueError(
+            f"{name}: labels {wrong} are no classes; expected 0 to {num_classes - 1}, or {IGNORE_LABEL} for "
+            "unlabelled; list every class, or map what is not one to 255"
+        )
+
+
+def default_palette(num_classes: int) -> UInt8Array:
+    """Return ``(num_classes, 3)`` uint8 colours, spread over the hues in two shades."""
+    hues = [(i * 0.61803398875) % 1.0 for i in range(num_classes)]
+    shades = [colorsys.hsv_to_rgb(h, 0.65, 0.95 if i % 2 else 0.7) for i, h in enumerate(hues)]
+    return (np.asarray(shades).reshape(num_classes, 3) * 255).astype(np.uint8)
+
+
+def palette_of(data: SegmentationData) -> UInt8Array:
+    """Return the colours of ``data``, ``(C, 3)`` uint8: its own ``palette`` or the default one."""
+    palette = getattr(data, "palette", None)
+    return default_palette(len(data.classes)) if palette is None else np.asarray(palette, np.uint8)

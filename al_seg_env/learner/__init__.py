@@ -1,0 +1,1 @@
+"""The segmentation network f that is trained: its contract, its training, its weights."""

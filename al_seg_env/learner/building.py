@@ -1,0 +1,141 @@
+"""Build a segmentation network of segmentation-models-pytorch and its learner."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from segmentation_models_pytorch.decoders.fpn.decoder import MergeBlock
+from torch import Tensor, nn
+
+from al_seg_env.learner.torch_learner import IMAGENET_MEAN, IMAGENET_STD, TorchLearner
+from al_seg_env.learner.weights import is_weights_file, load_fitting, load_weights, read_tensors
+from al_seg_env.types import Size
+
+PIXELS_PER_PASS = 3 * 2**19
+CLASSIFIERS = ("classifier.", "fc.", "head.")  # what files of ImageNet weights hold beside the encoder
+
+
+@dataclass(frozen=True)
+class LearnerConfig:
+    """A segmentation network of segmentation-models-pytorch and its optimisation, in plain values.
+
+    Attributes:
+        architecture: Name of an smp architecture, such as ``"FPN"`` (appendix B) or ``"Unet"``.
+        encoder: Name of an smp encoder, such as ``"resnet50"`` (appendix B).
+        encoder_weights: ``None``; a name that smp knows (``"imagenet"``; downloaded when used); or a file of
+            the encoder's weights (``.safetensors``, ``.pth``).
+        network_options: Further arguments of the architecture, such as ``{"decoder_pyramid_channels": 64}``.
+        weights: File of theta_0, as :func:`save_weights` or ``examples/pretrain.py`` writes it.
+        weights_seed: Seeds what is initialised at random.
+        batch_size: Images per forward pass outside of training; by the images' size if left out
+            (:func:`default_batch_size`).
+        learning_rate, momentum, weight_decay, learning_rate_decay, max_grad_norm, device, precision,
+            channels_last, fold_batchnorm: See :class:`~al_seg_env.learner.torch_learner.TorchLearner`.
+    """
+
+    architecture: str = "FPN"
+    encoder: str = "resnet50"
+    encoder_weights: str | None = None
+    network_options: Mapping[str, Any] = field(default_factory=dict)
+    weights: str | None = None
+    weights_seed: int = 0
+    learning_rate: float = 1e-3
+    momentum: float = 0.95
+    weight_decay: float = 1e-4
+    learning_rate_decay: float = 1.0
+    max_grad_norm: float | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    channels_last: bool | None = None
+    batch_size: int | None = None
+    fold_batchnorm: bool = True
+
+    def build(self, classes: Sequence[str], image_size: Size = (360, 480)) -> TorchLearner:
+        """Return a learner for these classes, and for images of this size where ``batch_size`` is left out.
+
+        Raises:
+            ValueError: If a name is unknown or weights do not fit.
+        """
+        network = build_network(self, len(classes))
+        if self.weights is not None:
+            load_weights(network, self.weights, classes)
+        mean, std = normalisation(self.encoder)
+        return TorchLearner(
+            network,
+            len(classes),
+            learning_rate=self.learning_rate,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            learning_rate_decay=self.learning_rate_decay,
+            max_grad_norm=self.max_grad_norm,
+            mean=mean,
+            std=std,
+            output_stride=int(getattr(network.encoder, "output_stride", 32)),
+            device=self.device,
+            precision=self.precision,
+            channels_last=self.channels_last,
+            batch_size=default_batch_size(image_size) if self.batch_size is None else self.batch_size,
+            fold_batchnorm=self.fold_batchnorm,
+        )
+
+
+def default_batch_size(image_size: Size) -> int:
+    """Return the images of a forward pass: of small ones more, up to 64, so that its cost per layer is spread."""
+    fitting = PIXELS_PER_PASS // (image_size[0] * image_size[1])
+    return 1 << min(6, max(0, fitting.bit_length() - 1))
+
+
+def build_network(config: LearnerConfig, num_classes: int) -> nn.Module:
+    """Return an smp model with ``num_classes`` output channels."""
+    by_file = config.encoder_weights is not None and is_weights_file(config.encoder_weights)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.weights_seed)
+        try:
+            network: nn.Module = smp.create_model(
+                config.architecture,
+                encoder_name=config.encoder,
+                encoder_weights=None if by_file or config.weights is not None else config.encoder_weights,
+                classes=num_classes,
+                **config.network_options,
+            )
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"segmentation-models-pytorch cannot build architecture={config.architecture!r}, encoder="
+                f"{config.encoder!r}, encoder_weights={config.encoder_weights!r}, network_options="
+                f"{dict(config.network_options)}: {error}"
+            ) from error
+        except OSError as error:
+            raise ValueError(
+                f"encoder_weights {config.encoder_weights!r} of {config.encoder!r} could not be downloaded ({error}); "
+                "give a local file instead, or None"
+            ) from error
+    if by_file and config.weights is None:
+        assert config.encoder_weights is not None
+        tensors = read_tensors(config.encoder_weights)
+        tensors = {key: value for key, value in tensors.items() if not key.startswith(CLASSIFIERS)}
+        load_fitting(network.encoder, tensors, config.encoder_weights)  # type: ignore[arg-type]
+    merge = getattr(getattr(network, "decoder", None), "merge", None)
+    if isinstance(merge, MergeBlock) and merge.policy == "add":
+        network.decoder.merge = _Sum()  # type: ignore[union-attr]
+    return network
+
+
+class _Sum(nn.Module):
+    """Adds feature maps, as smp's FPN does, without stacking them first."""
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Return the sum of maps of one shape."""
+        return functools.reduce(torch.add, maps)
+
+
+def normalisation(encoder: str) -> tuple[Sequence[float], Sequence[float]]:
+    """Return mean and standard deviation of the images that an encoder's ImageNet weights were trained on."""
+    name = encoder.removeprefix("timm-").removeprefix("tu-")
+    pretrained = timm.get_pretrained_cfg(name, allow_unregistered=True) if name != encoder else None
+    return (IMAGENET_MEAN, IMAGENET_STD) if pretrained is None else (pretrained.mean, pretrained.std)

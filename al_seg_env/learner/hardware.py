@@ -1,0 +1,81 @@
+"""What the machine at hand has and lacks: devices, memory."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Return the device meant by a name; ``"auto"`` is a CUDA GPU where there is one.
+
+    Raises:
+        ValueError: If torch does not know the device, or it is not there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+        torch.empty(0, device=resolved)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {device!r} cannot be used here ({error}); 'cpu' and 'auto' always can") from error
+    return resolved
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on the device; a GPU fetches it while the processor goes on."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory, a GPU's or the machine's, did not suffice."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def within_memory(run: Callable[..., T], batch: tuple[Tensor, ...], option: str) -> list[T]:
+    """Return ``[run(*batch)]``; where memory does not suffice, the results of the batch's two halves.
+
+    Args:
+        run: Called with the batch's tensors.
+        batch: Tensors of equal length B.
+        option: How to make batches smaller, for the messages.
+
+    Raises:
+        MemoryError: If a half does not fit either.
+    """
+    try:
+        return [run(*batch)]
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    # Only here, after the error and its frames are gone, is what the attempt held free again.
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    count = len(batch[0])
+    if count > 1:
+        half = -(-count // 2)
+        warnings.warn(
+            f"a batch of {count} does not fit into memory ({reason}); going on with {half} at once. Results can "
+            f"differ in their last digits; lower {option} to have it so from the start",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        try:
+            return [run(*parts) for parts in zip(*(tensor.split(half) for tensor in batch), strict=True)]
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+    raise MemoryError(f"a batch of {-(-count // 2)} does not fit into memory ({reason}); lower {option}")

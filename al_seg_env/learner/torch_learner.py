@@ -1,0 +1,309 @@
+"""The segmentation network f, its optimiser and its initial weights theta_0."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from al_seg_env.datasets.segmentation_data import IGNORE_LABEL
+from al_seg_env.functional import class_map
+from al_seg_env.learner.cpu_tuning import keep_freed_memory, use_better_kernels
+from al_seg_env.learner.dropout import dropout_on, is_dropout, seeded, split_at_dropout
+from al_seg_env.learner.folding import InferenceCopy
+from al_seg_env.learner.hardware import resolve_device, to_device, within_memory
+from al_seg_env.learner.precision import DTYPES, resolve_numerics
+from al_seg_env.learner.preparation import Preparation
+from al_seg_env.metrics import confusion_matrix
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class TorchLearner:
+    """A :class:`Learner` around any ``nn.Module`` that maps ``(B, 3, H, W)`` to logits ``(B, C, H, W)``.
+
+    The network's weights at construction are theta_0. Optimisation follows appendix B: SGD with momentum,
+    cross entropy over the labelled pixels.
+
+    Args:
+        network: The network. Images reach it normalised, and padded at the bottom and right (by repeating
+            the edge) to a multiple of ``output_stride``; its logits are cropped back.
+        num_classes: C.
+        learning_rate: Appendix B: 1e-3 on CamVid, 1e-4 on Cityscapes.
+        momentum: The paper gives none; the released code's 0.95.
+        weight_decay: Appendix B: 1e-4.
+        learning_rate_decay: Factor on the learning rate after each update (released code: 0.998^2).
+        max_grad_norm: Gradients are scaled down to this norm (released code: 4).
+        mean, std: Normalisation per channel, of images in [0, 1].
+        output_stride: Multiple that image sides must be of.
+        device: ``"auto"`` takes a CUDA GPU where there is one.
+        precision: ``"float32"``, ``"bfloat16"`` (autocast) or ``"auto"``, which measures what is faster here;
+            see :func:`~al_seg_env.learner.precision.resolve_numerics`. The choice is in ``dtype``.
+        channels_last: Memory layout; ``None`` measures it where the precision is ``"auto"``, and else is ``True``.
+        batch_size: Images per forward pass outside of training.
+        fold_batchnorm: Predict with a copy whose BatchNorm layers are part of the convolutions before them.
+
+    Raises:
+        ValueError: If device, precision or batch size cannot be used.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int,
+        *,
+        learning_rate: float = 1e-3,
+        momentum: float = 0.95,
+        weight_decay: float = 1e-4,
+        learning_rate_decay: float = 1.0,
+        max_grad_norm: float | None = None,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        output_stride: int = 1,
+        device: str | torch.device = "auto",
+        precision: str = "auto",
+        channels_last: bool | None = None,
+        batch_size: int = 4,
+        fold_batchnorm: bool = True,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; at least 1 image per forward pass is needed")
+        self.num_classes = num_classes
+        self.batch_size = batch_size
+        self._batch_unit = max(1, batch_size // 8)
+        self.device = resolve_device(device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+            use_better_kernels(network)
+        self.dtype, self.channels_last = resolve_numerics(network, self.device, precision, channels_last)
+        self.max_grad_norm = max_grad_norm
+        self.fold_batchnorm = fold_batchnorm
+        self.network = network.eval()
+        self._lay_out(Preparation(mean, std, output_stride, self.device, torch.contiguous_format))
+        self.optimizer = torch.optim.SGD(
+            network.parameters(), lr=learning_rate, momentum=momentum, weight_decay=weight_decay
+        )
+        self.learning_rate_decay = learning_rate_decay
+        self._initial = self.state_dict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is made again when it is needed."""
+        return {**self.__dict__, "_inference": None}
+
+    def _lay_out(self, prepare: Preparation) -> None:
+        """Bring network and images to the device and layout chosen."""
+        self.memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
+        self.network.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
+        self.prepare = prepare
+        prepare.memory_format = self.memory_format
+        self._inference: InferenceCopy | None = None
+
+    @property
+    def numerics(self) -> dict[str, Any]:
+        """Precision and memory layout in use, which two runs must share to be equal bit by bit."""
+        name = next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
+        return {"precision": name, "channels_last": self.channels_last}
+
+    @numerics.setter
+    def numerics(self, numerics: Mapping[str, Any]) -> None:
+        self.dtype, self.channels_last = DTYPES[numerics["precision"]], bool(numerics["channels_last"])
+        self._lay_out(self.prepare)
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether the network has a dropout layer that does anything."""
+        return any(is_dropout(module) for module in self.network.modules())
+
+    def reset(self) -> None:
+        """Return to theta_0: weights, BatchNorm statistics, momentum, learning rate."""
+        self.load_state_dict(self._initial)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return a copy of weights, buffers and optimiser, its learning rate included."""
+        return {
+            "network": {k: v.detach().clone() for k, v in self.network.state_dict().items()},
+            "optimizer": copy.deepcopy(self.optimizer.state_dict()),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned, exactly."""
+        own, given = self.network.state_dict(keep_vars=True), state["network"]
+        if own.keys() == given.keys() and all(own[key].shape == given[key].shape for key in own):
+            with torch.no_grad():  # a third of the time of what the next line does
+                for key, value in own.items():
+                    value.copy_(given[key])
+        else:
+            self.network.load_state_dict(given)  # says what does not fit
+        # The optimiser adopts the tensors that it is given, and would change the caller's copy.
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+
+    def fit_step(self, images: Tensor, targets: Tensor, rng: np.random.Generator) -> float:
+        """Update the weights once by the mean cross entropy over the labelled pixels.
+
+        A batch without a labelled pixel changes nothing and costs 0.
+
+        Args:
+            images: ``(n, 3, h, w)`` uint8.
+            targets: ``(n, h, w)`` uint8, 255 where nothing is labelled.
+            rng: Seeds the dropout of this update.
+
+        Returns:
+            The loss before the update.
+
+        Raises:
+            FloatingPointError: If the loss or a gradient is not finite.
+            MemoryError: If half a batch does not fit into memory either. In both cases nothing has changed.
+        """
+        seed = int(rng.integers(2**63))
+        labelled = int((targets != IGNORE_LABEL).sum())
+        if not labelled:
+            return 0.0
+        buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
+        self.optimizer.zero_grad(set_to_none=True)
+        self.network.train()
+        try:
+            backward = partial(self._backward, labelled=labelled, seed=seed, buffers=buffers)
+            loss = sum(within_memory(backward, (images, targets), "fit_batch_size or crop_size"))
+            limit = math.inf if self.max_grad_norm is None else self.max_grad_norm
+            norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit).item()
+            if not math.isfinite(loss + norm):
+                raise FloatingPointError(
+                    f"the segmentation network's loss is {loss} and its gradient's norm {norm}; the update was not "
+                    "made. Lower the learning rate, set max_grad_norm, or use precision='float32'"
+                )
+        except Exception:
+            self._restore(buffers)
+            raise
+        finally:
+            self.network.eval()
+        self.optimizer.step()
+        for group in self.optimizer.param_groups:
+            group["lr"] *= self.learning_rate_decay
+        return loss
+
+    def _backward(
+        self, images: Tensor, targets: Tensor, labelled: int, seed: int, buffers: Mapping[str, Tensor]
+    ) -> float:
+        """Add a batch's share of the gradients, by its share of the labelled pixels; return that of the loss.
+
+        Should it fail, no gradient is left, and the buffers are restored.
+        """
+        share = int((targets != IGNORE_LABEL).sum()) / labelled
+        if not share:
+            return 0.0
+        try:
+            try:
+                logits = self._training_logits(images, seed)
+            except ValueError:
+                if len(images) > 1:
+                    raise
+                # BatchNorm after global pooling sees one value per channel of a lone crop, and refuses it: its mirror
+                # image, which it could as well have been flipped to, keeps it company.
+                self._restore(buffers)
+                images, targets = torch.cat([images, images.flip(3)]), torch.cat([targets, targets.flip(2)])
+                logits = self._training_logits(images, seed)
+            target = to_device(targets, self.device).long()
+            loss = share * F.cross_entropy(logits, target, ignore_index=IGNORE_LABEL)
+            loss.backward()
+            return loss.item()
+        except Exception:
+            self.optimizer.zero_grad(set_to_none=True)
+            self._restore(buffers)
+            raise
+
+    def _training_logits(self, images: Tensor, seed: int) -> Tensor:
+        with seeded(seed, self.device), self._autocast():
+            logits = self.network(self.prepare(images))
+        return self.prepare.undo(logits, images)
+
+    def _restore(self, buffers: Mapping[str, Tensor]) -> None:
+        for name, buffer in self.network.named_buffers():
+            buffer.copy_(buffers[name])
+
+    @torch.inference_mode()
+    def predict(self, images: Tensor) -> Tensor:
+        """Return logits ``(B, C, H, W)`` float32 for images ``(B, 3, H, W)`` uint8."""
+        prepared = self.prepare(images, self._grown(len(images)))
+        with self._autocast():
+            logits = self._predictor(prepared)(prepared)
+        return self.prepare.undo(logits, images)
+
+    @torch.inference_mode()
+    def sample(self, images: Tensor, count: int, rng: np.random.Generator) -> Iterator[Tensor]:
+        """Yield ``count`` tensors of logits under random dropout masks; the encoder runs once (section 4.2).
+
+        Where the network has an ``encoder``, as those of segmentation-models-pytorch do, and dropout after it,
+        only what follows the encoder runs for every sample, and dropout inside of it stays off. BatchNorm stays
+        in evaluation mode.
+
+        Raises:
+            ValueError: If the network has no dropout: all samples would be equal.
+        """
+        if not self.has_dropout:
+            raise ValueError(
+                f"{type(self.network).__name__} has no dropout, so its samples would all be equal; choose a "
+                "network with dropout (FPN, PSPNet, DeepLabV3Plus) or drop the score that needs samples"
+            )
+        seed = int(rng.integers(2**63))
+        prepared = self.prepare(images, self._grown(len(images)))
+        network = self._predictor(prepared)
+        rest, inputs = split_at_dropout(network)
+        with self._autocast():
+            features = inputs(prepared)
+        for index in range(count):
+            # Between two yields the caller's random state is its own.
+            with seeded(seed + index, self.device), self._autocast(), dropout_on(network):
+                logits = rest(features)
+            yield self.prepare.undo(logits, images)
+
+    @torch.inference_mode()
+    def evaluate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+        """Return the confusion matrix ``(C, C)`` int64 over all ``(images, masks)`` batches, on the CPU.
+
+        Raises:
+            FloatingPointError: If logits are not finite.
+        """
+        total = torch.zeros(self.num_classes, self.num_classes, dtype=torch.int64, device=self.device)
+        labelled = torch.zeros((), dtype=torch.int64, device=self.device)
+        for batch in batches:
+            parts = within_memory(self._count, batch, "batch_size")
+            if len(parts) > 1:
+                self.batch_size = min(self.batch_size, -(-len(batch[0]) // 2))
+            for confusion, pixels in parts:
+                total += confusion
+                labelled += pixels
+        if not bool(total.sum() == labelled):  # logits that are not finite have no most probable class
+            raise FloatingPointError(
+                "the segmentation network's logits are not finite, its training has diverged. Lower the learning "
+                "rate, set max_grad_norm, or use precision='float32'"
+            )
+        return total.cpu()
+
+    def _count(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the confusion matrix of a batch, and the number of its labelled pixels."""
+        classes = class_map(self.predict(images))
+        target = to_device(masks, self.device)
+        return confusion_matrix(classes, target, self.num_classes), (target < self.num_classes).sum()
+
+    def _grown(self, count: int) -> int:
+        """Return the length to grow a batch to: one of eight, since each new one costs a CPU new kernels."""
+        grown = -(-count // self._batch_unit) * self._batch_unit
+        return max(count, min(grown, self.batch_size))
+
+    def _predictor(self, prepared: Tensor) -> nn.Module:
+        """Return the network to predict with: a faster copy that has its weights, or itself."""
+        if not self.fold_batchnorm:
+            return self.network
+        if self._inference is None or self._inference.source is not self.network:
+            self._inference = InferenceCopy(self.network, prepared, self.dtype, self.memory_format)
+        return self._inference.updated()
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)

@@ -1,0 +1,105 @@
+"""Weights of a segmentation network as files: theta_0, and those that an encoder was pretrained with."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from al_seg_env.learner.torch_learner import TorchLearner
+from al_seg_env.storage import replacing
+
+FORMAT = "al-seg-env weights"
+FORMAT_VERSION = "1"
+
+
+def save_weights(learner: TorchLearner, path: str | Path, classes: Sequence[str]) -> None:
+    """Write a learner's weights and buffers as safetensors, so that ``weights=path`` makes them theta_0.
+
+    Raises:
+        OSError: If they cannot be written; what was at ``path`` before is unchanged.
+    """
+    tensors = {key: value.detach().cpu().contiguous() for key, value in learner.network.state_dict().items()}
+    metadata = {"format": FORMAT, "version": FORMAT_VERSION, "classes": json.dumps(list(classes))}
+    with replacing(path) as unfinished:
+        try:
+            save_file(tensors, unfinished, metadata)
+        except SafetensorError as error:  # how it reports what the system says
+            raise OSError(0, str(error)) from error
+
+
+def load_weights(network: nn.Module, path: str | Path, classes: Sequence[str]) -> None:
+    """Load what :func:`save_weights` wrote.
+
+    Raises:
+        ValueError: If the file cannot be read, is of another format or of other classes, or does not fit.
+    """
+    _check_file(path)
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"weights {str(path)!r} cannot be read as safetensors: {error}") from error
+    if (metadata.get("format"), metadata.get("version")) != (FORMAT, FORMAT_VERSION):
+        raise ValueError(
+            f"weights {str(path)!r} are not {FORMAT!r}, version {FORMAT_VERSION} (found {metadata.get('format')!r}, "
+            f"version {metadata.get('version')!r}); make them with save_weights() or examples/pretrain.py"
+        )
+    trained_for = json.loads(metadata["classes"])
+    if trained_for != list(classes):
+        raise ValueError(f"weights {str(path)!r} are for the classes {trained_for}, but the data has {list(classes)}")
+    load_fitting(network, tensors, path)
+
+
+def is_weights_file(text: str) -> bool:
+    """Return whether ``encoder_weights`` names a file, and not weights that smp knows by name."""
+    return Path(text).suffix in {".safetensors", ".pth", ".pt", ".bin"} or os.sep in text
+
+
+def _check_file(path: str | Path) -> None:
+    if not Path(path).is_file():
+        raise ValueError(f"weights {str(path)!r}: there is no such file")
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Read tensors without unpickling anything else."""
+    _check_file(path)
+    try:
+        if Path(path).suffix == ".safetensors":
+            return load_file(path)
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds on a damaged or unsafe file
+        raise ValueError(f"weights {str(path)!r} cannot be read: {error}") from error
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise ValueError(f"weights {str(path)!r} hold {type(tensors).__name__}; a state dict of tensors is expected")
+    return tensors
+
+
+def load_fitting(module: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """Load a state dict, or say in one error all that does not fit."""
+    own = module.state_dict()
+    missing = [key for key in own if key not in tensors]
+    unknown = [key for key in tensors if key not in own]
+    wrong = [
+        f"{key}: {tuple(tensors[key].shape)} in the file, {tuple(own[key].shape)} in the network"
+        for key in own
+        if key in tensors and tensors[key].shape != own[key].shape
+    ]
+    if missing or unknown or wrong:
+        problems = [
+            f"{len(keys)} {what}: {', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}"
+            for what, keys in (("missing", missing), ("unknown", unknown), ("of another shape", wrong))
+            if keys
+        ]
+        raise ValueError(
+            f"weights {str(path)!r} do not fit {type(module).__name__}; " + "; ".join(problems) + ". Use the "
+            "architecture, encoder and number of classes that they were trained with"
+        )
+    module.load_state_dict({key: tensors[key] for key in own})

@@ -1,0 +1,1 @@
+"""What the agent sees: features of regions, acquisition scores, and the observation made of them."""

@@ -1,0 +1,249 @@
+"""From weights to observation: predict each image once, describe all its regions, index what is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from al_seg_env.datasets.frames import Frames
+from al_seg_env.functional import shares
+from al_seg_env.labelling.label_state import LabelState
+from al_seg_env.learner.contract import Learner
+from al_seg_env.learner.hardware import within_memory
+from al_seg_env.observation.features import Feature, KLSimilarity, Prediction, feature_bounds
+from al_seg_env.observation.region_pixels import RegionPixels
+from al_seg_env.observation.scores import Score
+from al_seg_env.regions import RegionGrid
+from al_seg_env.types import IntArray, Observation
+
+
+@dataclass(frozen=True)
+class Description:
+    """M regions under some weights.
+
+    Attributes:
+        features: ``(M, F)`` float32.
+        class_shares: ``(M, C)`` float32.
+        scores: ``(M, number of scores)`` float32.
+    """
+
+    features: Tensor
+    class_shares: Tensor
+    scores: Tensor
+
+    @classmethod
+    def joined(cls, parts: Sequence[Description]) -> Description:
+        """Return the parts one after another."""
+        return cls(
+            torch.cat([part.features for part in parts]),
+            torch.cat([part.class_shares for part in parts]),
+            torch.cat([part.scores for part in parts]),
+        )
+
+    def take(self, rows: IntArray) -> Description:
+        """Return the regions in these rows."""
+        where = torch.from_numpy(rows).to(self.features.device)
+        return Description(self.features[where], self.class_shares[where], self.scores[where])
+
+
+class Observer:
+    """Builds observations: the state from D_S, the candidates from the pools (section 3.1, steps 1 and 2).
+
+    What depends on theta_0 alone is computed once and kept, in batches of fixed composition, so that an
+    episode does not depend on the episodes before it.
+
+    Args:
+        frames: The images.
+        grid: The grid of regions.
+        learner: The network.
+        state_images: D_S.
+        candidate_images: D_T or D_V, where candidates come from.
+        n_pools: K.
+        pool_size: N.
+        features: Parts of a region's description.
+        similarity: KL histograms, or ``None``.
+        scores: Acquisition scores.
+
+    Raises:
+        ValueError: If a score needs dropout and the network has none, or two scores share a name.
+    """
+
+    def __init__(
+        self,
+        frames: Frames,
+        grid: RegionGrid,
+        learner: Learner,
+        *,
+        state_images: Sequence[int],
+        candidate_images: Sequence[int],
+        n_pools: int,
+        pool_size: int,
+        features: Sequence[Feature],
+        similarity: KLSimilarity | None,
+        scores: Sequence[Score],
+    ) -> None:
+        self.frames, self.grid, self.learner = frames, grid, learner
+        self.state_images = state_images
+        self.features, self.similarity, self.scores = tuple(features), similarity, tuple(scores)
+        names = [score.name for score in scores]
+        if len(set(names)) != len(names):
+            raise ValueError(f"scores {names}: each name can be used once; it becomes the observation's key")
+        sampled = [score.name for score in scores if score.needs_dropout]
+        if sampled and not learner.has_dropout:
+            raise ValueError(
+                f"scores {sampled} sample the network under dropout, but it has none; choose an architecture "
+                "with dropout (FPN, PSPNet, DeepLabV3Plus) or leave these scores out"
+            )
+        self.space = self._space(n_pools, pool_size)
+        self._initial_batch_size = learner.batch_size
+        self._candidates = grid.regions_of(candidate_images)
+        self._row = np.zeros(max(candidate_images, default=0) + 1, np.int64)
+        self._row[list(candidate_images)] = np.arange(len(candidate_images)) * grid.regions_per_image
+        self.forget_initial()
+
+    def forget_initial(self) -> None:
+        """Forget what was computed from theta_0."""
+        self._initial_state: Tensor | None = None
+        self._initial_batches: dict[int, Description] = {}
+
+    def _space(self, n_pools: int, pool_size: int) -> spaces.Dict:
+        n_classes, region_size = self.learner.num_classes, self.grid.region_size
+        bounds = feature_bounds(self.features, n_classes, region_size)
+
+        def rows(*shape: int) -> spaces.Box:
+            low, high = (np.broadcast_to(bound, (*shape, len(bound))) for bound in bounds)
+            return spaces.Box(low, high, dtype=np.float32)
+
+        keys: dict[str, spaces.Space] = {
+            "state": rows(len(self.state_images) * self.grid.regions_per_image),
+            "candidates": rows(n_pools, pool_size),
+        }
+        if self.similarity is not None:
+            keys["similarity"] = spaces.Box(0.0, 1.0, (n_pools, pool_size, self.similarity.size), np.float32)
+        for score in self.scores:
+            high = score.high(n_classes, region_size)
+            keys[f"score_{score.name}"] = spaces.Box(0.0, high, (n_pools, pool_size), np.float32)
+        return spaces.Dict(keys)
+
+    def empty(self) -> Observation:
+        """Return the observation that comes with the end of an episode: all zeros."""
+        return {key: np.zeros(space.shape, np.float32) for key, space in self.space.items() if space.shape}
+
+    @torch.inference_mode()
+    def observe(
+        self, pools: Sequence[IntArray], labels: LabelState, rng: np.random.Generator, *, initial: bool
+    ) -> Observation:
+        """Describe D_S and the candidates under the network's present weights.
+
+        Args:
+            pools: K arrays of at most N region ids, none in two of them.
+            labels: L_t.
+            rng: Seeds dropout samples.
+            initial: The present weights are theta_0.
+
+        Returns:
+            The observation, within the bounds of ``space``.
+
+        Raises:
+            FloatingPointError: If the network's logits are not finite.
+        """
+        state, candidates = self._describe_initial(pools) if initial else self._describe_now(pools, rng)
+        parts = {"state": state, "candidates": candidates.features}
+        if self.similarity is not None:
+            known = labels.class_counts
+            labelled = shares(torch.from_numpy(known[known.any(axis=1)]).to(state.device))
+            parts["similarity"] = self.similarity(candidates.class_shares, labelled)
+        for score, values in zip(self.scores, candidates.scores.unbind(-1), strict=True):
+            parts[f"score_{score.name}"] = values
+        return {key: self._arrange(key, value, pools) for key, value in parts.items()}
+
+    def _describe_now(self, pools: Sequence[IntArray], rng: np.random.Generator) -> tuple[Tensor, Description]:
+        """Return the state ``(S, F)`` and the description of all M candidates, pool after pool."""
+        state = self._describe(self.grid.regions_of(self.state_images), None).features
+        regions = np.concatenate(pools)
+        order = np.argsort(regions)
+        return state, self._describe(regions[order], rng).take(np.argsort(order))
+
+    def _describe_initial(self, pools: Sequence[IntArray]) -> tuple[Tensor, Description]:
+        """Do the same under theta_0, from what is kept."""
+        if self._initial_state is None:
+            self._initial_state = self._describe(self.grid.regions_of(self.state_images), None).features
+        regions, size = np.concatenate(pools), self._initial_batch_size * self.grid.regions_per_image
+        rows = self._row[regions // self.grid.regions_per_image] + regions % self.grid.regions_per_image
+        batches, batch_of = np.unique(rows // size, return_inverse=True)
+        for batch in batches.tolist():
+            if batch not in self._initial_batches:
+                part = self._candidates[batch * size : (batch + 1) * size]
+                self._initial_batches[batch] = self._describe(part, np.random.default_rng(batch))
+        described = Description.joined([self._initial_batches[batch] for batch in batches.tolist()])
+        # Only the last batch of the split can be short, so the needed ones lie `size` rows apart.
+        return self._initial_state, described.take(batch_of * size + rows % size)
+
+    def _describe(self, regions: IntArray, rng: np.random.Generator | None) -> Description:
+        """Describe regions that come image after image; predict each image once.
+
+        Without ``rng``, the scores are left out.
+        """
+        image_of = self.grid.image_of(regions)
+        first_regions = np.flatnonzero(np.diff(image_of, prepend=-1))
+        images = torch.from_numpy(image_of[first_regions])
+        run = partial(self._describe_batch, by_image=np.split(regions, first_regions[1:]), rng=rng)
+        parts = []
+        for positions in torch.arange(len(images)).split(self.learner.batch_size):
+            described = within_memory(run, (images[positions], positions), "batch_size")
+            if len(described) > 1:
+                self.learner.batch_size = -(-len(positions) // 2)
+            parts += described
+        return Description.joined(parts)
+
+    def _describe_batch(
+        self, images: Tensor, positions: Tensor, *, by_image: Sequence[IntArray], rng: np.random.Generator | None
+    ) -> Description:
+        """Describe the regions of one batch of images."""
+        batch = self.frames.images(images.tolist())
+        wanted = [by_image[position] for position in positions.tolist()]
+        cells = np.concatenate(wanted) % self.grid.regions_per_image
+        of_image = np.repeat(np.arange(len(wanted)), [len(regions) for regions in wanted])
+        logits = self.learner.predict(batch)
+        pixels = RegionPixels(self.grid, of_image, cells, logits.device)
+        sampler = None if rng is None else partial(self.learner.sample, batch, rng=rng)
+        truth = partial(self._true_labels, images.tolist(), pixels, logits.device)
+        prediction = Prediction(pixels.gather(logits), pixels, sampler, truth)
+        features = torch.cat([feature(prediction) for feature in self.features], dim=1)
+        scores = [score(prediction) for score in self.scores] if rng is not None else []
+        return Description(
+            features,
+            prediction.class_shares,
+            torch.stack(scores, dim=1) if scores else features.new_empty(len(features), 0),
+        )
+
+    def _true_labels(self, images: Sequence[int], pixels: RegionPixels, device: torch.device) -> Tensor:
+        """Return the true labels of the regions' pixels, ``(P,)`` uint8."""
+        return pixels.gather(self.frames.masks(images)[:, None].to(device))[0]
+
+    def _arrange(self, key: str, values: Tensor, pools: Sequence[IntArray]) -> npt.NDArray[np.float32]:
+        """Deal values ``(M, ...)`` of the candidates out to ``(K, N, ...)``; clip rounding off at the bounds."""
+        space = self.space[key]
+        assert isinstance(space, spaces.Box)
+        array = values.to("cpu", torch.float32).numpy()
+        if not np.isfinite(array).all():
+            raise FloatingPointError(
+                f"{key}: the segmentation network's logits are not finite, its training has diverged. Lower the "
+                "learning rate, set max_grad_norm, or use precision='float32'"
+            )
+        if key == "state":
+            return np.clip(array, space.low, space.high)
+        dealt = np.zeros(space.shape, np.float32)
+        start = 0
+        for k, pool in enumerate(pools):
+            if len(pool):
+                dealt[k] = array[start + np.arange(space.shape[1]) % len(pool)]  # a short pool repeats itself
+                start += len(pool)
+        return np.clip(dealt, space.low, space.high)

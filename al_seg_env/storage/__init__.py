@@ -1,0 +1,23 @@
+"""Files that a kill, a full disk or a stranger cannot turn against their reader.
+
+:func:`replacing` writes a file whole or not at all. :func:`save_tree` and :func:`load_tree` store nested arrays and
+plain values as safetensors and json: reading such a file executes nothing, and notices every damage.
+"""
+
+from al_seg_env.storage.atomic import remove_unfinished, replacing, write_bytes, write_csv, write_json, write_text
+from al_seg_env.storage.locking import folder_lock
+from al_seg_env.storage.tree import FILE_VERSION, load_tree, save_tree, tree_digest
+
+__all__ = [
+    "FILE_VERSION",
+    "folder_lock",
+    "load_tree",
+    "remove_unfinished",
+    "replacing",
+    "save_tree",
+    "tree_digest",
+    "write_bytes",
+    "write_csv",
+    "write_json",
+    "write_text",
+]

@@ -1,0 +1,279 @@
+"""The paper's figures, drawn from tables: colours for the colour-blind, with markers and lines that print in grey.
+
+Every function returns the picture as a PNG.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from al_seg_experiment.report.results import FULL
+from al_seg_experiment.report.tables import Table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SHARE_OF_FULL = 0.96
+"""The paper's aim, as a share of what full supervision reaches (figure 4)."""
+
+
+GREEDY = "greedy"
+"""Who is followed in an episode in which the agent does not explore."""
+AVERAGED = 10
+"""Episodes in a moving mean."""
+
+
+class Style(NamedTuple):
+    """How one method or variant is drawn."""
+
+    color: str
+    marker: str
+    linestyle: Any
+
+
+# Okabe & Ito's colours, without the yellow, which does not print.
+_STYLES = (
+    Style("#000000", "s", ":"),
+    Style("#E69F00", "^", "--"),
+    Style("#0072B2", "v", "-."),
+    Style("#009E73", "D", (0, (6, 1))),
+    Style("#D55E00", "o", "-"),
+    Style("#CC79A7", "P", (0, (4, 1, 1, 1, 1, 1))),
+    Style("#56B4E9", "X", (0, (1, 0.6))),
+)
+_KNOWN = ("uniform", "entropy", "bald", "margin", "dqn")
+_MORE_MARKERS = ("<", ">", "*", "h", "p")
+_HATCHES = ("", "///", "...", "\\\\\\", "xxx", "++", "oo")
+_FULL_LABELS = ("full supervision", f"{100 * SHARE_OF_FULL:.0f} % of it")
+_SETTINGS: Any = {
+    "font.size": 9,
+    "text.parse_math": False,
+    "text.usetex": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.3,
+    "hatch.linewidth": 0.5,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+}
+
+
+def styles(names: Sequence[str]) -> dict[str, Style]:
+    """Return a style per name, all different; the known methods have theirs in every picture."""
+    given = {name: _STYLES[_KNOWN.index(name)] for name in names if name in _KNOWN}
+    free = [style for style in _STYLES if style not in given.values()]
+    for i, name in enumerate(name for name in names if name not in given):
+        if i < len(free):
+            given[name] = free[i]
+        else:
+            color, _, line = _STYLES[i % len(_STYLES)]
+            given[name] = Style(color, _MORE_MARKERS[i // len(_STYLES) % len(_MORE_MARKERS)], line)
+    return {name: given[name] for name in names}
+
+
+def budget_curves(panels: Mapping[str, Table], *, key: str = "method", ylabel: str) -> bytes:
+    """Draw mean and standard deviation of mean IoU against the budget, figure 4 of the paper.
+
+    Args:
+        panels: Tables with the columns ``key``, ``budget``, ``mean``, ``std`` and ``n``, by title. Rows of the
+            method ``"full"`` become a line across, and a dashed one at 96 % of it.
+        key: The column that tells one curve from another.
+        ylabel: Title of the vertical axis.
+    """
+    with _settings():
+        columns = {1: 1, 2: 2, 4: 2}.get(len(panels), 3)
+        figure, axes = _subplots(len(panels), columns, width=4.8 if len(panels) == 1 else 3.4, height=3.4)
+        for i, (axis, (title, table)) in enumerate(zip(axes, panels.items(), strict=True)):
+            lines = [r for r in table.records() if r["method"] != FULL]
+            names, budgets = list(dict.fromkeys(r[key] for r in lines)), [r["budget"] for r in lines]
+            dodge = _dodge(budgets, len(names))
+            for k, (name, style) in enumerate(styles(names).items()):
+                points = table.where(**{key: name}).records()
+                x = np.array([r["budget"] for r in points], float) + dodge * (k - (len(names) - 1) / 2)
+                std = np.nan_to_num([r["std"] for r in points])
+                look: Any = {**style._asdict(), "markersize": 4.5, "linewidth": 1.3, "capsize": 2, "elinewidth": 0.8}
+                axis.errorbar(x, [r["mean"] for r in points], std, label=name, **look)
+            if full := table.where(method=FULL).column("mean"):
+                line: Any = {"color": "#666666", "linewidth": 1}
+                axis.axhline(full[0], label=_FULL_LABELS[0], **line)
+                axis.axhline(SHARE_OF_FULL * full[0], label=_FULL_LABELS[1], linestyle=(0, (6, 3)), **line)
+            axis.set(xlabel="labelled regions", title=title, ylabel="" if i % columns else ylabel)
+            _budget_ticks(axis, budgets)
+        _legend_on_the_right(figure, axes)
+        return _png(figure)
+
+
+def class_bars(table: Table, *, ylabel: str, labels: Mapping[str, str] | None = None) -> bytes:
+    """Draw a number per class and method with its deviation: figure C.1, or the IoU of table C.1.
+
+    Args:
+        table: Columns ``method``, ``class``, ``mean`` and ``std``.
+        ylabel: Title of the vertical axis.
+        labels: What the legend says of a method instead of its name.
+    """
+    classes, methods = list(dict.fromkeys(table.column("class"))), list(dict.fromkeys(table.column("method")))
+    lines = -(-len(classes) // 10)
+    across = -(-len(classes) // lines)
+    with _settings():
+        width = max(4.8, 0.13 * across * (len(methods) + 1.5) + 0.8)
+        figure, axes = _subplots(lines, 1, width=width, height=2.3 if lines > 1 else 3.0)
+        for k, axis in enumerate(axes):
+            part = classes[k * across : (k + 1) * across]
+            _grouped_bars(axis, table, part, styles(methods))
+            axis.set_xticks(range(len(part)), part, rotation=30, ha="right", rotation_mode="anchor")
+            axis.set(xlim=(-0.6, across - 0.4))
+            axis.grid(axis="x", visible=False)
+        figure.supylabel(ylabel, fontsize="medium")
+        handles, methods = axes[0].get_legend_handles_labels()
+        names = [(labels or {}).get(method, method) for method in methods]
+        ncols = max(1, int(width / (0.065 * max(map(len, names)) + 0.6)))
+        figure.legend(handles, names, loc="outside upper center", ncols=ncols)
+        return _png(figure)
+
+
+def _grouped_bars(axis: Axes, table: Table, classes: Sequence[str], methods: Mapping[str, Style]) -> None:
+    width = 0.84 / len(methods)
+    for i, (method, style) in enumerate(methods.items()):
+        found = {r["class"]: r for r in table.where(method=method).records() if r["class"] in classes}
+        x = np.array([classes.index(name) for name in found]) + (i - (len(methods) - 1) / 2) * width
+        std = np.nan_to_num([r["std"] for r in found.values()])
+        look: Any = {"color": style.color, "edgecolor": "white", "linewidth": 0, "hatch": _HATCHES[i % len(_HATCHES)]}
+        error: Any = {"ecolor": "#777777", "error_kw": {"elinewidth": 0.8}}
+        axis.bar(x, [r["mean"] for r in found.values()], width, yerr=std, label=method, **look, **error)
+
+
+def method_points(table: Table, *, ylabel: str) -> bytes:
+    """Draw each seed's number as a point, with mean and deviation, by method: figure 3, areas under curves.
+
+    Args:
+        table: Columns ``method``, ``mean``, ``std`` and ``seed_<n>``.
+        ylabel: Title of the vertical axis.
+    """
+    methods = list(dict.fromkeys(table.column("method")))
+    seeds = [name for name in table.columns if name.startswith("seed_")]
+    with _settings():
+        figure, (axis,) = _subplots(1, 1, width=max(2.8, 0.75 * len(methods) + 0.8), height=3.0)
+        for i, (style, r) in enumerate(zip(styles(methods).values(), table.records(), strict=True)):
+            values = [r[name] for name in seeds if r[name] is not None]
+            x = i + np.linspace(-0.18, 0.18, len(values)) if len(values) > 1 else [i]
+            axis.plot(x, values, style.marker, color=style.color, markersize=4, alpha=0.55, markeredgewidth=0)
+            std, wide = float(np.nan_to_num(r["std"])), 0.3
+            axis.errorbar(i, r["mean"], std, color=style.color, capsize=4, linewidth=1.3)
+            axis.plot([i - wide, i + wide], [r["mean"]] * 2, color=style.color, linewidth=2)
+            axis.annotate(f"{r['mean']:.2f}", (i + wide, r["mean"]), (2, 0), textcoords="offset points", va="center")
+        axis.set_xticks(range(len(methods)), methods, rotation=30 if len(methods) > 6 else 0)
+        axis.set(ylabel=ylabel, xlim=(-0.6, len(methods) - 0.1))
+        axis.margins(y=0.12)
+        axis.grid(axis="x", visible=False)
+        return _png(figure)
+
+
+def variant_points(table: Table, *, ylabel: str) -> bytes:
+    """Draw mean and standard deviation of each method in every variant, tables E.1 to E.3 as a picture.
+
+    Args:
+        table: Columns ``method``, ``variant``, ``mean`` and ``std``, one budget.
+        ylabel: Title of the vertical axis.
+    """
+    variants, methods = list(dict.fromkeys(table.column("variant"))), list(dict.fromkeys(table.column("method")))
+    with _settings():
+        figure, (axis,) = _subplots(1, 1, width=max(4.2, 0.8 * len(variants) + 1.8), height=3.2)
+        for i, (method, style) in enumerate(styles(methods).items()):
+            points = sorted(table.where(method=method).records(), key=lambda r: variants.index(r["variant"]))
+            x = np.array([variants.index(r["variant"]) for r in points]) + 0.08 * (i - (len(methods) - 1) / 2)
+            std = np.nan_to_num([r["std"] for r in points])
+            look: Any = {**style._asdict(), "markersize": 5, "linewidth": 0.9, "capsize": 2.5}
+            axis.errorbar(x, [r["mean"] for r in points], std, label=method, **look)
+        tilted: Any = {"rotation": 30, "ha": "right"} if max(map(len, variants)) > 10 else {}
+        axis.set_xticks(range(len(variants)), variants, **tilted)
+        axis.set(ylabel=ylabel, xlim=(-0.5, len(variants) - 0.5))
+        axis.grid(axis="x", visible=False)
+        _legend_on_the_right(figure, [axis])
+        return _png(figure)
+
+
+def episode_returns(panels: Mapping[str, Table], *, ylabel: str) -> bytes:
+    """Draw the return of each episode in training, and the moving mean of the greedy ones (of all if none is known).
+
+    Args:
+        panels: Tables with the columns ``seed``, ``episode``, ``return`` and ``followed``, by title.
+        ylabel: Title of the vertical axis.
+    """
+    with _settings():
+        columns = 1 if len(panels) == 1 else 3
+        figure, axes = _subplots(len(panels), columns, width=5.5 if len(panels) == 1 else 3.4, height=3.2)
+        names = dict.fromkeys(name for table in panels.values() for name in table.column("followed"))
+        look = styles(list(names))
+        for i, (axis, (title, table)) in enumerate(zip(axes, panels.items(), strict=True)):
+            for name, style in look.items():
+                own = table.where(followed=name)
+                dots: Any = {"linestyle": "none", "markersize": 3.5, "alpha": 0.7, "markeredgewidth": 0}
+                axis.plot(own.column("episode"), own.column("return"), style.marker, c=style.color, label=name, **dots)
+            averaged = table.where(followed=GREEDY) if GREEDY in names else table
+            ordered = sorted(averaged.records(), key=lambda r: r["episode"])
+            width = AVERAGED * len(set(table.column("seed")))  # returns that a mean is taken over
+            means = {r["episode"]: [o["return"] for o in ordered[: k + 1]][-width:] for k, r in enumerate(ordered)}
+            if means := {episode: np.mean(own) for episode, own in means.items() if len(own) == width}:
+                of = GREEDY if GREEDY in names else "all"
+                label = f"{of}: mean of the last {AVERAGED}"
+                axis.plot(list(means), list(means.values()), color="#000000", linewidth=1.3, label=label)
+            axis.locator_params(axis="x", integer=True)
+            axis.axhline(0, color="#666666", linewidth=0.8)
+            axis.set(xlabel="episode", title=title, ylabel="" if i % columns else ylabel)
+        _legend_on_the_right(figure, axes)
+        return _png(figure)
+
+
+def _settings() -> AbstractContextManager[None]:
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ImportError('figures need matplotlib; install it with: pip install "al-seg-env[examples]"') from error
+    return matplotlib.rc_context(_SETTINGS)
+
+
+def _subplots(panels: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """Return a figure of panels of ``width x height`` inches with one scale; no window, no global state."""
+    from matplotlib.figure import Figure
+
+    rows = -(-panels // columns)
+    figure = Figure(figsize=(width * columns, height * rows))
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel().tolist()
+    for axis in axes[panels:]:
+        axis.set_axis_off()
+    return figure, axes[:panels]
+
+
+def _dodge(budgets: Sequence[int], curves: int) -> float:
+    """Return the distance at which curves are drawn side by side, so that their error bars can be told apart."""
+    own = sorted(set(budgets))
+    return min(0.006 * (own[-1] - own[0]), 0.2 * min(np.diff(own), default=0) / curves)
+
+
+def _budget_ticks(axis: Axes, budgets: Sequence[int]) -> None:
+    """Put the ticks on the budgets themselves where their numbers have room."""
+    own = sorted(set(budgets))
+    room = 0.035 * len(str(own[-1])) * (own[-1] - own[0])
+    if len(own) < 2 or min(np.diff(own)) >= room:
+        axis.set_xticks(own)
+
+
+def _legend_on_the_right(figure: Figure, axes: Sequence[Axes]) -> None:
+    """Explain every curve once, then the lines of full supervision."""
+    found = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    labels = sorted(found, key=lambda label: label in _FULL_LABELS)
+    figure.legend([found[label] for label in labels], labels, loc="outside right center")
+
+
+def _png(figure: Figure) -> bytes:
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=200, metadata={"Software": None})
+    return content.getvalue()

@@ -1,0 +1,131 @@
+"""The report of an experiment: every table and figure of the paper's section 4 and appendices C and E, and tests."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+
+from al_seg_env.storage import write_text
+from al_seg_experiment.report import sections
+from al_seg_experiment.report.results import FULL, SPLITS, Results, read_results
+from al_seg_experiment.report.sections import NAMES, Document
+from al_seg_experiment.report.tables import Table, markdown
+
+logger = logging.getLogger(__name__)
+
+FIGURES = {"both": SPLITS, "val_miou": ("val",), "test_miou": ("test",)}
+_INTRODUCTION = """\
+Numbers are mean ± standard deviation (n - 1 in the denominator) over seeds; IoU in percent. Methods share seeds,
+so they are compared seed by seed. Tests are two-sided: the paired t-test and Wilcoxon's signed-rank test, the latter
+never below p = 2^(1 - n) for n seeds (0.0625 for 5). Holm's correction is over all comparisons with the same
+reference, methods and budgets together, on the same split; areas under the curves are corrected apart. theta_0
+(0 regions) is not compared. Intervals are 95 % t intervals of the mean.
+"""
+
+
+def report(
+    results_csv: str | Path,
+    out_folder: str | Path,
+    *,
+    figure: str = "both",
+    against: str | None = None,
+    target_miou: float | None = None,
+    against_variant: str | None = None,
+) -> Path:
+    """Write every table and figure that ``results.csv`` allows, as png, csv and markdown, and ``REPORT.md``.
+
+    Per split (val, test): ``figure_4`` (mean IoU against budget), ``table_1`` (IoU per class, with the deviations of
+    table C.1), ``comparisons`` (paired tests), ``area`` (under the budget curve) and ``labels_needed``. Once:
+    ``figure_3`` and ``figure_C1`` (classes asked for, and their entropy). Where there are several variants, all of
+    these for each, and ``table_E``, ``comparisons_E`` and ``figure_E``. The same rows give the same csv and markdown,
+    byte by byte.
+
+    Args:
+        results_csv: See :func:`~al_seg_experiment.report.results.read_results`.
+        out_folder: Made if need be; files of the same names are replaced.
+        figure: ``"val_miou"``, ``"test_miou"`` or ``"both"`` (those that are there).
+        against: Method that all are compared with, besides uniform, instead of the best baseline.
+        target_miou: Percent of mean IoU for the labels needed; by default 96 % of full supervision, and what
+            ``against`` or uniform has at its largest budget.
+        against_variant: Variant that the others are compared with; by default the first in order.
+
+    Returns:
+        The path of ``REPORT.md``.
+
+    Raises:
+        ValueError: If the file or an argument is wrong.
+        ImportError: Without matplotlib.
+    """
+    results = read_results(results_csv)
+    _check(results, figure, against, target_miou, against_variant)
+    out = Document(Path(out_folder))
+    splits = [split for split in FIGURES[figure] if split in results.splits]
+    for split in FIGURES[figure]:
+        if split not in results.splits:
+            out.leave_out(f"all figures of {NAMES[split]} mean IoU: there is no column `{split}_miou`")
+    suffixes = _suffixes(results.variants)
+    for variant, suffix in suffixes.items():
+        own = results.of_variant(variant)
+        if suffix:
+            out.variant = variant or "-"
+            out.heading(f"Variant {out.variant}")
+        for split in splits:
+            sections.curves(out, own, split, suffix)
+            sections.comparisons(out, own, split, suffix, against)
+            sections.area(out, own, split, suffix)
+            sections.labels_needed(out, own, split, suffix, against, target_miou)
+            sections.class_iou(out, own, split, suffix)
+        sections.classes_asked_for(out, own, suffix)
+    if len(suffixes) > 1:
+        out.variant = ""
+        out.heading("Variants")
+        for split in splits:
+            sections.variants(out, results, split, results.variants[0] if against_variant is None else against_variant)
+    path = out.folder / "REPORT.md"
+    left_out = ["## Left out\n", "".join(f"- {reason}\n" for reason in dict.fromkeys(out.left_out))]
+    lines = ["# Report\n", _INTRODUCTION, _contents(results), *out.lines, *(left_out if out.left_out else [])]
+    write_text(path, "\n".join(lines))
+    logger.info("report of %d rows: %s", len(results.rows), path)
+    return path
+
+
+def _check(
+    results: Results, figure: str, against: str | None, target_miou: float | None, against_variant: str | None
+) -> None:
+    if figure not in FIGURES:
+        raise ValueError(f"figure is {figure!r}; expected one of {', '.join(map(repr, FIGURES))}")
+    if not set(FIGURES[figure]) & set(results.splits):
+        raise ValueError(f"figure is {figure!r}, but the results have only {results.splits[0]}_miou; ask for that")
+    if against is not None and against not in results.methods:
+        raise ValueError(f"against is {against!r}; expected a method of the results: {', '.join(results.methods)}")
+    if against_variant is not None and against_variant not in results.variants:
+        known = ", ".join(map(repr, results.variants))
+        raise ValueError(f"against_variant is {against_variant!r}; expected one of {known}")
+    if target_miou is not None and not 0 < target_miou <= 100:
+        raise ValueError(f"target_miou is {target_miou!r}; expected percent of mean IoU, above 0 and up to 100")
+
+
+def _suffixes(variants: tuple[str, ...]) -> dict[str, str]:
+    """Return what the names of each variant's files end in: different on all file systems."""
+    if len(variants) == 1:
+        return {variants[0]: ""}
+    suffixes: dict[str, str] = {}
+    for variant in variants:
+        name = "_" + (re.sub(r"[^A-Za-z0-9.+=-]", "_", variant) or "unnamed")
+        number = sum(name.lower() == re.sub(r"~\d+$", "", other).lower() for other in suffixes.values())
+        suffixes[variant] = f"{name}~{number + 1}" if number else name
+    return suffixes
+
+
+def _contents(results: Results) -> str:
+    """Return a table of the methods, their seeds and budgets."""
+    rows = []
+    for variant in dict.fromkeys(row.variant for row in results.rows):
+        own = Results(tuple(r for r in results.rows if r.variant == variant), results.classes, results.splits)
+        for method in (*own.methods, FULL):
+            if of_method := own.of_method(method):
+                seeds = sorted({row.seed for row in of_method})
+                texts = (", ".join(map(str, values)) for values in (seeds, own.budgets(method)))
+                rows.append((variant or "-", method, len(seeds), *texts))
+    return markdown(Table(("variant", "method", "n", "seeds", "budgets (regions)"), tuple(rows)))

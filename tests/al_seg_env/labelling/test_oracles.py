@@ -1,0 +1,147 @@
+"""Who answers a request for labels, and what is made of a wrong answer."""
+
+import numpy as np
+import pytest
+from fakes import CLASSES, closed_form_env, numbered_data, same
+from PIL import Image
+
+from al_seg_env import ArrayData, CallbackOracle, FolderOracle, GroundTruthOracle, LabelsPending
+from al_seg_env.datasets.frames import Frames
+from al_seg_env.labelling.oracles import ask, file_name
+from al_seg_env.regions import RegionGrid
+
+GRID = RegionGrid((32, 40), (9, 11))
+
+
+def test_ground_truth_reveals_the_masks_of_the_regions():
+    data = numbered_data(3, void=0.2)
+    regions = [0, 15, 16 + 7]
+    masks = ask(GroundTruthOracle(Frames(data)), GRID, regions, 3)
+    for region, mask in zip(regions, masks, strict=True):
+        image, top, bottom, left, right = GRID.box(region)
+        np.testing.assert_array_equal(mask, data.mask(image)[top:bottom, left:right])
+
+
+def test_callback_is_shown_name_box_and_pixels():
+    data, asked = numbered_data(3), []
+
+    def answer(name, box, pixels):
+        asked.append((name, box))
+        np.testing.assert_array_equal(pixels, data.image(box.image)[box.top : box.bottom, box.left : box.right])
+        return np.full(box.size, 255, np.uint8)
+
+    masks = ask(CallbackOracle(data, answer), GRID, [17, 3], 3)
+    assert asked == [("image 1", GRID.box(17)), ("image 0", GRID.box(3))]
+    assert [mask.shape for mask in masks] == [GRID.box(17).size, GRID.box(3).size]
+
+
+def test_a_callback_is_asked_once_and_valid_answers_outlive_a_failure():
+    asked, mood = [], {"tired": True}
+
+    def answer(name, box, pixels):
+        asked.append(box)
+        if mood["tired"] and len(asked) == 2:
+            return np.full(box.size, 7, np.uint8)
+        return np.zeros(box.size, np.uint8)
+
+    oracle = CallbackOracle(numbered_data(3), answer)
+    with pytest.raises(ValueError, match=r"the answer for Box\(image=0.*labels \[7\] are no classes"):
+        ask(oracle, GRID, [17, 3], 3)
+    mood["tired"] = False
+    ask(oracle, GRID, [17, 3], 3)
+    ask(oracle, GRID, [3, 17], 3)
+    assert asked == [GRID.box(17), GRID.box(3), GRID.box(3)]
+    assert set(oracle.answers) == {GRID.box(17), GRID.box(3)}
+
+
+class Answers:
+    def __init__(self, masks):
+        self.masks = masks
+
+    def label(self, boxes):
+        return self.masks
+
+
+GOOD = np.zeros((9, 11), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        ([GOOD], "asked for 2 regions and returned 1 masks"),
+        ([GOOD] * 3, "asked for 2 regions and returned 3 masks"),
+        ([GOOD, GOOD.T], r"mask of region 4 \(image 0\): expected uint8 \(9, 11\), found uint8 \(11, 9\)"),
+        ([GOOD, GOOD.astype(np.int64)], r"region 4 \(image 0\): expected uint8 \(9, 11\), found int64"),
+        ([GOOD, GOOD + 3], r"region 4 \(image 0\): labels \[3\] are no classes; expected 0 to 2, or 255"),
+    ],
+)
+def test_a_wrong_answer_is_refused(masks, message):
+    with pytest.raises(ValueError, match=message):
+        ask(Answers(masks), GRID, [0, 4], 3)
+
+
+def test_stored_answers_are_not_asked_for_again_by_another_process(tmp_path):
+    data, asked = numbered_data(3), []
+
+    def answer(name, box, pixels):
+        asked.append(box)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return np.full(box.size, len(asked) % 3, np.uint8)
+
+    with pytest.raises(KeyboardInterrupt):
+        CallbackOracle(data, answer, tmp_path).label([GRID.box(region) for region in (17, 3, 4)])
+    masks = CallbackOracle(data, answer, tmp_path).label([GRID.box(region) for region in (17, 3, 4)])
+    assert [mask.flat[0] for mask in masks] == [1, 2, 1]  # the third call to the function was in vain
+    assert len(asked) == 4
+
+
+def test_a_folder_waits_for_its_answers_and_the_step_is_made_again(tmp_path):
+    data = numbered_data()
+    env, expected = closed_form_env(data=data, oracle=FolderOracle(data, tmp_path)), closed_form_env(data=data)
+    for one in (env, expected):
+        one.reset(seed=0)
+    action = np.array([1, 2, 3])
+    with pytest.raises(LabelsPending, match="3 regions wait for their labels: put a mask for each") as pending:
+        env.step(action)
+    requests = sorted((tmp_path / "requests").iterdir())
+    assert [path.name for path in requests] == sorted(path.name for path in pending.value.missing)
+    boxes = {file_name(data, box): box for box in map(env.grid.box, range(5 * env.grid.regions_per_image))}
+    for number, path in enumerate(requests):
+        box = boxes[path.name]
+        np.testing.assert_array_equal(
+            np.array(Image.open(path)), box.crop(data.image(box.image).transpose(2, 0, 1)).transpose(1, 2, 0)
+        )
+        if number == 2:
+            with pytest.raises(LabelsPending) as pending:
+                env.step(action)
+            assert [missing.name for missing in pending.value.missing] == [path.name]
+        Image.fromarray(box.crop(data.mask(box.image))).save(tmp_path / "answers" / path.name)
+    assert same(env.step(action), expected.step(action))
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: path.write_bytes(b"PNG"), "can't be read .*; write it again"),
+        (lambda path: Image.new("RGB", (11, 9)).save(path), "is a PNG of mode RGB; expected a PNG with one channel"),
+        (lambda path: Image.new("L", (9, 11)).save(path), r"expected uint8 \(9, 11\), found uint8 \(11, 9\)"),
+        (lambda path: Image.new("L", (11, 9), 7).save(path), r"labels \[7\] are no classes"),
+        (lambda path: path.mkdir(), "can't be read"),
+    ],
+)
+def test_a_malformed_answer_is_named(tmp_path, write, message):
+    data = numbered_data(3)
+    path = tmp_path / "answers" / file_name(data, GRID.box(0))
+    path.parent.mkdir()
+    write(path)
+    with pytest.raises(ValueError, match=rf"mask .*answers.*{message}"):
+        FolderOracle(data, tmp_path).label([GRID.box(0)])
+
+
+def test_file_names_stay_inside_their_folder(tmp_path):
+    names = ["../../evil", "/etc/passwd", "a/b", "..", "plain", "a_0_0_9x11", "\\back"]
+    data = ArrayData([np.zeros((32, 40, 3), np.uint8)] * 7, [np.zeros((32, 40), np.uint8)] * 7, CLASSES, names)
+    found = [file_name(data, GRID.box(16 * image)) for image in range(7)]
+    assert len(set(found)) == 7
+    assert all((tmp_path / name).resolve().parent == tmp_path.resolve() for name in found)

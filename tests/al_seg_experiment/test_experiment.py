@@ -1,0 +1,483 @@
+"""Experiments: pieces that resume, configurations that are refused, and the whole of a tiny one, killed or not."""
+
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from experiments import TINY_EXPERIMENT as TINY
+from experiments import rows_of
+from fakes import make
+from PIL import Image
+from processes import in_child
+from scipy.stats import ttest_rel
+
+from agents import UniformPolicy
+from al_seg_env.learner.fitting import evaluate
+from al_seg_experiment import load_experiment, pieces, run, status
+from al_seg_experiment.__main__ import main
+from al_seg_experiment.experiment import METHODS
+from al_seg_experiment.protocol import make_policy, train_query
+from al_seg_experiment.reading import PRESETS
+from al_seg_experiment.report.training_curves import training_figure
+from al_seg_experiment.report.writing import report
+from al_seg_experiment.runner import _differences
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a finished experiment, made in a child as the killed ones are."""
+    folder = tmp_path_factory.mktemp("experiment") / "whole"
+    assert in_child(lambda: run(load_experiment(TINY), folder)) == 0
+    return folder
+
+
+def test_a_whole_experiment(whole):
+    rows = rows_of(whole / "results.csv")
+    found = {(row["method"], row["seed"], row["budget"]) for row in rows}
+    expected = {(m, s, b) for m in ("uniform", "dqn", "rare") for s in "01" for b in "024"}
+    assert found == expected | {("full", seed, "32") for seed in "01"}
+    for row in rows:
+        assert 0 <= float(row["val_miou"]) <= 100
+        asked = [int(value) for key, value in row.items() if key.startswith("asked_") and value]
+        if row["method"] != "full":
+            most = int(row["budget"]) * 16 * 20
+            assert sum(asked) == 0 == most or 0.9 * most < sum(asked) <= most  # some pixels are void
+    # Methods start from the same theta_0, so that differences are paired.
+    assert len({(row["val_miou"], row["test_miou"]) for row in rows if row["budget"] == "0"}) == 1
+    for trial in ("uniform-0", "dqn-1"):
+        picture = np.asarray(Image.open(whole / "trials" / trial / "requests.png"))
+        assert picture.std() > 1
+        assert json.loads((whole / "trials" / trial / "piece.json").read_text())["seed"] == int(trial[-1])
+    assert not list(whole.rglob("*.part"))
+    assert not list(whole.rglob("acquired-*"))
+    assert len(rows_of(whole / "query" / "0" / "episodes.csv")) == 2
+
+
+def test_an_agent_trained_in_two_environments_side_by_side(whole, tmp_path):
+    """In processes of their own; interrupted after two of four episodes, it ends with the same agent."""
+    weights = whole / "query_theta_0" / "theta_0.safetensors"
+
+    def train(folder, episodes):
+        folder.mkdir(exist_ok=True)
+        query = {**TINY["query"], "envs": 2, "episodes": episodes, "refit": {"gradient_steps": 3}}
+        experiment = load_experiment({**TINY, "query": query})
+        assert in_child(lambda: train_query(experiment, weights, folder, 0)) == 0
+
+    train(tmp_path / "whole", 4)
+    train(tmp_path / "parts", 2)
+    assert [row["steps"] for row in rows_of(tmp_path / "parts" / "episodes.csv")] == ["4", "4"]
+    train(tmp_path / "parts", 4)
+    first, second = (tmp_path / name / "episodes.csv" for name in ("whole", "parts"))
+    assert first.read_text() == second.read_text()
+    assert [row["steps"] for row in rows_of(first)] == ["4", "4", "8", "8"]
+    assert len({row["return"] for row in rows_of(first)}) > 2  # the environments are seeded apart
+    first, second = (tmp_path / name / "agent.safetensors" for name in ("whole", "parts"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_result_is_what_a_user_would_measure(whole):
+    """Acquiring, training and testing again by hand gives the stored figures."""
+    from al_seg_env.learner.fitting import fit_to_convergence
+
+    result = json.loads((whole / "trials" / "uniform-1" / "result-2.json").read_text())
+    experiment = load_experiment(TINY)
+
+    def by_hand():
+        arguments = {**experiment.arguments, "weights": str(whole / "theta_0" / "theta_0.safetensors")}
+        env = make(**{"network_options": {}, "batch_size": None, **arguments, "split": "eval", "budget": 4}).unwrapped
+        policy = UniformPolicy(1)
+        observation, info = env.reset(seed=1)
+        _, _, _, _, info = env.step(policy.predict(observation)[0])
+        assert info["miou"] == result["acquired_miou"]
+        rng = np.random.default_rng([1, 2])
+        labels = env.labels
+        fit = fit_to_convergence(
+            env.learner, env.frames, env.grid, labels.labelled, labels.mask, env.splits.reward, experiment.fit, rng
+        )
+        assert fit.best_epoch == result["best_epoch"]
+        assert evaluate(env.learner, env.frames, env.splits.test).miou == result["test_miou"]
+
+    network = {"decoder_pyramid_channels": 64, "decoder_segmentation_channels": 32}  # SyntheticStreets-v0's own
+    experiment.arguments["network_options"] = network
+    experiment.arguments.update(encoder="tu-tf_mobilenetv3_small_minimal_100", learning_rate=2e-3, max_grad_norm=4.0)
+    experiment.arguments.pop("batch_size", None)
+    assert in_child(by_hand) == 0
+
+
+def test_a_finished_experiment_does_nothing_and_a_larger_one_keeps_it(whole, tmp_path):
+    import shutil
+
+    folder = tmp_path / "copy"
+    shutil.copytree(whole, folder)  # moved to another place
+    kept = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    experiment = load_experiment(TINY)
+    before = time.perf_counter()
+    run(experiment, folder)
+    assert time.perf_counter() - before < 5
+    changed = {path.name for path, at in kept.items() if path.stat().st_mtime_ns != at}
+    assert changed <= {"experiment.json", "results.csv"}
+    assert {row["state"] for row in status(experiment, folder)} == {"finished"}
+    mine = {"methods": {"uniform": None, "mine": {"policy": "own_policies:own_policy"}}}
+    larger = load_experiment({**TINY, **mine, "full": True})
+    assert in_child(lambda: run(larger, folder)) == 0
+    rows = rows_of(folder / "results.csv")
+    assert {row["method"] for row in rows} == {"full", "uniform", "mine"}
+    assert [row for row in rows if row["method"] == "uniform"] == [
+        row for row in rows_of(whole / "results.csv") if row["method"] == "uniform"
+    ]
+
+
+def test_killed_at_20_points_ends_with_the_same_csv(whole, tmp_path):
+    folder, rng = tmp_path / "killed", np.random.default_rng(0)
+    experiment = load_experiment(TINY)
+    started = time.perf_counter()
+    assert in_child(lambda: run(experiment, tmp_path / "timed")) == 0
+    longest = (time.perf_counter() - started) / 6
+    hits = sum(in_child(lambda: run(experiment, folder), rng.uniform(0, longest)) == -9 for _ in range(20))
+    assert hits >= 10
+    assert in_child(lambda: run(experiment, folder)) == 0
+    assert (folder / "results.csv").read_bytes() == (whole / "results.csv").read_bytes()
+
+
+def test_a_damaged_result_is_set_aside_and_its_trial_alone_is_run_again(whole, tmp_path):
+    import shutil
+
+    folder = tmp_path / "copy"
+    shutil.copytree(whole, folder)
+    damaged = folder / "trials" / "rare-0" / "result-4.json"
+    damaged.write_text(damaged.read_text()[:50])
+    kept = {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/result-*.json") if path != damaged}
+    experiment = load_experiment(TINY)
+
+    def again():
+        with pytest.warns(UserWarning, match="result-4.json is damaged .* set aside as result-4.damaged"):
+            run(experiment, folder)
+
+    assert in_child(again) == 0
+    assert (folder / "results.csv").read_bytes() == (whole / "results.csv").read_bytes()
+    assert all(path.stat().st_mtime_ns == at for path, at in kept.items())
+    assert damaged.with_suffix(".damaged").exists()
+
+
+def test_a_damaged_acquisition_is_set_aside_and_made_again(whole, tmp_path):
+    import shutil
+
+    folder = tmp_path / "copy"
+    shutil.copytree(whole, folder)
+    trial = folder / "trials" / "uniform-0"
+    (trial / "result-4.json").unlink()
+    (trial / "finished.json").unlink()
+    (trial / "acquired-2.safetensors").write_bytes(b"half")
+    experiment = load_experiment(TINY)
+
+    def again():
+        with pytest.warns(UserWarning, match="acquired-2.safetensors is damaged.* acquired anew"):
+            run(experiment, folder)
+
+    assert in_child(again) == 0
+    assert (folder / "results.csv").read_bytes() == (whole / "results.csv").read_bytes()
+
+
+def test_decoded_images_can_be_kept_in_the_experiments_folder(whole, tmp_path):
+    data = np.random.default_rng(0)
+    root = tmp_path / "data"
+    for kind in ("images", "masks"):
+        (root / kind).mkdir(parents=True)
+    for number in range(24):
+        Image.fromarray(data.integers(0, 256, (32, 40, 3), np.uint8)).save(root / "images" / f"{number}.png")
+        Image.fromarray(data.integers(0, 3, (32, 40)).astype(np.uint8)).save(root / "masks" / f"{number}.png")
+    arguments = {key: value for key, value in TINY["arguments"].items() if key not in ("images", "image_size")}
+    arguments |= {"root": str(root), "classes": ["a", "b", "c"], "encoder": "tu-tf_mobilenetv3_small_minimal_100"}
+    arguments |= {"learning_rate": 1e-4, "max_grad_norm": 1.0}
+    stages = [{"epochs": 1, "updates": 1}]
+    content = {
+        **TINY,
+        "env": "al_seg_env/ImageFolder-v0",
+        "arguments": arguments,
+        "theta_0": stages,
+        "cache": True,
+    }
+    experiment = load_experiment({**content, "methods": ["uniform"], "seeds": [0], "full": False})
+    assert in_child(lambda: run(experiment, tmp_path / "run")) == 0
+    assert len(list((tmp_path / "run" / "cache").rglob("*.image.npy"))) > 10
+
+
+def test_results_of_another_configuration_are_refused(whole):
+    changed = load_experiment({**TINY, "budgets": [2, 6]})
+    with pytest.raises(ValueError, match=r"another configuration: budgets is \[2, 4\] there, \[2, 6\] here. Choose"):
+        run(changed, whole)
+    deep = load_experiment(TINY, {"arguments.pool_size": 4})
+    with pytest.raises(ValueError, match=r"arguments.pool_size is 2 there, 4 here"):
+        run(deep, whole)
+    method = load_experiment({**TINY, "methods": {"uniform": {"policy": "uniform", "arguments": {"pool_size": 3}}}})
+    (whole / "trials" / "uniform-0" / "finished.json").rename(whole / "trials" / "uniform-0" / "aside")
+    try:
+        with pytest.raises(ValueError, match=r"uniform-0 holds results of another .*method.arguments.pool_size"):
+            run(method, whole)
+    finally:
+        (whole / "trials" / "uniform-0" / "aside").rename(whole / "trials" / "uniform-0" / "finished.json")
+        run(load_experiment(TINY), whole)
+
+
+def test_a_folder_from_before_an_entry_existed_goes_on_with_its_default(tmp_path, whole):
+    folder = tmp_path / "older"
+    shutil.copytree(whole, folder)
+    stored = json.loads((folder / "experiment.json").read_text())
+    del stored["query"]["refit"], stored["query"]["envs"], stored["cpus"]
+    (folder / "experiment.json").write_text(json.dumps(stored))
+    assert all(row["state"] == "finished" for row in status(load_experiment(TINY), folder))
+    run(load_experiment(TINY), folder)
+    assert (folder / "results.csv").read_bytes() == (whole / "results.csv").read_bytes()
+    (folder / "experiment.json").write_text(json.dumps(stored))
+    query = {**TINY["query"], "refit": {"gradient_steps": 1}}
+    with pytest.raises(ValueError, match=r"query.refit.* there, "):
+        run(load_experiment({**TINY, "query": query}), folder)
+
+
+def test_a_folder_of_another_version_is_refused(whole, tmp_path):
+    import shutil
+
+    shutil.copytree(whole, tmp_path / "copy")
+    path = tmp_path / "copy" / "experiment.json"
+    for content in (json.dumps({**json.loads(path.read_text()), "version": 2}), "{", "[]", "3"):
+        path.write_text(content)
+        with pytest.raises(ValueError, match="experiment.json"):
+            run(load_experiment(TINY), tmp_path / "copy")
+
+
+def test_what_never_began_may_be_changed_and_data_may_move(whole, tmp_path):
+    wrong = load_experiment({**TINY, "env": "al_seg_env/CamVid-v0", "arguments": {"root": str(tmp_path / "none")}})
+    with pytest.raises(ValueError, match="lacks train"):
+        run(wrong, tmp_path / "run")
+    right = load_experiment({**TINY, "theta_0": [], "methods": ["uniform"], "seeds": [0], "full": False})
+    assert in_child(lambda: run(right, tmp_path / "run")) == 0
+    assert not list(_differences({"arguments": {"root": "/here"}}, {"arguments": {"root": "/there"}}))
+    assert list(_differences({"arguments": {"seed": 1}}, {"arguments": {"seed": 2}}))
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="holds other files and no experiment; choose a new folder"):
+        run(load_experiment(TINY), tmp_path)
+
+
+def test_the_command_line_runs_shows_and_reports(whole, tmp_path, capsys):
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(TINY))
+    assert main(["status", str(file), "--out", str(whole)]) == 0
+    assert "13 of 13 pieces finished" in capsys.readouterr().out
+    assert main(["report", str(file), "--out", str(whole)]) == 0
+    text = (whole / "report" / "REPORT.md").read_text()
+    for name in ("figure_4_val.png", "figure_D1.png", "table_1_test.png", "figure_training.png"):
+        assert name in text
+        assert np.asarray(Image.open(whole / "report" / name).convert("RGB")).std() > 1
+    (tmp_path / "mine.csv").write_text("method,seed,budget,test_miou\nuniform,0,10,40\ndqn,0,10,41\n")
+    assert main(["report", str(tmp_path / "mine.csv"), "--out", str(tmp_path / "by_hand")]) == 0
+    assert "41" in (tmp_path / "by_hand" / "figure_4_test.md").read_text()
+    assert main(["report", str(file), "--out", str(tmp_path / "none")]) == 2
+    assert "holds no result yet" in capsys.readouterr().err
+    assert main(["run", "camvid_smal"]) == 2
+    assert "the presets are camvid_paper, " in capsys.readouterr().err
+
+
+def test_variants_have_their_own_pieces():
+    variants = {
+        "1H": {"arguments": {"entropy_pools": ["max"], "similarity": []}},
+        "wide": {"arguments": {"learning_rate": 0.1}, "budgets": [8]},
+        "../x": {"agent": {"loss": "huber"}},
+    }
+    experiment = load_experiment({**TINY, "variants": variants, "query": {"per_seed": False}})
+    names = [piece.name for piece in pieces(experiment)]
+    assert len(names) == len(set(names)) == 2 + 2 + 3 * (1 + 1 + 2 * 4)  # "wide" trains a theta_0 of its own
+    assert not any(".." in name for name in names)
+    needs = {piece.name: piece.needs for piece in pieces(experiment)}
+    assert needs["variants/1H/trials/dqn-1"] == ("theta_0", "variants/1H/query/0")
+    assert needs["variants/wide/trials/dqn-1"] == ("variants/wide/theta_0", "variants/wide/query/0")
+    assert experiment.of_variant("wide").budgets == (8,)
+    assert experiment.of_variant("../x").query.agent == {"loss": "huber"}
+    assert experiment.of_variant("1H").arguments["similarity"] == []
+
+
+def test_variants_are_run_and_compared(tmp_path):
+    variants = {
+        "all": {},
+        "1H": {"arguments": {"entropy_pools": ["max"], "similarity": []}},
+        "huber": {"agent": {"loss": "huber"}},
+    }
+    experiment = load_experiment({**TINY, "variants": variants, "methods": ["dqn"], "seeds": [0], "full": False})
+
+    def work():
+        report(run(experiment, tmp_path / "run"), tmp_path / "run" / "report")
+
+    assert in_child(work) == 0
+    assert {(row["variant"], row["budget"]) for row in rows_of(tmp_path / "run" / "results.csv")} == {
+        (variant, budget) for variant in variants for budget in "024"
+    }
+    assert "table_E" in (tmp_path / "run" / "report" / "REPORT.md").read_text()
+    training = training_figure(experiment, tmp_path / "run", tmp_path / "run" / "report" / "REPORT.md")
+    assert np.asarray(Image.open(training).convert("RGB")).std() > 1
+    found = rows_of(training.with_name("training.csv"))
+    assert [(row["variant"], row["episode"]) for row in found] == [(name, str(n)) for name in variants for n in (1, 2)]
+
+
+def test_returns_are_told_apart_by_who_was_followed(tmp_path):
+    """Mean and deviation by hand, of both halves of training."""
+    experiment = load_experiment({**TINY, "methods": ["dqn"], "seeds": [0]})
+    lines = ["1,2,1.0,uniform", "2,4,3.0,score_entropy", "3,6,2.0,uniform", "4,8,5.0,greedy", "5,10,7.0,greedy"]
+    lines += ["6,12,1.5,uniform"]
+    (tmp_path / "query" / "0").mkdir(parents=True)
+    (tmp_path / "query" / "0" / "episodes.csv").write_text("\n".join(["episode,steps,return,followed", *lines]))
+    (tmp_path / "REPORT.md").write_text("# Report\n")
+    training_figure(experiment, tmp_path, tmp_path / "REPORT.md")
+    text = (tmp_path / "REPORT.md").read_text()
+    assert text.startswith("# Report\n")
+    for row in (
+        "| - | uniform | 1.50 ± 0.71 (n = 2) | 1.50 (n = 1) |",
+        "| - | entropy | 3.00 (n = 1) | - |",
+        "| - | greedy | - | 6.00 ± 1.41 (n = 2) |",
+    ):
+        assert row in text
+    assert training_figure(experiment, tmp_path / "none", tmp_path / "REPORT.md") is None
+    for damaged in ("episode,return,followed\n1,2", "episode\n1", "episode,return\n1,x", "episode,return\n1"):
+        (tmp_path / "query" / "0" / "episodes.csv").write_text(damaged)
+        with pytest.raises(ValueError, match=r"episodes.csv is damaged .*remove it"):
+            training_figure(experiment, tmp_path, tmp_path / "REPORT.md")
+
+
+def test_the_training_of_variants_is_compared_seed_by_seed(tmp_path):
+    """Against scipy: the means of each agent's last half, which begins after episode 2."""
+    variants = {"paper": {}, "huber": {"agent": {"loss": "huber"}}}
+    experiment = load_experiment({**TINY, "methods": ["dqn"], "seeds": [0, 1, 2], "variants": variants})
+    returns = np.random.default_rng(0).normal(size=(2, 3, 4)).round(4)  # (variants, seeds, episodes)
+    for name, of_variant in zip(variants, returns, strict=True):
+        for seed, own in enumerate(of_variant):
+            folder = tmp_path / "variants" / name / "query" / str(seed)
+            folder.mkdir(parents=True)
+            lines = [f"{episode + 1},{value}" for episode, value in enumerate(own)]
+            (folder / "episodes.csv").write_text("\n".join(["episode,return", *lines]))
+    (tmp_path / "REPORT.md").write_text("# Report\n")
+    training_figure(experiment, tmp_path, tmp_path / "REPORT.md")
+    paper, huber = returns[:, :, 2:].mean(axis=2)
+    p = ttest_rel(huber, paper).pvalue
+    row = next(line for line in (tmp_path / "REPORT.md").read_text().splitlines() if line.startswith("| huber |"))
+    assert f"| {(huber - paper).mean():+.2f} [" in (tmp_path / "REPORT.md").read_text()
+    last = (tmp_path / "REPORT.md").read_text().rstrip().splitlines()[-1]
+    assert last.startswith(f"| huber | {huber.mean():.2f} ± {huber.std(ddof=1):.2f} (n = 3) |")
+    assert last.endswith(f"| {p:.4f} | {p:.4f} |")
+    assert row.startswith("| huber | all |")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"methods": ["entropie"]},
+            "method 'entropie' is unknown .did you mean 'entropy'..; known are uniform, entropy",
+        ),
+        ({"methods": {"mine": {"policy": "nothing"}}}, "policy 'nothing' of method 'mine' is unknown; known are"),
+        ({"methods": {"a/b": {"policy": "uniform"}}}, "names are of letters"),
+        ({"methods": {"mine": {"policy": "uniform", "x": 1}}}, "unknown entries .'x'.; known are policy and arguments"),
+        ({"budget": [3]}, r"unknown entries \['budget'\]; known are name, env"),
+        ({"seeds": []}, "seeds is .*; expected a list of different whole numbers"),
+        ({"seeds": [1, 1]}, "seeds is .*; expected a list of different whole numbers"),
+        ({"budgets": [0, 4]}, "theta_0 itself, 0, is always there"),
+        (
+            {"fit": {"epochs": 3}},
+            r"fit has the unknown entries \['epochs'\]; known are crop_size, batch_size, patience",
+        ),
+        ({"query": 3}, "query is 3; expected a mapping"),
+        ({"query": {"envs": 0}}, "query.envs is 0.*expected at least 1"),
+        ({"query": {"refit": {"updates": 3}}}, "query.refit is {'updates': 3}; expected gradient_steps, at least 1"),
+        ({"theta_0": [{"image": "train"}]}, r"theta_0\[0\] has the unknown entries \['image'\]; known are env"),
+        ({"preset": "camvid"}, "'camvid' is neither a file nor a preset; the presets are camvid_paper"),
+        ({"arguments": {"cache": "/etc"}}, "cache names a folder to write to, and an experiment writes into its own"),
+        ({"query": {"agent": {"tensorboard_log": "x"}}}, "tensorboard_log names a folder to write to"),
+        ({"name": None, "variants": 3}, "variants is 3; expected a mapping"),
+    ],
+)
+def test_what_is_wrong_in_a_configuration_is_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        load_experiment({**TINY, **change})
+
+
+def test_files_in_yaml_and_toml_and_presets_that_are_changed(tmp_path):
+    (tmp_path / "a.yaml").write_text("preset: synthetic_small\nname: mine\nfit: {patience: 3}\nmethods: [uniform]\n")
+    experiment = load_experiment(tmp_path / "a.yaml", {"arguments.pool_size": 4, "seeds": [7]})
+    assert (experiment.name, experiment.fit.patience, experiment.seeds) == ("mine", 3, (7,))
+    assert experiment.arguments["pool_size"] == 4
+    assert experiment.fit.max_epochs == load_experiment("synthetic_small").fit.max_epochs
+    assert list(experiment.methods) == ["uniform"]
+    (tmp_path / "a.toml").write_text('name = "mine"\nbudgets = [4, 2]\n[fit]\npatience = 2\n')
+    if sys.version_info >= (3, 11):
+        assert load_experiment(tmp_path / "a.toml").budgets == (2, 4)
+    for content in ("a: [", "- 1", "\x00", "[" * 3000):
+        (tmp_path / "bad.yaml").write_text(content)
+        with pytest.raises(ValueError, match="bad.yaml"):
+            load_experiment(tmp_path / "bad.yaml")
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in PRESETS.glob("*.yaml")))
+def test_presets_are_valid(name):
+    from al_seg_env.registration import ENV_OPTIONS, LEARNER_OPTIONS
+
+    experiment = load_experiment(name)
+    assert experiment.name == name
+    own = {"root", "scores", "bald_samples", "splits", "image_size", "cache"}
+    of_variants = [variant.arguments for variant in experiment.variants.values()]
+    for arguments in (experiment.arguments, experiment.query.arguments, *of_variants):
+        assert set(arguments) <= ENV_OPTIONS | LEARNER_OPTIONS | own
+    assert all(stage.images != "train" for stage in experiment.query_theta_0)
+
+
+def test_every_known_policy_can_be_made():
+    env = make(scores=["privileged_rarity"]).unwrapped
+    for name in METHODS:
+        if name != "dqn":
+            assert hasattr(make_policy(name, env, 0, None), "predict")
+    with pytest.raises(ValueError, match="can't be imported"):
+        make_policy("nowhere:nothing", env, 0, None)
+
+
+def test_ray_runs_pieces_and_a_killed_worker_is_replaced(whole, tmp_path):
+    ray = pytest.importorskip("ray")
+    pid_file = tmp_path / "pid"
+    mine = {
+        **TINY,
+        "methods": {"uniform": None, "killed": {"policy": "kill_once:policy"}},
+        "seeds": [0],
+        "full": False,
+    }
+    (tmp_path / "kill_once.py").write_text(
+        "import os, pathlib, signal\n"
+        "from agents import UniformPolicy\n"
+        "def policy(env, seed):\n"
+        f"    mark = pathlib.Path({str(pid_file)!r})\n"
+        "    if not mark.exists():\n"
+        "        mark.write_text(str(os.getpid()))\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return UniformPolicy(seed)\n"
+    )
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1] / "support")])
+    environment = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+    options = {"num_cpus": 2, "include_dashboard": False, "log_to_driver": False, "object_store_memory": 100 * 2**20}
+    try:
+        ray.init(runtime_env={"env_vars": environment}, **options)
+    except Exception as error:  # where processes, ports or shared memory are not to be had
+        pytest.skip(f"Ray can't start here: {error}")
+    try:
+        results = run(load_experiment(mine), tmp_path / "on_ray", ray_address="local")
+    finally:
+        ray.shutdown()
+    assert pid_file.exists()
+    rows = rows_of(results)
+    assert {(row["method"], row["budget"]) for row in rows} == {(m, b) for m in ("uniform", "killed") for b in "024"}
+    uniform, killed = ([{**row, "method": ""} for row in rows if row["method"] == m] for m in ("uniform", "killed"))
+    assert killed == uniform  # the same policy
+    whole_rows = [row for row in rows_of(whole / "results.csv") if (row["method"], row["seed"]) == ("uniform", "0")]
+    assert [row["val_miou"] for row in rows if row["method"] == "uniform"] == [row["val_miou"] for row in whole_rows]

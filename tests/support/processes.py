@@ -1,0 +1,26 @@
+"""Processes of their own, killed or not."""
+
+import os
+import signal
+import time
+import traceback
+
+
+def in_child(work, kill_after=None):
+    """Run ``work`` in a forked process, killed after so many seconds; return its exit status, -9 if it was killed."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        except SystemExit as stop:
+            status = 3 if stop.code else 0
+        except BaseException:
+            traceback.print_exc()  # os._exit would swallow it
+        finally:
+            os._exit(status)
+    if kill_after is not None:
+        time.sleep(kill_after)
+        os.kill(pid, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

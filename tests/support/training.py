@@ -1,0 +1,12 @@
+"""What the states of two trainings have in common, whatever the clock said."""
+
+from collections import deque
+
+CLOCKS = ("t", "start_time", "t_start", "episode_times", "_num_timesteps_at_start")
+
+
+def clean(state):
+    """Leave out clock readings."""
+    if isinstance(state, dict):
+        return {key: clean(value) for key, value in state.items() if key not in CLOCKS}
+    return [clean(item) for item in state] if isinstance(state, list | deque) else state
