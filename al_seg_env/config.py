@@ -75,8 +75,9 @@ class EnvConfig:
         self._check_counts()
         self._check_sizes()
         self._check_choices()
-        if not (math.isfinite(self.reward_scale) and self.reward_scale > 0):
-            raise ValueError(f"reward_scale is {self.reward_scale}; a positive number is expected")
+        scale = self.reward_scale
+        if type(scale) not in (int, float) or not (math.isfinite(scale) and scale > 0):
+            raise ValueError(f"reward_scale is {scale!r}; a positive number is expected")
         if not (self.class_distribution or self.entropy_pools):
             raise ValueError("no feature is left: set class_distribution, or name one of entropy_pools")
 
@@ -101,7 +102,7 @@ class EnvConfig:
         for name in ("region_size", "crop_size"):
             value = getattr(self, name)
             if value is not None and not (
-                isinstance(value, tuple) and len(value) == 2 and all(isinstance(s, int) and s >= 1 for s in value)
+                isinstance(value, tuple) and len(value) == 2 and all(type(side) is int and side >= 1 for side in value)
             ):
                 raise ValueError(f"{name} is {value!r}; (height, width) in pixels, or None, is expected")
 
@@ -114,9 +115,11 @@ class EnvConfig:
             "kl_edges": ("fixed", "row"),
             "on_divergence": ("raise", "skip"),
         }.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {choices}")
+            value = getattr(self, name)
+            if not isinstance(value, str | None) or value not in choices:
+                raise ValueError(f"{name} is {value!r}; expected one of {choices}")
         for name, known in {"entropy_pools": POOLINGS, "similarity": SIMILARITIES}.items():
             value = getattr(self, name)
-            if not isinstance(value, tuple) or not set(value) <= set(known) or len(set(value)) != len(value):
+            named = isinstance(value, tuple) and all(isinstance(each, str) for each in value)
+            if not named or not set(value) <= set(known) or len(set(value)) != len(value):
                 raise ValueError(f"{name} is {value!r}; expected a list of different ones out of {known}")

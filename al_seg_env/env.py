@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +16,15 @@ import numpy.typing as npt
 import torch
 from gymnasium import spaces
 
-from al_seg_env import episode as episodes
-from al_seg_env.checks import check_fit
 from al_seg_env.config import EnvConfig
 from al_seg_env.datasets.frames import Frames
 from al_seg_env.datasets.segmentation_data import SegmentationData
 from al_seg_env.datasets.splits import Splits
-from al_seg_env.episode import Episode, Observation, State, copied
-from al_seg_env.labelling.label_state import LabelState
+from al_seg_env.episode import Episode, State, check_identity, copied, generator_from
+from al_seg_env.labelling.label_state import LabelState, flat_masks, split_masks
 from al_seg_env.labelling.oracles import GroundTruthOracle, Oracle, ask
 from al_seg_env.learner.contract import Learner
+from al_seg_env.learner.hardware import is_out_of_memory
 from al_seg_env.learner.training_crops import training_crops
 from al_seg_env.metrics import class_iou, mean_iou
 from al_seg_env.observation.features import Feature, paper_features, paper_similarity
@@ -31,10 +32,11 @@ from al_seg_env.observation.observer import Observer
 from al_seg_env.observation.scores import Score
 from al_seg_env.regions import RegionGrid
 from al_seg_env.rendering import render_request
-from al_seg_env.types import IntArray, UInt8Array
+from al_seg_env.storage import tree_digest
+from al_seg_env.types import IntArray, Observation, UInt8Array
 
 
-class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
+class RegionSelectionEnv(gym.Env[Observation, IntArray]):
     """Choose which image regions to label, so that a segmentation network improves the most (section 3.1).
 
     ## Episode
@@ -83,9 +85,9 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
         splits: Which images are D_S, D_T, D_R and D_V.
         learner: The segmentation network. Its state at this moment is theta_0. It belongs to this environment.
         config: Settings; see :class:`~al_seg_env.config.EnvConfig`.
-        oracle: Who labels; the data's own masks if left out.
+        oracle: Who labels; the data's own masks if omitted.
         scores: Acquisition scores to observe.
-        features: Parts of a region's description; the paper's, as configured, if left out.
+        features: Parts of a region's description; the paper's, as configured, if omitted.
         render_mode: ``"rgb_array"`` or ``None``.
         cache: Folder for decoded images, for data larger than memory; see :class:`~al_seg_env.datasets.frames.Frames`.
 
@@ -117,8 +119,8 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
         self.frames = Frames.shared(data, cache)
         self.oracle = GroundTruthOracle(self.frames) if oracle is None else oracle
         acquired_from = splits.train if config.split == "train" else splits.eval
-        check_fit(data, splits, learner, config, self.grid, acquired_from)
-        self.labels = LabelState(self.grid, acquired_from, len(data.classes))
+        _check_splits(data, splits, config, self.grid, acquired_from)
+        _check_network(learner, len(data.classes), self.grid)
         self.observer = Observer(
             self.frames,
             self.grid,
@@ -131,8 +133,10 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
             similarity=paper_similarity(config),
             scores=tuple(scores),
         )
-        self.observation_space = self.observer.space  # type: ignore[assignment]
+        self.observation_space: spaces.Dict = self.observer.space
         self.action_space = spaces.MultiDiscrete([config.pool_size] * config.regions_per_step)
+        self._nothing_labelled = LabelState(self.grid, acquired_from, len(data.classes))
+        self._theta_0 = tree_digest(learner.state_dict())
         self._initial_confusion: torch.Tensor | None = None
         self._episode: Episode | None = None
         self._answered: dict[int, UInt8Array] = {}  # by the oracle, for a step that failed afterwards
@@ -148,6 +152,16 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
             "similarity": None if self.observer.similarity is None else self.observer.similarity.name,
         }
 
+    @property
+    def labels(self) -> LabelState:
+        """L_t and U_t."""
+        return self._nothing_labelled if self._episode is None else self._episode.labels
+
+    @property
+    def pools(self) -> tuple[IntArray, ...]:
+        """Region ids of the K pools on offer, each at most N; for looking, and for agents that may cheat."""
+        return () if self._episode is None else tuple(pool.copy() for pool in self._episode.pools)
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
@@ -155,34 +169,35 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
 
         Args:
             seed: Seeds pools, crops, flips and dropout.
-            options: ``{"state": ...}`` goes on from a state of :meth:`get_state` instead, through all wrappers.
+            options: ``{"state": ...}`` continues from a state of :meth:`get_state` instead, through all wrappers, with
+                that state's random numbers.
         """
-        super().reset(seed=seed)
         if options and "state" in options:
-            return episodes.go_on(self, options["state"])
-        self._episode = None
-        self.learner.reset()
-        self.labels.clear()
-        if self._initial_confusion is None:
-            self._initial_confusion = self._evaluate()
-        miou = 100 * mean_iou(self._initial_confusion)
-        pools, observation = self._observe(initial=True)
-        self._episode = Episode(
-            step=0,
-            pools=pools,
-            chosen=(),
-            label_counts=np.zeros(len(self.data.classes), dtype=np.int64),
-            confusion=self._initial_confusion,
-            reference_miou=0.0 if self.config.first_reward == "miou" else miou,
-            observation=observation,
-        )
-        return copied(observation), self._info()
+            return self._continue_from(options["state"])
+        with self._all_or_nothing():
+            super().reset(seed=seed)
+            self.learner.reset()
+            if self._initial_confusion is None:
+                self._initial_confusion = self._evaluate()
+            miou = 100 * mean_iou(self._initial_confusion)
+            pools, observation = self._observe(self._nothing_labelled, initial=True)
+            self._episode = Episode(
+                step=0,
+                labels=self._nothing_labelled,
+                pools=pools,
+                chosen=(),
+                label_counts=np.zeros(len(self.data.classes), dtype=np.int64),
+                confusion=self._initial_confusion,
+                reference_miou=0.0 if self.config.first_reward == "miou" else miou,
+                observation=observation,
+            )
+        return copied(observation), self._info(self._episode)
 
-    def step(self, action: npt.NDArray[np.int64]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Label the chosen regions, train on them, and see what it brought (section 3.1, steps 3 to 6, 1, 2).
+    def step(self, action: IntArray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Label the chosen regions, train on them, and measure the gain (section 3.1, steps 3 to 6, 1, 2).
 
-        Should anything fail, or be interrupted, the environment is as before the step and can go on from there;
-        masks that the oracle has given are kept, and not asked for again.
+        Should anything fail, or be interrupted, the environment is as before the step and can continue from there;
+        masks that the oracle has given are kept, and not requested again.
 
         Args:
             action: ``(K,)`` integers in ``[0, N)``.
@@ -192,43 +207,83 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
             FloatingPointError: If training diverged, unless ``on_divergence="skip"``.
         """
         before = self._under_way()
-        chosen = self._choose(before.pools, action)
-        masks = self._answers(chosen)
-        rng, weights = self.np_random.bit_generator.state, self.learner.state_dict()
-        labelled = len(self.labels)
-        try:
-            label_counts = self.labels.add(chosen, masks, before.step)
-            confusion, diverged = self._improve(chosen, weights, before.confusion)
+        chosen = self._choose(before, action)
+        masks = self._ask_oracle(chosen)
+        with self._all_or_nothing() as weights:
+            labels = before.labels.with_labels(chosen, masks, before.step)
+            confusion, diverged = self._improve(labels, chosen, weights, before.confusion)
             miou = 100 * mean_iou(confusion)
-            terminated = self._active == 0
-            pools, observation = ((), self.observer.empty()) if terminated else self._observe()
-        except BaseException:
-            self.labels.take_back(len(self.labels) - labelled)
-            self.learner.load_state_dict(weights)
-            self.np_random.bit_generator.state = rng
-            raise
-        for region in chosen:
-            del self._answered[region]
-        self._episode = Episode(before.step + 1, pools, chosen, label_counts, confusion, miou, observation, diverged)
+            terminated = self._active(labels) == 0
+            pools, observation = ((), self.observer.empty()) if terminated else self._observe(labels)
+            label_counts = labels.class_counts[len(before.labels) :].sum(axis=0)
+            self._episode = Episode(
+                before.step + 1, labels, pools, chosen, label_counts, confusion, miou, observation, diverged
+            )
+        self._answered = {region: mask for region, mask in self._answered.items() if region not in chosen}
         reward = self.config.reward_scale * (miou - before.reference_miou)
-        return copied(observation), reward, terminated, False, self._info()
+        return copied(observation), reward, terminated, False, self._info(self._episode)
 
     def get_state(self) -> State:
         """Return a copy of all that the future depends on; :func:`~al_seg_env.save_state` writes it to a file."""
-        return episodes.take(self)
+        episode = self._episode
+        answered = sorted(set(self._answered) - set(self.labels.labelled))
+        return State(
+            identity=self._identity,
+            rng=self.np_random.bit_generator.state,
+            action_rng=_state_of(self.action_space._np_random),
+            labels=self.labels.state_dict(),
+            answers={
+                "regions": np.array(answered, np.int64),
+                "masks": flat_masks([self._answered[region] for region in answered]),
+            },
+            batch_size=self.learner.batch_size,
+            # At its start an episode has the weights theta_0, which the environment has anyway.
+            learner=None if episode is None or episode.step == 0 else self.learner.state_dict(),
+            numerics=dict(self.learner.numerics),
+            episode=None if episode is None else episode.encoded(),
+        )
 
-    def set_state(self, saved: State) -> tuple[Observation, dict[str, Any]]:
-        """Go on exactly as an equal environment would whose :meth:`get_state` this is; the ``budget`` may differ.
+    def set_state(self, saved: Mapping[str, Any]) -> tuple[Observation, dict[str, Any]]:
+        """Continue exactly as an equal environment would whose :meth:`get_state` this is; the ``budget`` may differ.
 
         Returns:
-            Observation and info, as the last :meth:`reset` or :meth:`step` before the state was taken.
+            Observation and info, as the last :meth:`reset` or :meth:`step` before the state was taken; both empty if
+            there was none.
 
         Raises:
             ValueError: If the state is malformed, or of other data, splits, settings or theta_0; nothing has
                 changed then.
         """
-        episodes.put_back(self, saved)
-        return ({}, {}) if self._episode is None else (copied(self._episode.observation), self._info())
+        try:
+            check_identity(self._identity, saved["identity"])
+            labels = self._nothing_labelled.restored(saved["labels"])
+            if len(labels) > self.config.budget:
+                raise ValueError(
+                    f"the state has {len(labels)} labelled regions, more than budget {self.config.budget}; raise it"
+                )
+            episode = None
+            if saved["episode"] is not None:
+                episode = Episode.decoded(saved["episode"], labels, self.observer.space)
+            answered = saved["answers"]["regions"].tolist()
+            answers = dict(zip(answered, split_masks(self.grid, answered, saved["answers"]["masks"]), strict=True))
+            rng = generator_from(saved["rng"])
+            action_rng = None if saved["action_rng"] is None else generator_from(saved["action_rng"])
+            weights, numerics, batch_size = saved["learner"], saved["numerics"], saved["batch_size"]
+            if type(batch_size) is not int or not 1 <= batch_size < 2**31:
+                raise TypeError(f"batch_size is {batch_size!r}")
+        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
+            raise ValueError(
+                f"the state is malformed ({type(error).__name__}: {error}); expected what get_state() of this version "
+                "of al-seg-env returns"
+            ) from error
+        with self._all_or_nothing():
+            self._load(weights, numerics)
+            self.learner.batch_size = batch_size
+            self._answered = answers
+            self.np_random = rng
+            self.action_space._np_random = action_rng
+            self._episode = episode
+        return ({}, {}) if episode is None else (copied(episode.observation), self._info(episode))
 
     def fork(self, **changes: Any) -> RegionSelectionEnv:
         """Return an independent environment that continues exactly as this one would.
@@ -238,68 +293,78 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
         Args:
             changes: Fields of :class:`~al_seg_env.config.EnvConfig` that differ, such as ``budget``.
         """
-        return episodes.fork(self, **changes)
+        learner = copy.deepcopy(self.learner)
+        learner.reset()  # a new environment takes its learner's weights for theta_0
+        twin = type(self)(
+            self.data,
+            self.splits,
+            learner,
+            config=replace(self.config, **changes),
+            oracle=self.oracle,
+            scores=self.observer.scores,
+            features=self.observer.features,
+            render_mode=self.render_mode,
+            cache=self.cache,
+        )
+        twin.set_state({**self.get_state(), "identity": twin._identity})
+        return twin
 
-    def render(self) -> npt.NDArray[np.uint8] | None:
-        """Return a picture of the image asked about most recently, ``(h, w, 3)`` uint8."""
+    def render(self) -> npt.NDArray[np.uint8] | None:  # type: ignore[override] # Gymnasium's RenderFrame is a TypeVar
+        """Return a picture of the image whose regions were requested last, ``(h, w, 3)`` uint8."""
         if self.render_mode is None:
             gym.logger.warn("render() needs render_mode='rgb_array' when the environment is made")
             return None
         if self._episode is None:
             raise gym.error.ResetNeeded("there is nothing to see yet; call reset() before render()")
-        last = self.labels.labelled[-1] if len(self.labels) else int(self.labels.unlabelled[0])
+        labels = self.labels
+        last = labels.labelled[-1] if len(labels) else int(labels.unlabelled[0])
         image = self.grid.box(last).image
         logits = self.learner.predict(self.frames.images([image]))
         return render_request(
             self.data,
             image=self.frames.image(image).numpy(),
             truth=self.frames.mask(image),
-            known=self.labels.mask(image),
+            known=labels.mask(image),
             predicted=logits[0].argmax(dim=0).to("cpu", torch.uint8).numpy(),
             requests=[box for box in map(self.grid.box, self._episode.chosen) if box.image == image],
-            caption=f"{self.data.names[image]}   {len(self.labels)} of {self.config.budget} regions   "
+            caption=f"{self.data.names[image]}   {len(labels)} of {self.config.budget} regions   "
             f"mIoU {100 * mean_iou(self._episode.confusion):.1f} %",
         )
-
-    @property
-    def pools(self) -> tuple[IntArray, ...]:
-        """Region ids of the K pools on offer, each at most N; for looking, and for agents that may cheat."""
-        return () if self._episode is None else tuple(pool.copy() for pool in self._episode.pools)
-
-    @property
-    def _active(self) -> int:
-        """How many sub-actions the next step counts."""
-        return min(self.config.regions_per_step, self.config.budget - len(self.labels))
 
     def _under_way(self) -> Episode:
         if self._episode is None or not self._episode.pools:
             raise gym.error.ResetNeeded("the episode is over or has not begun; call reset() before step()")
         return self._episode
 
-    def _choose(self, pools: Sequence[IntArray], action: npt.ArrayLike) -> tuple[int, ...]:
+    def _active(self, labels: LabelState) -> int:
+        """Return how many sub-actions the next step counts."""
+        return min(self.config.regions_per_step, self.config.budget - len(labels))
+
+    def _choose(self, episode: Episode, action: npt.ArrayLike) -> tuple[int, ...]:
+        """Return the region taken from each pool that counts (step 3)."""
         chosen = np.asarray(action)
         if chosen.dtype.kind not in "iu" or not self.action_space.contains(chosen.astype(np.int64, copy=False)):
             raise ValueError(
                 f"action {action!r}: expected {self.config.regions_per_step} integers in "
                 f"[0, {self.config.pool_size}), one per pool"
             )
+        pools = episode.pools[: self._active(episode.labels)]
         # A short pool repeats its candidates, as the observation does.
-        return tuple(int(pool[n % len(pool)]) for pool, n in zip(pools[: self._active], chosen, strict=False))
+        return tuple(int(pool[n % len(pool)]) for pool, n in zip(pools, chosen, strict=False))
 
-    def _answers(self, chosen: Sequence[int]) -> list[UInt8Array]:
-        """Ask the oracle for what it has not answered yet."""
-        asked = [region for region in chosen if region not in self._answered]
-        if asked:
+    def _ask_oracle(self, chosen: Sequence[int]) -> list[UInt8Array]:
+        """Return the masks of the chosen regions; the oracle is asked for those it has not given yet (step 4)."""
+        if asked := [region for region in chosen if region not in self._answered]:
             masks = ask(self.oracle, self.grid, asked, len(self.data.classes))
             self._answered.update(zip(asked, map(np.copy, masks), strict=True))
         return [self._answered[region] for region in chosen]
 
     def _improve(
-        self, chosen: Sequence[int], weights: Mapping[str, Any], before: torch.Tensor
+        self, labels: LabelState, chosen: Sequence[int], weights: Mapping[str, Any], before: torch.Tensor
     ) -> tuple[torch.Tensor, bool]:
         """Train on the new labels; return the confusion matrix on D_R, and whether that had to be undone."""
         try:
-            self._train(chosen)
+            self._train(labels, chosen)
             return self._evaluate(), False
         except FloatingPointError as error:
             if self.config.on_divergence == "raise":
@@ -308,9 +373,9 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
             self.learner.load_state_dict(weights)
             return before, True
 
-    def _train(self, chosen: Sequence[int]) -> None:
+    def _train(self, labels: LabelState, chosen: Sequence[int]) -> None:
         """One iteration on just the regions added in this step (section 3.1, step 5)."""
-        shown = self.labels.mask if self.config.crop_labels == "all" else self.labels.mask_of(chosen)
+        shown = labels.mask if self.config.crop_labels == "all" else labels.mask_of(chosen)
         batches = -(-len(chosen) // self.config.fit_batch_size)
         for _ in range(self.config.fit_iterations):
             # Even batches, so that no region is left alone with its BatchNorm statistics.
@@ -319,34 +384,137 @@ class RegionSelectionEnv(gym.Env[Observation, npt.NDArray[np.int64]]):
                 self.learner.fit_step(*crops, self.np_random)
 
     def _evaluate(self) -> torch.Tensor:
-        """Return the confusion matrix on D_R, ``(C, C)``."""
+        """Return the confusion matrix on D_R, ``(C, C)`` (step 6)."""
         return self.learner.evaluate(self.frames.batches(self.splits.reward, self.learner.batch_size))
 
-    def _observe(self, *, initial: bool = False) -> tuple[tuple[IntArray, ...], Observation]:
-        """Draw new pools, and describe D_S and the candidates (section 3.1, steps 1 and 2)."""
+    def _observe(self, labels: LabelState, *, initial: bool = False) -> tuple[tuple[IntArray, ...], Observation]:
+        """Draw new pools, and describe D_S and the candidates (steps 1 and 2)."""
         config = self.config
-        pools = self.labels.draw_pools(self.np_random, config.regions_per_step, config.pool_size, config.pool_images)
-        return tuple(pools), self.observer.observe(pools, self.labels, self.np_random, initial=initial)
+        pools = labels.draw_pools(self.np_random, config.regions_per_step, config.pool_size, config.pool_images)
+        return tuple(pools), self.observer.observe(pools, labels, self.np_random, initial=initial)
 
-    def _info(self) -> dict[str, Any]:
-        episode = self._episode
-        assert episode is not None
+    def _info(self, episode: Episode) -> dict[str, Any]:
         iou = 100 * class_iou(episode.confusion).numpy()
         return {
             "chosen": episode.chosen,
-            "labelled": len(self.labels),
+            "labelled": len(episode.labels),
             "miou": 100 * mean_iou(episode.confusion),
             "class_iou": np.nan_to_num(iou, nan=-1.0),
             "label_counts": episode.label_counts.copy(),
-            "next_active": self._active,
+            "next_active": self._active(episode.labels),
             **({"diverged": episode.diverged} if self.config.on_divergence == "skip" else {}),
         }
 
-    @cached_property
-    def _identity(self) -> dict[str, Any]:
-        return episodes.identity(self)
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[Mapping[str, Any]]:
+        """Put everything back, should what happens inside end before it has put a new episode in place.
 
-    def _forget_initial(self) -> None:
-        """Forget what depends on theta_0 and on the precision that it is computed in."""
-        self._initial_confusion = None
-        self.observer.forget_initial()
+        Yields:
+            The learner's state from before.
+        """
+        episode, answered = self._episode, self._answered
+        rng, rng_seed, rng_state = self._np_random, self._np_random_seed, _state_of(self._np_random)
+        action_rng = self.action_space._np_random
+        weights, numerics, batch_size = self.learner.state_dict(), dict(self.learner.numerics), self.learner.batch_size
+        try:
+            yield weights
+        except BaseException:
+            if self._episode is episode:
+                self._load(weights, numerics)
+                self.learner.batch_size = batch_size
+                self._answered = answered
+                self._np_random, self._np_random_seed = rng, rng_seed
+                if rng is not None:
+                    rng.bit_generator.state = rng_state
+                self.action_space._np_random = action_rng
+            raise
+
+    def _load(self, weights: Any, numerics: Mapping[str, Any] | None) -> None:
+        """Give the learner weights, theta_0 for ``None``, and the numerics that they were trained with."""
+        try:
+            if numerics is not None and dict(self.learner.numerics) != dict(numerics):
+                self.learner.numerics = numerics
+                # They were computed in the other precision.
+                self._initial_confusion = None
+                self.observer.forget_initial()
+            if weights is None:
+                self.learner.reset()
+            else:
+                self.learner.load_state_dict(weights)
+        except Exception as error:  # what a learner raises is not known here
+            raise ValueError(f"the state's weights or numerics do not fit the network: {error}") from error
+
+    def _continue_from(self, saved: Mapping[str, Any]) -> tuple[Observation, dict[str, Any]]:
+        """Continue from a state in place of a reset."""
+        if saved.get("episode") is None:
+            raise ValueError("the state was taken before the first reset: there is no episode to continue")
+        return self.set_state(saved)
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        """What two environments must share for the state of one to be the other's, in plain values."""
+        config = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self.config).items()}
+        del config["budget"]  # more labels may have been bought
+        names = self.data.names
+        return {
+            "config": config,
+            "classes": list(self.data.classes),
+            "image_size": list(self.grid.image_size),
+            "images": {
+                field.name: tree_digest([names[i] for i in getattr(self.splits, field.name)])
+                for field in fields(self.splits)
+                if field.name != "test"
+            },
+            "observation": {key: list(space.shape or ()) for key, space in self.observer.space.items()},
+            "theta_0": self._theta_0,
+        }
+
+
+def _state_of(rng: np.random.Generator | None) -> Any:
+    return None if rng is None else rng.bit_generator.state
+
+
+def _check_splits(
+    data: SegmentationData, splits: Splits, config: EnvConfig, grid: RegionGrid, acquired_from: Sequence[int]
+) -> None:
+    """Raise a ValueError that says what does not fit the data."""
+    n_images = len(data.names)
+    if beyond := sorted(i for i in (*splits.state, *acquired_from, *splits.reward) if i >= n_images):
+        raise ValueError(
+            f"the splits hold the indices {beyond}, but the data have only {n_images} images; use the splits "
+            "that were made for these data"
+        )
+    if not acquired_from:
+        raise ValueError(f"split {config.split!r} has no image to acquire regions from; give it some in splits")
+    regions = len(acquired_from) * grid.regions_per_image
+    if config.budget > regions:
+        raise ValueError(
+            f"budget is {config.budget}, but split {config.split!r} has only {regions} regions "
+            f"({len(acquired_from)} images x {grid.regions_per_image}); lower the budget"
+        )
+    if config.regions_per_step * config.pool_size > regions:
+        raise ValueError(
+            f"{config.regions_per_step} pools of {config.pool_size} regions (K x N) need "
+            f"{config.regions_per_step * config.pool_size} regions, but split {config.split!r} has {regions}; "
+            "lower regions_per_step or pool_size"
+        )
+
+
+def _check_network(learner: Learner, n_classes: int, grid: RegionGrid) -> None:
+    """Raise a ValueError if the network does not fit the images, a MemoryError if one image is too large for it."""
+    image_size = grid.image_size
+    try:
+        logits = learner.predict(torch.zeros(1, 3, *image_size, dtype=torch.uint8))
+    except (RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise MemoryError(f"one image of size {image_size} does not fit into memory; lower image_size") from error
+        raise ValueError(
+            f"the network cannot predict an image of size {image_size} ({error}); use larger images or another "
+            "architecture"
+        ) from error
+    shape, expected = tuple(logits.shape), (1, n_classes, *image_size)
+    if shape != expected or learner.num_classes != n_classes:
+        raise ValueError(
+            f"the network returned logits of shape {shape} for one image; expected {expected}: one channel "
+            f"for each of the {n_classes} classes, at the image's size"
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,3 @@ FloatArray: TypeAlias = npt.NDArray[np.float32]
 
 Observation: TypeAlias = dict[str, FloatArray]
 """An observation of :class:`~al_seg_env.env.RegionSelectionEnv`, by the keys of its space."""
-
-State: TypeAlias = dict[str, Any]
-"""The whole state of an environment, as plain values and arrays."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,34 +16,31 @@ from al_seg_env.types import IntArray, UInt8Array
 class LabelState:
     """The labelled set L_t, the unlabelled set U_t, and the pools drawn from the latter.
 
+    It does not change: :meth:`with_labels` returns another one, so that a step which fails has nothing to undo. Its
+    size grows with L_t, not with U_t.
+
     Args:
         grid: The grid that defines the regions.
-        images: Indices of the images whose regions may be asked for (D_T or D_V).
+        images: Indices of the images whose regions may be requested (D_T or D_V).
         num_classes: C.
 
     Attributes:
         labelled: Region ids in the order in which they were labelled.
         labelled_at: The step at which each was labelled, beside ``labelled``.
+        class_counts: Pixels per class of each labelled region by its labels, ``(|L|, C)`` int64.
     """
 
     def __init__(self, grid: RegionGrid, images: Sequence[int], num_classes: int) -> None:
         self.grid = grid
         self.num_classes = num_classes
-        self._all = grid.regions_of(images)
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget all labels: L = {}, U = all regions."""
+        self._images = np.asarray(images, dtype=np.int64)
+        self._by_number = np.argsort(self._images)
         self.labelled: list[int] = []
         self.labelled_at: list[int] = []
-        self._counts: list[IntArray] = []
+        self.class_counts: IntArray = np.zeros((0, num_classes), np.int64)
+        # Positions count all regions in the order of `images`; those of L are kept sorted.
+        self._taken: IntArray = np.zeros(0, np.int64)
         self._masks: dict[int, UInt8Array] = {}
-        self._unlabelled = np.ones(len(self._all), dtype=bool)
-
-    @property
-    def all_regions(self) -> IntArray:
-        """Ids of all regions, labelled or not, int64."""
-        return self._all
 
     def __len__(self) -> int:
         """Return the number of labelled regions, |L|."""
@@ -50,46 +48,46 @@ class LabelState:
 
     @property
     def unlabelled(self) -> IntArray:
-        """Ids of the regions not labelled yet, ascending, ``(|U|,)`` int64."""
-        return self._all[self._unlabelled]
+        """Ids of the regions not labelled yet, in the order of the images, ``(|U|,)`` int64."""
+        return np.delete(self.grid.regions_of(self._images), self._taken)
 
     @property
-    def class_counts(self) -> IntArray:
-        """Pixels per class of each labelled region by its labels, ``(|L|, C)`` int64."""
-        return np.asarray(self._counts, dtype=np.int64).reshape(-1, self.num_classes)
+    def unlabelled_count(self) -> int:
+        """|U|."""
+        return len(self._images) * self.grid.regions_per_image - len(self)
 
-    def add(self, regions: Sequence[int], masks: Sequence[UInt8Array], step: int) -> IntArray:
-        """Move regions from U to L with the masks that the oracle gave.
+    def has(self, regions: Sequence[int] | IntArray) -> bool:
+        """Return whether all of these are regions of the images, labelled or not."""
+        return self._positions(np.asarray(regions, np.int64)) is not None
+
+    def with_labels(self, regions: Sequence[int], masks: Sequence[UInt8Array], step: int) -> LabelState:
+        """Return the state after regions have moved from U to L with the masks that the oracle gave.
 
         Args:
             regions: n different unlabelled region ids.
             masks: n arrays of the regions' sizes, uint8; 255 where no label was given.
-            step: The step at which they were asked for.
+            step: The step at which they were requested.
 
-        Returns:
-            Pixels per class of what was added, ``(C,)`` int64.
+        Raises:
+            ValueError: If a region is labelled, unknown, or named twice.
         """
-        positions = np.flatnonzero(np.isin(self._all, regions) & self._unlabelled)
-        if len(positions) != len(regions):
-            raise ValueError(f"regions {list(regions)}: each must be unlabelled and asked for once")
-        self._unlabelled[positions] = False
-        for region, mask in zip(regions, masks, strict=True):
-            box = self.grid.box(region)
-            box.crop(self.mask(box.image))[...] = mask
-            self._counts.append(np.bincount(mask.reshape(-1), minlength=256)[: self.num_classes])
-        self.labelled.extend(int(r) for r in regions)
-        self.labelled_at.extend([step] * len(regions))
-        return np.sum(self._counts[len(self._counts) - len(regions) :], axis=0, dtype=np.int64)
-
-    def take_back(self, count: int) -> None:
-        """Move the ``count`` regions that were labelled last back from L to U."""
-        if not count:
-            return
-        regions = self.labelled[-count:]
-        self._unlabelled[np.isin(self._all, regions)] = True
-        for box in map(self.grid.box, regions):
-            box.crop(self.mask(box.image))[...] = IGNORE_LABEL
-        del self.labelled[-count:], self.labelled_at[-count:], self._counts[-count:]
+        positions = self._positions(np.asarray(regions, np.int64))
+        if positions is None or len(np.unique(positions)) != len(positions) or np.isin(positions, self._taken).any():
+            raise ValueError(
+                f"regions {list(regions)}: each must be one of these images' unlabelled regions, and be named once"
+            )
+        after = copy.copy(self)
+        after.labelled = [*self.labelled, *(int(region) for region in regions)]
+        after.labelled_at = [*self.labelled_at, *[step] * len(regions)]
+        after._taken = np.sort(np.concatenate([self._taken, positions]))
+        counts = [np.bincount(mask.reshape(-1), minlength=256)[: self.num_classes] for mask in masks]
+        after.class_counts = np.concatenate([self.class_counts, *(row[None] for row in counts)]).astype(np.int64)
+        after._masks = dict(self._masks)
+        for image in {self.grid.box(region).image for region in regions}:
+            after._masks[image] = self.mask(image).copy()
+        for box, mask in zip(map(self.grid.box, regions), masks, strict=True):
+            box.crop(after._masks[box.image])[...] = mask
+        return after
 
     def state_dict(self) -> dict[str, Any]:
         """Return the labelled regions in their order: ids, steps, and their masks one after another."""
@@ -100,28 +98,26 @@ class LabelState:
             "masks": flat_masks([box.crop(self.mask(box.image)) for box in boxes]),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned.
+    def restored(self, state: Mapping[str, Any]) -> LabelState:
+        """Return the state, of the same images, that :meth:`state_dict` described.
 
         Raises:
-            ValueError: If it is malformed, or of other images; nothing has changed then.
+            ValueError: If it is malformed, or of other images.
         """
         regions, steps = state["regions"].tolist(), state["steps"].tolist()
-        if not np.isin(regions, self._all).all() or len(set(regions)) != len(regions) or len(regions) != len(steps):
+        if not self.has(state["regions"]) or len(set(regions)) != len(regions) or len(regions) != len(steps):
             raise ValueError("the state's labels are of regions that these images do not have, or of one region twice")
         masks = split_masks(self.grid, regions, state["masks"])
-        wrong = labels_out_of_range(state["masks"], self.num_classes)
-        if wrong:
+        if wrong := labels_out_of_range(state["masks"], self.num_classes):
             raise ValueError(f"the state's labels {wrong} are no classes; expected 0 to {self.num_classes - 1}, or 255")
-        self.clear()
-        for region, mask, step in zip(regions, masks, steps, strict=True):
-            self.add([region], [mask], step)
+        restored = LabelState(self.grid, self._images, self.num_classes).with_labels(regions, masks, 0)
+        restored.labelled_at = steps
+        return restored
 
     def mask(self, image: int) -> UInt8Array:
-        """Return the labels known of an image, ``(H, W)`` uint8, 255 elsewhere. A view; do not write to it."""
-        if image not in self._masks:
-            self._masks[image] = np.full(self.grid.image_size, IGNORE_LABEL, dtype=np.uint8)
-        return self._masks[image]
+        """Return the labels known of an image, ``(H, W)`` uint8, 255 elsewhere. Do not write to it."""
+        known = self._masks.get(image)
+        return np.full(self.grid.image_size, IGNORE_LABEL, dtype=np.uint8) if known is None else known
 
     def mask_of(self, regions: Sequence[int]) -> Callable[[int], UInt8Array]:
         """Return a function like :meth:`mask` for the images of these regions that knows their labels only."""
@@ -149,19 +145,44 @@ class LabelState:
         Returns:
             K arrays of at most N region ids.
         """
-        available = self.unlabelled
-        wanted = min(count * size, len(available))
-        if max_images is not None:
-            available = self._of_few_images(rng, available, max_images, wanted)
-        drawn = rng.choice(available, size=wanted, replace=False)
-        return np.array_split(drawn, count)
+        wanted = min(count * size, self.unlabelled_count)
+        if max_images is None:
+            drawn = self._free(rng.choice(self.unlabelled_count, size=wanted, replace=False))
+        else:
+            drawn = rng.choice(self._of_few_images(rng, max_images, wanted), size=wanted, replace=False)
+        images, cells = np.divmod(drawn, self.grid.regions_per_image)
+        return np.array_split(self._images[images] * self.grid.regions_per_image + cells, count)
 
-    def _of_few_images(self, rng: np.random.Generator, available: IntArray, max_images: int, wanted: int) -> IntArray:
-        images, regions_left = np.unique(self.grid.image_of(available), return_counts=True)
-        order = rng.permutation(len(images))
-        enough = int(np.searchsorted(np.cumsum(regions_left[order]), wanted)) + 1
-        kept = images[order[: max(max_images, enough)]]
-        return available[np.isin(self.grid.image_of(available), kept)]
+    def _positions(self, regions: IntArray) -> IntArray | None:
+        """Return where regions stand among those of all images; ``None`` if one of them is of another image."""
+        images, cells = np.divmod(regions.reshape(-1), self.grid.regions_per_image)
+        if not len(images):
+            return np.zeros(0, np.int64)
+        if not len(self._images):
+            return None
+        sorted_images = self._images[self._by_number]
+        where = np.searchsorted(sorted_images, images).clip(max=len(sorted_images) - 1)
+        if not np.array_equal(sorted_images[where], images):
+            return None
+        return self._by_number[where] * self.grid.regions_per_image + cells
+
+    def _free(self, ranks: IntArray) -> IntArray:
+        """Return the positions of the unlabelled regions of these ranks, without listing all of U."""
+        # Before the j-th taken position t_j lie t_j - j free ones.
+        return ranks + np.searchsorted(self._taken - np.arange(len(self._taken)), ranks, side="right")
+
+    def _of_few_images(self, rng: np.random.Generator, max_images: int, wanted: int) -> IntArray:
+        """Return the positions of the unlabelled regions of a few random images."""
+        per_image = self.grid.regions_per_image
+        left = np.full(len(self._images), per_image) - np.bincount(
+            self._taken // per_image, minlength=len(self._images)
+        )
+        open_images = self._by_number[left[self._by_number] > 0]
+        order = rng.permutation(len(open_images))
+        enough = int(np.searchsorted(np.cumsum(left[open_images[order]]), wanted)) + 1
+        kept = np.sort(open_images[order[: max(max_images, enough)]])
+        positions = (kept[:, None] * per_image + np.arange(per_image)).reshape(-1)
+        return positions[~np.isin(positions, self._taken)]
 
 
 def flat_masks(masks: Sequence[UInt8Array]) -> UInt8Array:
@@ -179,6 +200,6 @@ def split_masks(grid: RegionGrid, regions: Sequence[int], pixels: UInt8Array) ->
     ends = np.cumsum([height * width for height, width in sizes], dtype=np.int64)
     if pixels.dtype != np.uint8 or pixels.shape != (ends[-1] if len(ends) else 0,):
         raise ValueError(
-            f"the state's masks are {pixels.dtype} {pixels.shape}, but regions {list(regions)} need others"
+            f"the state's masks are {pixels.dtype} {pixels.shape}, which does not fit regions {list(regions)}"
         )
     return [part.reshape(size).copy() for part, size in zip(np.split(pixels, ends[:-1]), sizes, strict=False)]

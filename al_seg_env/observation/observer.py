@@ -16,7 +16,6 @@ from al_seg_env.datasets.frames import Frames
 from al_seg_env.functional import shares
 from al_seg_env.labelling.label_state import LabelState
 from al_seg_env.learner.contract import Learner
-from al_seg_env.learner.hardware import within_memory
 from al_seg_env.observation.features import Feature, KLSimilarity, Prediction, feature_bounds
 from al_seg_env.observation.region_pixels import RegionPixels
 from al_seg_env.observation.scores import Score
@@ -95,17 +94,17 @@ class Observer:
         names = [score.name for score in scores]
         if len(set(names)) != len(names):
             raise ValueError(f"scores {names}: each name can be used once; it becomes the observation's key")
-        sampled = [score.name for score in scores if score.needs_dropout]
+        sampled = [score.name for score in scores if getattr(score, "needs_dropout", False)]
         if sampled and not learner.has_dropout:
             raise ValueError(
                 f"scores {sampled} sample the network under dropout, but it has none; choose an architecture "
-                "with dropout (FPN, PSPNet, DeepLabV3Plus) or leave these scores out"
+                "with dropout (FPN, PSPNet, DeepLabV3Plus) or omit these scores"
             )
         self.space = self._space(n_pools, pool_size)
         self._initial_batch_size = learner.batch_size
-        self._candidates = grid.regions_of(candidate_images)
-        self._row = np.zeros(max(candidate_images, default=0) + 1, np.int64)
-        self._row[list(candidate_images)] = np.arange(len(candidate_images)) * grid.regions_per_image
+        self._candidate_images = np.asarray(candidate_images, np.int64)
+        self._place: IntArray = np.zeros(max(candidate_images, default=0) + 1, np.int64)  # of each image among them
+        self._place[self._candidate_images] = np.arange(len(candidate_images))
         self.forget_initial()
 
     def forget_initial(self) -> None:
@@ -175,12 +174,14 @@ class Observer:
         """Do the same under theta_0, from what is kept."""
         if self._initial_state is None:
             self._initial_state = self._describe(self.grid.regions_of(self.state_images), None).features
-        regions, size = np.concatenate(pools), self._initial_batch_size * self.grid.regions_per_image
-        rows = self._row[regions // self.grid.regions_per_image] + regions % self.grid.regions_per_image
+        images, cells = np.divmod(np.concatenate(pools), self.grid.regions_per_image)
+        length = self._initial_batch_size
+        size = length * self.grid.regions_per_image
+        rows = self._place[images] * self.grid.regions_per_image + cells
         batches, batch_of = np.unique(rows // size, return_inverse=True)
         for batch in batches.tolist():
             if batch not in self._initial_batches:
-                part = self._candidates[batch * size : (batch + 1) * size]
+                part = self.grid.regions_of(self._candidate_images[batch * length : (batch + 1) * length])
                 self._initial_batches[batch] = self._describe(part, np.random.default_rng(batch))
         described = Description.joined([self._initial_batches[batch] for batch in batches.tolist()])
         # Only the last batch of the split can be short, so the needed ones lie `size` rows apart.
@@ -189,32 +190,27 @@ class Observer:
     def _describe(self, regions: IntArray, rng: np.random.Generator | None) -> Description:
         """Describe regions that come image after image; predict each image once.
 
-        Without ``rng``, the scores are left out.
+        Without ``rng``, the scores are omitted.
         """
         image_of = self.grid.image_of(regions)
         first_regions = np.flatnonzero(np.diff(image_of, prepend=-1))
-        images = torch.from_numpy(image_of[first_regions])
-        run = partial(self._describe_batch, by_image=np.split(regions, first_regions[1:]), rng=rng)
-        parts = []
-        for positions in torch.arange(len(images)).split(self.learner.batch_size):
-            described = within_memory(run, (images[positions], positions), "batch_size")
-            if len(described) > 1:
-                self.learner.batch_size = -(-len(positions) // 2)
-            parts += described
-        return Description.joined(parts)
+        images = image_of[first_regions].tolist()
+        by_image = np.split(regions, first_regions[1:])
+        size = self.learner.batch_size
+        batches = [slice(start, start + size) for start in range(0, len(images), size)]
+        return Description.joined([self._describe_batch(images[batch], by_image[batch], rng) for batch in batches])
 
     def _describe_batch(
-        self, images: Tensor, positions: Tensor, *, by_image: Sequence[IntArray], rng: np.random.Generator | None
+        self, images: Sequence[int], wanted: Sequence[IntArray], rng: np.random.Generator | None
     ) -> Description:
-        """Describe the regions of one batch of images."""
-        batch = self.frames.images(images.tolist())
-        wanted = [by_image[position] for position in positions.tolist()]
+        """Describe the wanted regions of one batch of images."""
+        batch = self.frames.images(images)
         cells = np.concatenate(wanted) % self.grid.regions_per_image
         of_image = np.repeat(np.arange(len(wanted)), [len(regions) for regions in wanted])
         logits = self.learner.predict(batch)
         pixels = RegionPixels(self.grid, of_image, cells, logits.device)
         sampler = None if rng is None else partial(self.learner.sample, batch, rng=rng)
-        truth = partial(self._true_labels, images.tolist(), pixels, logits.device)
+        truth = partial(self._true_labels, images, pixels, logits.device)
         prediction = Prediction(pixels.gather(logits), pixels, sampler, truth)
         features = torch.cat([feature(prediction) for feature in self.features], dim=1)
         scores = [score(prediction) for score in self.scores] if rng is not None else []

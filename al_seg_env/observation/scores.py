@@ -17,16 +17,14 @@ from al_seg_env.types import Size
 
 
 class Score(Protocol):
-    """A number per region; the higher, the more its labels are wanted."""
+    """A number per region; the higher, the more its labels are wanted.
+
+    A score that samples the network under dropout says so by an attribute ``needs_dropout = True``.
+    """
 
     @property
     def name(self) -> str:
         """The observation's key is ``score_<name>``."""
-        ...
-
-    @property
-    def needs_dropout(self) -> bool:
-        """Whether it samples the network under dropout."""
         ...
 
     def high(self, num_classes: int, region_size: Size) -> float:
@@ -51,7 +49,6 @@ class Entropy:
     """Baseline H: cumulative pixel-wise Shannon entropy in nats (section 4.2)."""
 
     name: str = "entropy"
-    needs_dropout: bool = False
 
     def high(self, num_classes: int, region_size: Size) -> float:
         """Return ``pixels * log C``."""
@@ -88,7 +85,6 @@ class Margin:
     """Cumulative closeness of the two most probable classes: ``sum (1 - (p_1 - p_2))``."""
 
     name: str = "margin"
-    needs_dropout: bool = False
 
     def high(self, num_classes: int, region_size: Size) -> float:
         """Return the number of pixels."""
@@ -112,7 +108,6 @@ class PrivilegedRarity:
 
     weights: tuple[float, ...]
     name: str = "privileged_rarity"
-    needs_dropout: bool = False
 
     def high(self, num_classes: int, region_size: Size) -> float:
         """Return the bound by the inequality of Cauchy and Schwarz."""

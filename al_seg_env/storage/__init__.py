@@ -6,16 +6,18 @@ plain values as safetensors and json: reading such a file executes nothing, and 
 
 from al_seg_env.storage.atomic import remove_unfinished, replacing, write_bytes, write_csv, write_json, write_text
 from al_seg_env.storage.locking import folder_lock
-from al_seg_env.storage.tree import FILE_VERSION, load_tree, save_tree, tree_digest
+from al_seg_env.storage.tree import FILE_VERSION, load_tree, pack_tree, save_tree, tree_digest, unpack_tree
 
 __all__ = [
     "FILE_VERSION",
     "folder_lock",
     "load_tree",
+    "pack_tree",
     "remove_unfinished",
     "replacing",
     "save_tree",
     "tree_digest",
+    "unpack_tree",
     "write_bytes",
     "write_csv",
     "write_json",

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load, save, save_file
 from torch import Tensor
 
 from al_seg_env.storage.atomic import replacing
@@ -40,15 +40,34 @@ def save_tree(path: str | Path, kind: str, tree: Any) -> None:
         TypeError: If the tree holds anything else; the message says where.
         OSError: If it cannot be written; what was at ``path`` before is unchanged.
     """
+    tensors, metadata = _prepared(kind, tree)
+    with replacing(path) as unfinished:
+        try:
+            save_file(tensors, unfinished, metadata)
+        except SafetensorError as error:  # how it reports what the system says
+            raise OSError(0, str(error)) from error
+
+
+def pack_tree(kind: str, tree: Any) -> bytes:
+    """Return the bytes of the file that :func:`save_tree` would write."""
+    return save(*_prepared(kind, tree))
+
+
+def unpack_tree(kind: str, content: bytes) -> Any:
+    """Return the tree that :func:`pack_tree` packed, in this or another process of the same installation."""
+    length = int.from_bytes(content[:8], "little")
+    about = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["tree"])
+    assert about["kind"] == kind
+    return _decoded(json.loads(about["content"]), load(content))
+
+
+def _prepared(kind: str, tree: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return a tree's tensors, and the metadata that hold all else."""
     tensors: dict[str, Tensor] = {}
     content = json.dumps(_encoded(tree, tensors, "tree"), allow_nan=False)
     about = {"format": FILE_FORMAT, "version": FILE_VERSION, "kind": kind, "digest": _digest(content, tensors)}
-    with replacing(path) as unfinished:
-        try:
-            # One entry: safetensors writes several in an order that differs between runs.
-            save_file(tensors, unfinished, {"tree": json.dumps({**about, "content": content})})
-        except SafetensorError as error:  # how it reports what the system says
-            raise OSError(0, str(error)) from error
+    # One entry: safetensors writes several in an order that differs between runs.
+    return tensors, {"tree": json.dumps({**about, "content": content})}
 
 
 def load_tree(path: str | Path, kind: str) -> Any:

@@ -1,9 +1,11 @@
 """States of environments: taken, put back, forked, written to files; steps that fail are undone."""
 
 import copy
+import pickle
 import subprocess
 import sys
 import textwrap
+from multiprocessing.reduction import ForkingPickler
 
 import gymnasium as gym
 import numpy as np
@@ -305,3 +307,100 @@ def test_trees_that_cannot_be_stored_say_where(tmp_path):
     with pytest.raises(TypeError, match=r"tree\['a'\]\[1\] is a set, which cannot be stored"):
         save_tree(tmp_path / "x", "k", {"a": [1, {2}]})
     assert not list(tmp_path.iterdir())
+
+
+# Interrupts
+
+
+class Interrupted(BaseException):
+    """Raised at a line, as Ctrl-C may be."""
+
+
+def interrupted_at(number, work):
+    """Run ``work``, interrupted at the line of this number in the environment's own files; return whether it was."""
+    seen = 0
+
+    def trace(frame, event, _):
+        nonlocal seen
+        if "/al_seg_env/" not in frame.f_code.co_filename or "/tests/" in frame.f_code.co_filename:
+            return None
+        if event == "line":
+            seen += 1
+            if seen == number:
+                sys.settrace(None)
+                raise Interrupted
+        return trace
+
+    sys.settrace(trace)
+    try:
+        work()
+    except Interrupted:
+        return True
+    finally:
+        sys.settrace(None)
+    return False
+
+
+def position(env):
+    """Return all that the future depends on; which answers of the oracle are kept aside does not count."""
+    return {key: value for key, value in env.get_state().items() if key != "answers"}
+
+
+def begun(seed=0):
+    env = closed_form_env(scores=[Entropy()], oracle=None)
+    env.reset(seed=seed)
+    env.step(np.ones(3, np.int64))
+    return env
+
+
+WORK = {
+    "step": lambda env, _: env.step(np.zeros(3, np.int64)),
+    "reset": lambda env, _: env.reset(seed=5),
+    "set_state": lambda env, state: env.set_state(state),
+}
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_an_interrupt_at_any_line_leaves_the_environment_as_before_or_done(name):
+    other = begun(seed=9)
+    other.step(np.full(3, 2, np.int64))
+    target = other.get_state()
+    env, done = begun(), begun()
+    WORK[name](done, target)
+    start, before, after = env.get_state(), position(begun()), position(done)
+    outcomes = {"before": 0, "done": 0}
+    for number in range(1, 10**6):
+        if not interrupted_at(number, lambda: WORK[name](env, target)):
+            break
+        now = position(env)
+        assert same(now, before) or same(now, after), f"neither as before nor done after line event {number}"
+        outcomes["before" if same(now, before) else "done"] += 1
+        if same(now, after):
+            env.set_state(start)
+        assert same(env.labels.unlabelled_count + len(env.labels), 48)
+    assert outcomes["before"] > 50
+    assert outcomes["done"] > 0
+
+
+def test_an_interrupted_step_can_be_made_again():
+    env, untouched = begun(), begun()
+    expected = untouched.step(np.zeros(3, np.int64))
+    assert interrupted_at(150, lambda: env.step(np.zeros(3, np.int64)))
+    assert same(env.step(np.zeros(3, np.int64)), expected)
+
+
+def test_a_state_is_sent_to_other_processes_as_bytes():
+    """Handles of shared memory, as torch would send, are gone when the sender ends before the receiver has read."""
+    env = custom()
+    env.reset(seed=0)
+    env.step(np.zeros(4, np.int64))
+    state = env.get_state()
+    sent = bytes(ForkingPickler.dumps(state))
+    assert b"rebuild_storage" not in sent
+    assert b"rebuild_tensor" not in sent
+    received = pickle.loads(sent)
+    assert same(received, state)
+    assert same(copy.deepcopy(state), state)
+    other = custom()
+    other.set_state(received)
+    assert same(other.step(np.ones(4, np.int64)), env.step(np.ones(4, np.int64)))

@@ -62,6 +62,7 @@ class ClosedFormLearner:
     def __init__(self, num_classes: int = 3, batch_size: int = 2, has_dropout: bool = True) -> None:
         self.num_classes, self.batch_size, self.has_dropout = num_classes, batch_size, has_dropout
         self.device = torch.device("cpu")
+        self.numerics: dict = {}
         self.seen = np.zeros(num_classes, np.int64)
         self.resets = 0
         self.forget_calls()
@@ -192,6 +193,8 @@ def same(one, other) -> bool:
     """Tell whether two nested structures are equal, types and arrays included."""
     if type(one) is not type(other):
         return False
+    if isinstance(one, Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple):

@@ -28,8 +28,9 @@ def test_l_and_u_stay_disjoint_and_complete(seed, sizes):
         if not regions:
             break
         masks = random_masks(rng, regions)
-        added = state.add(regions, masks, step)
-        assert added.tolist() == [sum(int((m == c).sum()) for m in masks) for c in range(3)]
+        before, state = state, state.with_labels(regions, masks, step)
+        assert before.labelled == order
+        assert set(before.unlabelled.tolist()) == everything - set(order)
         truth.update(zip(regions, masks, strict=True))
         order += regions
         steps += [step] * len(regions)
@@ -50,8 +51,7 @@ def test_mask_of_shows_these_regions_only():
     state = LabelState(GRID, IMAGES, 3)
     old, new = [9, 10], [11, 12, 40]
     masks = [np.full(GRID.box(r).size, r % 3, np.uint8) for r in old + new]
-    state.add(old, masks[:2], 0)
-    state.add(new, masks[2:], 1)
+    state = state.with_labels(old, masks[:2], 0).with_labels(new, masks[2:], 1)
     shown = state.mask_of(new)
     for image, regions in ((1, [11, 12]), (4, [40])):
         expected = np.full(GRID.image_size, 255, np.uint8)
@@ -60,22 +60,12 @@ def test_mask_of_shows_these_regions_only():
         np.testing.assert_array_equal(shown(image), expected)
 
 
-def test_clear_forgets_everything():
-    state = LabelState(GRID, IMAGES, 3)
-    regions = [9, 36]
-    state.add(regions, random_masks(np.random.default_rng(0), regions), 0)
-    state.clear()
-    assert (state.labelled, state.labelled_at, len(state.unlabelled)) == ([], [], 18)
-    assert state.class_counts.shape == (0, 3)
-    assert (state.mask(1) == 255).all()
-
-
 @pytest.mark.parametrize("regions", [[9, 9], [0], [10, 11], [10**6]])
 def test_asking_twice_or_for_what_is_not_there_is_refused_and_changes_nothing(regions):
     state = LabelState(GRID, IMAGES, 3)
-    state.add([11], [np.zeros((3, 2), np.uint8)], 0)
-    with pytest.raises(ValueError, match="each must be unlabelled and asked for once"):
-        state.add(regions, random_masks(np.random.default_rng(0), regions), 1)
+    state = state.with_labels([11], [np.zeros((3, 2), np.uint8)], 0)
+    with pytest.raises(ValueError, match="must be one of these images' unlabelled regions, and be named once"):
+        state.with_labels(regions, random_masks(np.random.default_rng(0), regions), 1)
     assert state.labelled == [11]
     assert len(state.unlabelled) == 17
 
@@ -93,7 +83,7 @@ def test_pools_are_disjoint_unlabelled_and_shrink_evenly(seed, count, size, labe
     state = LabelState(GRID, IMAGES, 3)
     if labelled:
         regions = rng.permutation(state.unlabelled)[:labelled].tolist()
-        state.add(regions, random_masks(rng, regions), 0)
+        state = state.with_labels(regions, random_masks(rng, regions), 0)
     pools = state.draw_pools(rng, count, size, max_images)
     drawn = np.concatenate(pools).tolist()
     assert len(pools) == count
@@ -107,7 +97,7 @@ def test_pools_are_disjoint_unlabelled_and_shrink_evenly(seed, count, size, labe
 
 def test_pools_are_uniform_over_the_unlabelled_regions():
     state = LabelState(GRID, IMAGES, 3)
-    state.add([9, 10], [np.zeros((3, 4), np.uint8)] * 2, 0)
+    state = state.with_labels([9, 10], [np.zeros((3, 4), np.uint8)] * 2, 0)
     rng = np.random.default_rng(0)
     left = state.unlabelled.tolist()
     places = np.zeros((6, len(left)))
@@ -130,3 +120,30 @@ def test_max_images_limits_the_images_but_not_the_pools():
     crowded = grid.image_of(np.concatenate(state.draw_pools(rng, 3, 4, 1)))
     assert len(crowded) == 12
     assert len(set(crowded.tolist())) == 3  # more images where one does not hold enough
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    images=st.lists(st.integers(0, 40), min_size=1, max_size=8, unique=True),
+    labelled=st.integers(0, 40),
+    max_images=st.sampled_from([None, 1, 3]),
+)
+def test_pools_are_those_that_a_list_of_all_unlabelled_regions_gives(seed, images, labelled, max_images):
+    """Drawn without listing U_t: the same regions, and the same random numbers, as numpy's choice from the list."""
+    state = LabelState(GRID, images, 3)
+    regions = np.random.default_rng(seed).permutation(GRID.regions_of(images))[:labelled].tolist()
+    state = state.with_labels(regions, random_masks(np.random.default_rng(0), regions), 0)
+    left = np.array([r for r in GRID.regions_of(images).tolist() if r not in regions], np.int64)
+    np.testing.assert_array_equal(state.unlabelled, left)
+    assert state.unlabelled_count == len(left)
+    ours, theirs = np.random.default_rng(seed), np.random.default_rng(seed)
+    pools = state.draw_pools(ours, 3, 4, max_images)
+    if max_images is not None:
+        open_images, counts = np.unique(left // 9, return_counts=True)
+        order = theirs.permutation(len(open_images))
+        enough = int(np.searchsorted(np.cumsum(counts[order]), min(12, len(left)))) + 1
+        left = left[np.isin(left // 9, open_images[order[: max(max_images, enough)]])]
+    expected = theirs.choice(left, size=min(12, state.unlabelled_count), replace=False)
+    np.testing.assert_array_equal(np.concatenate(pools), expected)
+    assert ours.bit_generator.state == theirs.bit_generator.state
