@@ -78,6 +78,8 @@ class EnvConfig:
         scale = self.reward_scale
         if type(scale) not in (int, float) or not (math.isfinite(scale) and scale > 0):
             raise ValueError(f"reward_scale is {scale!r}; a positive number is expected")
+        if type(self.kl_own) is not bool:
+            raise ValueError(f"kl_own is {self.kl_own!r}; True or False is expected")
         if not (self.class_distribution or self.entropy_pools):
             raise ValueError("no feature is left: set class_distribution, or name one of entropy_pools")
 

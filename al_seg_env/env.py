@@ -133,7 +133,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
             similarity=paper_similarity(config),
             scores=tuple(scores),
         )
-        self.observation_space: spaces.Dict = self.observer.space
+        self.observation_space = self.observer.space  # type: ignore[assignment] # gymnasium's Dict is of Any
         self.action_space = spaces.MultiDiscrete([config.pool_size] * config.regions_per_step)
         self._nothing_labelled = LabelState(self.grid, acquired_from, len(data.classes))
         self._theta_0 = tree_digest(learner.state_dict())
@@ -281,7 +281,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
             self.learner.batch_size = batch_size
             self._answered = answers
             self.np_random = rng
-            self.action_space._np_random = action_rng
+            self.action_space._np_random = action_rng  # type: ignore[assignment] # None before it is used
             self._episode = episode
         return ({}, {}) if episode is None else (copied(episode.observation), self._info(episode))
 
@@ -309,7 +309,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         twin.set_state({**self.get_state(), "identity": twin._identity})
         return twin
 
-    def render(self) -> npt.NDArray[np.uint8] | None:  # type: ignore[override] # Gymnasium's RenderFrame is a TypeVar
+    def render(self) -> npt.NDArray[np.uint8] | None:
         """Return a picture of the image whose regions were requested last, ``(h, w, 3)`` uint8."""
         if self.render_mode is None:
             gym.logger.warn("render() needs render_mode='rgb_array' when the environment is made")

@@ -30,7 +30,7 @@ class LabelState:
         class_counts: Pixels per class of each labelled region by its labels, ``(|L|, C)`` int64.
     """
 
-    def __init__(self, grid: RegionGrid, images: Sequence[int], num_classes: int) -> None:
+    def __init__(self, grid: RegionGrid, images: Sequence[int] | IntArray, num_classes: int) -> None:
         self.grid = grid
         self.num_classes = num_classes
         self._images = np.asarray(images, dtype=np.int64)

@@ -1,5 +1,7 @@
 """Who answers a request for labels, and what is made of a wrong answer."""
 
+import warnings
+
 import numpy as np
 import pytest
 from fakes import CLASSES, closed_form_env, numbered_data, same
@@ -80,7 +82,7 @@ def test_a_wrong_answer_is_refused(masks, message):
         ask(Answers(masks), GRID, [0, 4], 3)
 
 
-def test_stored_answers_are_not_asked_for_again_by_another_process(tmp_path):
+def test_stored_answers_are_not_requested_again_by_another_process(tmp_path):
     data, asked = numbered_data(3), []
 
     def answer(name, box, pixels):
@@ -132,11 +134,12 @@ def test_a_folder_waits_for_its_answers_and_the_step_is_made_again(tmp_path):
 )
 def test_a_malformed_answer_is_named(tmp_path, write, message):
     data = numbered_data(3)
+    oracle = FolderOracle(data, tmp_path)
     path = tmp_path / "answers" / file_name(data, GRID.box(0))
     path.parent.mkdir()
     write(path)
     with pytest.raises(ValueError, match=rf"mask .*answers.*{message}"):
-        FolderOracle(data, tmp_path).label([GRID.box(0)])
+        oracle.label([GRID.box(0)])
 
 
 def test_file_names_stay_inside_their_folder(tmp_path):
@@ -145,3 +148,87 @@ def test_file_names_stay_inside_their_folder(tmp_path):
     found = [file_name(data, GRID.box(16 * image)) for image in range(7)]
     assert len(set(found)) == 7
     assert all((tmp_path / name).resolve().parent == tmp_path.resolve() for name in found)
+
+
+def scene(size=(32, 40), classes=CLASSES, name="a", seed=0):
+    """Return one image of a scene, at a size, with all of its pixels of class 0."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3)).astype(np.uint8)
+    return ArrayData([pixels], [np.zeros(size, np.uint8)], classes, [name])
+
+
+def callback(data, folder):
+    return CallbackOracle(data, lambda name, box, pixels: np.ones(box.size, np.uint8), folder)
+
+
+@pytest.mark.parametrize("kind", [callback, FolderOracle])
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (scene(size=(64, 80)), r"image_size is \[32, 40\] there, \[64, 80\] here"),
+        (scene(classes=("road", "sky", "car")), r"the classes are \['road', 'car', 'sky'\] there, \['road', 'sky'"),
+        (scene(name="b"), r"the images \['a'\] are not in these data"),
+    ],
+)
+def test_labels_are_not_reused_for_other_sizes_classes_or_images(tmp_path, kind, other, message):
+    fill(kind(scene(), tmp_path), tmp_path)
+    with pytest.raises(ValueError, match=f"holds labels of other data: .*{message}"):
+        kind(other, tmp_path)
+    assert kind(scene(), tmp_path).label([GRID.box(0)])[0].shape == (9, 11)
+
+
+def fill(oracle, folder):
+    """Have one region labelled, whoever does it."""
+    try:
+        oracle.label([GRID.box(0)])
+    except LabelsPending as pending:
+        Image.fromarray(np.ones((9, 11), np.uint8)).save(pending.missing[0])
+
+
+@pytest.mark.parametrize("kind", [callback, FolderOracle])
+def test_labels_are_not_reused_for_other_pixels_of_the_same_name(tmp_path, kind):
+    fill(kind(scene(), tmp_path), tmp_path)
+    with pytest.raises(ValueError, match="holds labels of another image of the name 'a'"):
+        kind(scene(seed=1), tmp_path).label([GRID.box(0)])
+
+
+@pytest.mark.parametrize("kind", [callback, FolderOracle])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": "al-seg-env labels"}', "null", '{"images": 3}'])
+def test_a_damaged_manifest_is_named(tmp_path, kind, content):
+    fill(kind(scene(), tmp_path), tmp_path)
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(ValueError, match=r"manifest\.json can't be read .*restore it from a copy"):
+        kind(scene(), tmp_path)
+
+
+def test_images_may_join_and_masks_without_a_manifest_are_taken_with_a_warning(tmp_path):
+    fill(callback(scene(), tmp_path), tmp_path)
+    more = ArrayData([scene().image(0)] * 2, [np.zeros((32, 40), np.uint8)] * 2, CLASSES, ["b", "a"])
+    oracle = CallbackOracle(more, lambda *_: pytest.fail("the label is there"), tmp_path)
+    assert (oracle.label([GRID.box(16)])[0] == 1).all()  # image 1 is "a" now
+    (tmp_path / "manifest.json").unlink()
+    with pytest.warns(RuntimeWarning, match="holds masks but no manifest"):
+        oracle = callback(scene(), tmp_path)
+    oracle.label([GRID.box(0)])
+    assert (tmp_path / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("kind", [callback, FolderOracle])
+@pytest.mark.parametrize("name", ["\u8857" * 30, "x" * 300, "\u8857" * 400])
+def test_long_names_in_any_script_fit_into_a_file_name(tmp_path, kind, name):
+    fill(kind(scene(name=name), tmp_path), tmp_path)
+    assert (kind(scene(name=name), tmp_path).label([GRID.box(0)])[0] == 1).all()
+    others = {file_name(scene(name=name + end), GRID.box(0)) for end in ("", "a", "b")}
+    assert len(others) == 3
+
+
+def test_a_mask_without_any_label_is_warned_of_once_by_the_names_of_its_images():
+    data = numbered_data()
+    for mask in data._masks[2:5]:
+        mask[:] = 255
+    env = closed_form_env(data=data)
+    env.reset(seed=0)
+    with pytest.warns(RuntimeWarning, match=r"the masks of 'image \d'.* hold no label at all"):
+        env.step(np.zeros(3, np.int64))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env.step(np.zeros(3, np.int64))
