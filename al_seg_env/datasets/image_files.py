@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import reprlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from al_seg_env.datasets.pairing import listed, require_file
+from al_seg_env.datasets.pairing import listed
 from al_seg_env.datasets.segmentation_data import IGNORE_LABEL, default_palette
+from al_seg_env.storage.images import open_image, too_many_pixels
 from al_seg_env.types import UInt8Array
 
 MASK_REMEDY = (
@@ -24,7 +24,6 @@ MASK_REMEDY = (
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 _MASK_MODES = ("L", "P", *_SIXTEEN_BIT)
 _IMAGE_MODES = ("1", "LA", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", *_MASK_MODES)
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # for others Pillow may start Ghostscript
 _LOSSY = ("JPEG", "MPO")
 _ORIENTATION, _TIFF_WIDTH, _TIFF_HEIGHT = 0x0112, 256, 257
 
@@ -192,7 +191,7 @@ def check_size(image_size: Sequence[int]) -> tuple[int, int]:
     whole = all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n > 0 for n in size)
     if len(size) != 2 or not whole:
         raise ValueError(f"image_size: expected (height, width) in pixels or None, got {reprlib.repr(image_size)}")
-    if problem := _too_large(size):
+    if problem := too_many_pixels(size):
         raise ValueError(f"image_size: {problem}")
     return int(size[0]), int(size[1])
 
@@ -221,7 +220,7 @@ def _check_files(images: Sequence[Path], masks: Sequence[Path], common_size: boo
 def _header(path: Path, problems: list[str], is_mask: bool) -> tuple[int, int] | None:
     """Return ``(H, W)`` as it will be once loaded, or None and add a problem; reads the header only."""
     try:
-        with _opened(path) as image:
+        with open_image(path) as image:
             if problem := _problem(image, is_mask):
                 problems.append(f"{'mask' if is_mask else 'image'} {path} {problem}")
             tags = getattr(image, "tag_v2", {})  # Pillow versions differ in whether .size is turned for TIFF
@@ -240,21 +239,10 @@ def _orientation(image: Image.Image) -> int:
     return value if value in range(1, 9) else 1
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open an image file, of which only the header is read; raises whatever Pillow does."""
-    require_file(path)
-    # Not by name: Pillow would map an uncompressed TIFF into memory, and garble it if orientation swaps its sides.
-    with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
-        if problem := _too_large(image.size[::-1]):
-            raise ValueError(problem)
-        yield image
-
-
 def _load(path: Path, is_mask: bool) -> Image.Image:
     """Return the decoded image, turned as its EXIF orientation says, or raise an OSError or ValueError."""
     try:
-        with _opened(path) as image:
+        with open_image(path) as image:
             problem = _problem(image, is_mask)
             orientation = _orientation(image)
             image.load()
@@ -295,14 +283,6 @@ def _problem(image: Image.Image, is_mask: bool) -> str | None:
     if str(raw if isinstance(raw, str) else raw[0]).startswith("L;"):  # Pillow would stretch or invert the labels
         return "stores grey values with fewer than 8 bits or inverted, which changes labels"
     return None
-
-
-def _too_large(size: Sequence[int]) -> str | None:
-    """Say so if ``(H, W)`` has more pixels than Pillow's limit: small files can hold images larger than memory."""
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is None or int(size[0]) * int(size[1]) <= limit:
-        return None
-    return f"{_size(size)} are more than {limit} pixels; if that is right, raise PIL.Image.MAX_IMAGE_PIXELS"
 
 
 def _size(shape: Sequence[int]) -> str:

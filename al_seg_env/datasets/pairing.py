@@ -1,12 +1,9 @@
-"""Finding files in folders, pairing images with masks by name, and reading JSON."""
+"""Finding image files in folders, and pairing images with masks by name."""
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """The file suffixes that are taken for images, in any case."""
@@ -79,33 +76,6 @@ def require_folders(root: Path, folders: Sequence[str], layout: str) -> None:
         there = sorted(p.name for p in root.iterdir()) if root.is_dir() else []
         found = f"it holds {listed(there)}" if there else "it is empty or no folder itself"
         raise ValueError(f"{root} lacks {', '.join(missing)} ({found}); expected {layout}")
-
-
-def require_file(path: Path) -> None:
-    """Raise an OSError unless ``path`` is a regular file: to open a pipe is to wait, a device may never end."""
-    if not path.is_file():
-        found = "is a folder, pipe or device, not a file" if path.exists() else "does not exist or is a broken link"
-        raise OSError(f"{path} {found}; put the file there")
-
-
-def read_json(path: Path, expected: str) -> Any:
-    """Return what a JSON file holds.
-
-    Raises:
-        OSError: If it can't be read.
-        ValueError: If it isn't JSON, or an object in it has a key twice; ends with what was ``expected``.
-    """
-    require_file(path)
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_repeats)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON as it should be ({error}); {expected}") from error
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if twice := [key for key, n in Counter(key for key, _ in pairs).items() if n > 1]:
-        raise ValueError(f"more than once in one object: {listed(twice)}")
-    return dict(pairs)
 
 
 def listed(items: Sequence[object], limit: int = 20) -> str:

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from al_seg_env.datasets.pairing import listed, read_json
+from al_seg_env.datasets.pairing import listed
 from al_seg_env.datasets.segmentation_data import SegmentationData
-from al_seg_env.storage import write_text
+from al_seg_env.storage import read_json, write_text
 
 SPLITS = ("state", "train", "reward", "eval", "test")
 FORMAT, VERSION = "al-seg-env splits", 1

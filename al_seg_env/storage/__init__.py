@@ -1,23 +1,30 @@
 """Files that a kill, a full disk or a stranger cannot turn against their reader.
 
 :func:`replacing` writes a file whole or not at all. :func:`save_tree` and :func:`load_tree` store nested arrays and
-plain values as safetensors and json: reading such a file executes nothing, and notices every damage.
+plain values as safetensors and json: reading such a file executes nothing, and notices every damage. :func:`open_image`
+opens images of known formats only.
 """
 
 from al_seg_env.storage.atomic import remove_unfinished, replacing, write_bytes, write_csv, write_json, write_text
+from al_seg_env.storage.images import open_image, write_png
 from al_seg_env.storage.locking import folder_lock
+from al_seg_env.storage.regular_files import read_json, require_file
 from al_seg_env.storage.tree import FILE_VERSION, load_tree, save_tree, tree_digest
 
 __all__ = [
     "FILE_VERSION",
     "folder_lock",
     "load_tree",
+    "open_image",
+    "read_json",
     "remove_unfinished",
     "replacing",
+    "require_file",
     "save_tree",
     "tree_digest",
     "write_bytes",
     "write_csv",
     "write_json",
+    "write_png",
     "write_text",
 ]
