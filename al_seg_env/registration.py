@@ -12,17 +12,13 @@ import gymnasium as gym
 from al_seg_env.config import EnvConfig
 from al_seg_env.datasets import GTA5, CamVid, Cityscapes, ImageFolder, SegmentationData, Splits, SyntheticStreets
 from al_seg_env.datasets.frames import Frames
+from al_seg_env.datasets.splits import NAMED_SPLITS
 from al_seg_env.env import RegionSelectionEnv
 from al_seg_env.learner.building import LearnerConfig
 from al_seg_env.observation.scores import BALD, Entropy, Margin, PrivilegedRarity, Score, class_rarity
 
 SplitChoice = int | str | Mapping[str, Any]
 
-# Published splits that can be asked for by name.
-NAMED_SPLITS = {
-    "ralis": Path(__file__).parent / "datasets" / "camvid_ralis.json",
-    "ralis_reward50": Path(__file__).parent / "datasets" / "camvid_ralis_reward50.json",  # 50 images of its D_R
-}
 ENV_OPTIONS = frozenset(field.name for field in fields(EnvConfig))
 LEARNER_OPTIONS = frozenset(field.name for field in fields(LearnerConfig))
 

@@ -56,7 +56,7 @@ def pretrain(experiment: Experiment, stages: Sequence[Stage], folder: Path) -> N
         history = folder / f"stage-{number}.history.safetensors"
         if not (path.exists() and history.exists()):
             fit = _pretrain_stage(experiment, env, stage, folder / f"stage-{number}.part", number)
-            save_weights(env.learner, path, env.data.classes)  # type: ignore[arg-type]
+            save_weights(env.learner, path, env.data.classes)
             save_tree(history, "history", {"history": fit.history, "best_epoch": fit.best_epoch})
         done = load_tree(history, "history")
         rows += [
@@ -67,7 +67,7 @@ def pretrain(experiment: Experiment, stages: Sequence[Stage], folder: Path) -> N
     env = make_environment(experiment, {} if before is None else {"weights": before})
     if rows:
         write_csv(folder / "pretrain.csv", rows)
-    save_weights(env.learner, folder / WEIGHTS, env.data.classes)  # type: ignore[arg-type]
+    save_weights(env.learner, folder / WEIGHTS, env.data.classes)
 
 
 def _pretrain_stage(

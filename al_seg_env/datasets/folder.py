@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from al_seg_env.datasets.image_files import PairedFiles, check_classes, check_palette
+from al_seg_env.datasets.image_files import PairedFiles, check_palette
 from al_seg_env.datasets.pairing import pair_files, require_folders
-from al_seg_env.datasets.segmentation_data import IGNORE_LABEL, default_palette
+from al_seg_env.datasets.segmentation_data import IGNORE_LABEL, check_classes, default_palette
 from al_seg_env.storage import read_json
 from al_seg_env.types import UInt8Array
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from al_seg_env.datasets.pairing import listed
-from al_seg_env.datasets.segmentation_data import IGNORE_LABEL, default_palette
+from al_seg_env.datasets.segmentation_data import IGNORE_LABEL, check_classes, default_palette
 from al_seg_env.storage.images import open_image, too_many_pixels
 from al_seg_env.types import UInt8Array
 
@@ -153,19 +153,6 @@ class PairedFiles:
                 "opened; restore it, or open the data again"
             )
         return array
-
-
-def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of 1 to 255 classes as a tuple, or raise a ValueError."""
-    # No sets: the position of a name is its label.
-    names = tuple(classes) if isinstance(classes, (Sequence, np.ndarray)) and not isinstance(classes, str) else ()
-    strings = all(isinstance(n, str) and n for n in names)
-    if not strings or not 1 <= len(names) <= IGNORE_LABEL or len(set(names)) != len(names):
-        raise ValueError(
-            f"classes: expected a list of 1 to {IGNORE_LABEL} different names, got {len(names)}: "
-            f"{reprlib.repr(classes)}"
-        )
-    return names
 
 
 def check_palette(palette: object, num_classes: int) -> UInt8Array:

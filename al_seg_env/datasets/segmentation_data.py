@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import reprlib
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -79,7 +80,7 @@ class ArrayData:
             raise ValueError("no images were given; at least one is needed")
         if len(images) != len(masks):
             raise ValueError(f"{len(images)} images but {len(masks)} masks; give one mask per image")
-        self.classes = tuple(classes)
+        self.classes = check_classes(classes)
         self.names = tuple(names) if names is not None else tuple(str(i) for i in range(len(images)))
         if len(self.names) != len(images) or len(set(self.names)) != len(images):
             raise ValueError(f"names: {len(images)} unique names are needed, one per image")
@@ -110,6 +111,20 @@ class ArrayData:
     def mask(self, index: int) -> UInt8Array:
         """Return the mask of image ``index``, ``(H, W)`` uint8."""
         return self._masks[index]
+
+
+def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of 1 to 255 classes as a tuple, or raise a ValueError."""
+    # No sets: the position of a name is its label.
+    names = tuple(classes) if isinstance(classes, (Sequence, np.ndarray)) and not isinstance(classes, str) else ()
+    strings = all(isinstance(n, str) and n for n in names)
+    if not strings or not 1 <= len(names) <= IGNORE_LABEL or len(set(names)) != len(names):
+        found = f", {len(names)} in all" if names else ""
+        raise ValueError(
+            f"classes is {reprlib.repr(classes)}{found}; a list of 1 to {IGNORE_LABEL} different names is expected: "
+            f"labels are uint8, and {IGNORE_LABEL} means that nothing is labelled"
+        )
+    return names
 
 
 def labels_out_of_range(mask: UInt8Array, num_classes: int) -> list[int]:

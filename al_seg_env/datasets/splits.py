@@ -20,6 +20,16 @@ from al_seg_env.storage import read_json, write_text
 
 SPLITS = ("state", "train", "reward", "eval", "test")
 FORMAT, VERSION = "al-seg-env splits", 1
+NAMED_SPLITS: Mapping[str, Path] = {
+    "ralis": Path(__file__).with_name("camvid_ralis.json"),
+    "ralis_reward50": Path(__file__).with_name("camvid_ralis_reward50.json"),
+}
+"""Files of published splits, by name.
+
+``"ralis"``: those of the paper's authors for CamVid, with 10 images in D_S, 100 in D_T and 257 in D_V; D_R is the val,
+test the test partition. ``"ralis_reward50"``: the same with 50 images of its D_R.
+"""
+
 _SUBSETS = 1000  # random choices of D_S among which the one most like D_T is taken
 _SMOOTHING = 1e-6  # added to the share of each class, so that the KL divergence stays finite
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,12 +11,21 @@ from typing import Any
 import segmentation_models_pytorch as smp
 import timm
 import torch
-from segmentation_models_pytorch.decoders.fpn.decoder import MergeBlock
+from segmentation_models_pytorch.decoders.fpn.decoder import FPNDecoder
 from torch import Tensor, nn
 
-from al_seg_env.learner.torch_learner import IMAGENET_MEAN, IMAGENET_STD, TorchLearner
+from al_seg_env.datasets.segmentation_data import check_classes
+from al_seg_env.learner.precision import DTYPES
+from al_seg_env.learner.torch_learner import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    TorchLearner,
+    check_optimisation,
+    check_switches,
+)
 from al_seg_env.learner.weights import is_weights_file, load_fitting, load_weights, read_tensors
 from al_seg_env.types import Size
+from al_seg_env.validation import non_empty_text, one_of, whole_number
 
 PIXELS_PER_PASS = 3 * 2**19
 CLASSIFIERS = ("classifier.", "fc.", "head.")  # what files of ImageNet weights hold beside the encoder
@@ -23,7 +33,7 @@ CLASSIFIERS = ("classifier.", "fc.", "head.")  # what files of ImageNet weights 
 
 @dataclass(frozen=True)
 class LearnerConfig:
-    """A segmentation network of segmentation-models-pytorch and its optimisation, in plain values.
+    """A segmentation network of segmentation-models-pytorch and its optimisation, in plain values, checked when made.
 
     Attributes:
         architecture: Name of an smp architecture, such as ``"FPN"`` (appendix B) or ``"Unet"``.
@@ -33,10 +43,15 @@ class LearnerConfig:
         network_options: Further arguments of the architecture, such as ``{"decoder_pyramid_channels": 64}``.
         weights: File of theta_0, as :func:`save_weights` or ``examples/pretrain.py`` writes it.
         weights_seed: Seeds what is initialised at random.
-        batch_size: Images per forward pass outside of training; by the images' size if left out
-            (:func:`default_batch_size`).
+        batch_size: Images per forward pass outside of training; if omitted, :func:`default_batch_size` of the
+            images' size.
         learning_rate, momentum, weight_decay, learning_rate_decay, max_grad_norm, device, precision,
             channels_last, fold_batchnorm: See :class:`~al_seg_env.learner.torch_learner.TorchLearner`.
+        tune_cpu: Prepare the network and this process for running on a CPU; see
+            :func:`~al_seg_env.learner.cpu_tuning.tune_for_cpu`, which lists what that changes.
+
+    Raises:
+        ValueError: If a setting is out of its range.
     """
 
     architecture: str = "FPN"
@@ -55,13 +70,43 @@ class LearnerConfig:
     channels_last: bool | None = None
     batch_size: int | None = None
     fold_batchnorm: bool = True
+    tune_cpu: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("architecture", "encoder", "device"):
+            non_empty_text(name, getattr(self, name))
+        for name in ("encoder_weights", "weights"):
+            value = getattr(self, name)
+            if isinstance(value, os.PathLike):
+                object.__setattr__(self, name, os.fspath(value))
+            elif value is not None:
+                non_empty_text(name, value)
+        if not isinstance(self.network_options, Mapping) or not all(
+            isinstance(key, str) for key in self.network_options
+        ):
+            raise ValueError(
+                f"network_options is {self.network_options!r}; a mapping from argument to value is expected"
+            )
+        whole_number("weights_seed", self.weights_seed, 0, 2**63 - 1)
+        if self.batch_size is not None:
+            whole_number("batch_size", self.batch_size, 1)
+        one_of("precision", self.precision, ("auto", *DTYPES))
+        check_optimisation(
+            self.learning_rate, self.momentum, self.weight_decay, self.learning_rate_decay, self.max_grad_norm
+        )
+        check_switches(self.channels_last, self.fold_batchnorm, self.tune_cpu)
 
     def build(self, classes: Sequence[str], image_size: Size = (360, 480)) -> TorchLearner:
-        """Return a learner for these classes, and for images of this size where ``batch_size`` is left out.
+        """Return a learner.
+
+        Args:
+            classes: Names of the classes, at most 255.
+            image_size: Size of the images that it will be given, from which ``batch_size`` follows if it is omitted.
 
         Raises:
-            ValueError: If a name is unknown or weights do not fit.
+            ValueError: If a name is unknown, weights do not fit, or there are too many classes.
         """
+        classes = check_classes(classes)
         network = build_network(self, len(classes))
         if self.weights is not None:
             load_weights(network, self.weights, classes)
@@ -82,11 +127,12 @@ class LearnerConfig:
             channels_last=self.channels_last,
             batch_size=default_batch_size(image_size) if self.batch_size is None else self.batch_size,
             fold_batchnorm=self.fold_batchnorm,
+            tune_cpu=self.tune_cpu,
         )
 
 
 def default_batch_size(image_size: Size) -> int:
-    """Return the images of a forward pass: of small ones more, up to 64, so that its cost per layer is spread."""
+    """Return the images per forward pass: more if they are small, up to 64, to spread the cost of each layer."""
     fitting = PIXELS_PER_PASS // (image_size[0] * image_size[1])
     return 1 << min(6, max(0, fitting.bit_length() - 1))
 
@@ -119,10 +165,10 @@ def build_network(config: LearnerConfig, num_classes: int) -> nn.Module:
         assert config.encoder_weights is not None
         tensors = read_tensors(config.encoder_weights)
         tensors = {key: value for key, value in tensors.items() if not key.startswith(CLASSIFIERS)}
-        load_fitting(network.encoder, tensors, config.encoder_weights)  # type: ignore[arg-type]
-    merge = getattr(getattr(network, "decoder", None), "merge", None)
-    if isinstance(merge, MergeBlock) and merge.policy == "add":
-        network.decoder.merge = _Sum()  # type: ignore[union-attr]
+        load_fitting(network.get_submodule("encoder"), tensors, config.encoder_weights)
+    decoder = getattr(network, "decoder", None)
+    if isinstance(decoder, FPNDecoder) and decoder.merge.policy == "add":
+        decoder.merge = _Sum()
     return network
 
 

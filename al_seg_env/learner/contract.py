@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Learner(Protocol):
-    """What the environment needs of a segmentation network. Anything with these members will do.
+    """All that the environment uses of a segmentation network. Any object with these members will do.
+
+    ``copy.deepcopy`` of a learner must give an independent one, so that environments can be forked.
 
     Attributes:
         num_classes: C, the channels of its logits.
-        batch_size: Images that :meth:`predict` and :meth:`evaluate` are given at once.
-        device: Where its logits lie.
-        has_dropout: Whether :meth:`sample` can be used.
+        batch_size: Images that :meth:`predict`, :meth:`sample` and :meth:`evaluate` are given at once. The learner
+            alone lowers it, when memory does not suffice. The environment stores it with its state and sets it again
+            there, because results can differ in their last digits with it.
+        numerics: In what precision and layout it computes, as plain values: what two runs must share to be equal bit
+            for bit. Stored with the environment's state, and set again from there. A learner that has no choice uses
+            an empty mapping.
     """
 
     num_classes: int
     batch_size: int
-    device: torch.device
+    numerics: Mapping[str, Any]
 
     @property
     def has_dropout(self) -> bool:
@@ -33,19 +37,37 @@ class Learner(Protocol):
         """Return to theta_0: weights, buffers and optimiser."""
 
     def fit_step(self, images: Tensor, targets: Tensor, rng: np.random.Generator) -> float:
-        """Update once on ``(n, 3, h, w)`` and ``(n, h, w)`` uint8, 255 ignored; return the loss."""
+        """Update once on ``(n, 3, h, w)`` and ``(n, h, w)`` uint8, 255 ignored; return the loss.
+
+        Raises:
+            FloatingPointError: If the training has diverged.
+        """
 
     def predict(self, images: Tensor) -> Tensor:
         """Return logits ``(B, C, H, W)`` float32 for images ``(B, 3, H, W)`` uint8."""
 
     def sample(self, images: Tensor, count: int, rng: np.random.Generator) -> Iterator[Tensor]:
-        """Yield ``count`` tensors of logits ``(B, C, H, W)``, each under other dropout masks."""
+        """Yield ``count`` tensors of logits ``(B, C, H, W)`` float32, each under other dropout masks."""
 
     def evaluate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-        """Return the confusion matrix ``(C, C)`` int64 over all ``(images, masks)`` batches."""
+        """Return the confusion matrix ``(C, C)`` int64 over all batches of images and masks ``(B, H, W)`` uint8.
+
+        Raises:
+            FloatingPointError: If logits are not finite.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of everything that training changes."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
+
+
+@runtime_checkable
+class HasNetwork(Protocol):
+    """A learner whose weights are those of a network, so that they can be written to a file."""
+
+    @property
+    def network(self) -> nn.Module:
+        """The network f."""
+        ...

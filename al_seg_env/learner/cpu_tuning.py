@@ -1,18 +1,40 @@
-"""Layers that a CPU's kernels are slow at, run in another way that gives the same up to rounding."""
+"""What makes networks faster on a CPU and reaches beyond them: done on request, by :func:`tune_for_cpu` alone.
+
+``tune_cpu=True``, the default of :class:`~al_seg_env.learner.building.LearnerConfig` and so of the registered ids,
+requests it. A :class:`~al_seg_env.learner.torch_learner.TorchLearner` made from a network does it only if told to.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
+import os
 import sys
 from functools import cache
+from multiprocessing import context
 
 import torch
 from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
 
+def tune_for_cpu(network: nn.Module) -> None:
+    """Prepare a network, and this process, for running on a CPU (docs/performance.md has the figures).
+
+    1. Layers of the network that a CPU's kernels are slow at are exchanged in place for ones that compute the same up
+       to rounding: :func:`use_better_kernels`.
+    2. The process keeps the memory of freed tensors for the next ones: :func:`keep_freed_memory`. It lasts until
+       the process ends.
+    3. Processes that are forked from this one run torch on one thread: :func:`run_forks_on_one_thread`. It lasts
+       until the process ends.
+    """
+    use_better_kernels(network)
+    keep_freed_memory()
+    run_forks_on_one_thread()
+
+
 def use_better_kernels(network: nn.Module) -> None:
-    """Let the layers of a network that is to run on a CPU avoid its slow kernels (docs/performance.md).
+    """Let the layers of a network that is to run on a CPU avoid its slow kernels, in place.
 
     Weights, and what the layers compute, stay as they are.
     """
@@ -72,7 +94,7 @@ _BETTER: dict[type[nn.Module], type[nn.Module]] = {
 
 @cache
 def keep_freed_memory() -> None:
-    """Let glibc keep the memory of freed tensors for the next ones, in place of handing it back to the system.
+    """Let glibc keep the memory of freed tensors for the next ones, instead of returning it to the system.
 
     The system would clear every page of it again at each pass. It is a setting of the whole process; it
     does nothing where the C library is another. The process holds on to the most that it needed at once.
@@ -87,3 +109,25 @@ def keep_freed_memory() -> None:
     mallopt(m_mmap_max, 0)
     mallopt(m_trim_threshold, 2**31 - 1)
     mallopt(m_top_pad, 64 * 2**20)
+
+
+@cache
+def run_forks_on_one_thread() -> None:
+    """Set torch to one thread in processes forked from this one from now on, and here if this one was forked.
+
+    A forked process (gymnasium's AsyncVectorEnv forks) has none of its parent's OpenMP threads, and would wait for
+    them for ever in its first parallel region. With one thread there is no such region.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+    if _was_forked():
+        torch.set_num_threads(1)
+
+
+def _was_forked() -> bool:
+    """Return whether this process is a worker that multiprocessing made by forking."""
+    if multiprocessing.parent_process() is None or not hasattr(context, "ForkProcess"):
+        return False
+    this = multiprocessing.current_process()
+    by_default = isinstance(this, multiprocessing.Process) and multiprocessing.get_start_method() == "fork"
+    return by_default or isinstance(this, context.ForkProcess)

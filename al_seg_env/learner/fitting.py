@@ -20,6 +20,7 @@ from al_seg_env.metrics import class_iou, mean_iou
 from al_seg_env.regions import RegionGrid
 from al_seg_env.storage import load_tree, save_tree
 from al_seg_env.types import Size, UInt8Array
+from al_seg_env.validation import height_and_width, whole_number
 
 KIND = "training to convergence"
 CHECKPOINT_SECONDS = 60.0
@@ -76,6 +77,9 @@ class FitSettings:
         max_epochs: Epochs after which it stops in any case.
         min_updates: An epoch goes over the labelled regions as often as this number of updates needs, so that
             a few labels do not make epochs of one update.
+
+    Raises:
+        ValueError: If a setting is out of its range.
     """
 
     crop_size: Size | None = (224, 224)
@@ -83,6 +87,12 @@ class FitSettings:
     patience: int = 10
     max_epochs: int = 100
     min_updates: int = 1
+
+    def __post_init__(self) -> None:
+        if self.crop_size is not None:
+            object.__setattr__(self, "crop_size", height_and_width("crop_size", self.crop_size))
+        for name in ("batch_size", "patience", "max_epochs", "min_updates"):
+            whole_number(name, getattr(self, name), 1)
 
 
 def evaluate(learner: Learner, frames: Frames, images: Sequence[int]) -> Evaluation:
@@ -160,7 +170,7 @@ def _resumed(learner: Learner, checkpoint: Path | None, rng: np.random.Generator
     try:
         state = load_tree(checkpoint, KIND)
     except ValueError as error:
-        warnings.warn(f"the training starts anew: {error}", stacklevel=3)
+        warnings.warn(f"the training starts again from its beginning: {error}", stacklevel=3)
         return None
     learner.load_state_dict(state["learner"])
     rng.bit_generator.state = state["rng"].bit_generator.state

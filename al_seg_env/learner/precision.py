@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from al_seg_env.learner.folding import InferenceCopy
+from al_seg_env.validation import one_of
 
 logger = logging.getLogger("al_seg_env")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PROBE_SHAPE = (2, 3, 192, 192)
 PROBE_ROUNDS = 3
-# A choice that changes results must not hang on the noise of a clock: at most this share of the other's time counts.
+# A choice that changes results must not depend on the noise of a clock: at most this share of the other's time wins.
 PRECISION_MARGIN, LAYOUT_MARGIN = 0.75, 0.75
 
 Choice = tuple[str, bool]
@@ -46,8 +47,7 @@ def resolve_numerics(
     Raises:
         ValueError: If the precision is unknown, or the device cannot compute in it.
     """
-    if precision not in {"auto", *DTYPES}:
-        raise ValueError(f"precision {precision!r} is unknown; use 'auto', 'float32' or 'bfloat16'")
+    one_of("precision", precision, ("auto", *DTYPES))
     if precision == "bfloat16" and (problem := _cannot_compute(torch.bfloat16, device)):
         raise ValueError(
             f"precision 'bfloat16' cannot be used on device {str(device)!r} ({problem}); use 'float32' or 'auto'"

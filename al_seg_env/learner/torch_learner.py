@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,13 +15,16 @@ from torch import Tensor, nn
 
 from al_seg_env.datasets.segmentation_data import IGNORE_LABEL
 from al_seg_env.functional import class_map
-from al_seg_env.learner.cpu_tuning import keep_freed_memory, use_better_kernels
+from al_seg_env.learner.cpu_tuning import tune_for_cpu
 from al_seg_env.learner.dropout import dropout_on, is_dropout, seeded, split_at_dropout
 from al_seg_env.learner.folding import InferenceCopy
 from al_seg_env.learner.hardware import resolve_device, to_device, within_memory
 from al_seg_env.learner.precision import DTYPES, resolve_numerics
 from al_seg_env.learner.preparation import Preparation
 from al_seg_env.metrics import confusion_matrix
+from al_seg_env.validation import one_of, real_number, whole_number
+
+T = TypeVar("T")
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -32,15 +35,18 @@ class TorchLearner:
     The network's weights at construction are theta_0. Optimisation follows appendix B: SGD with momentum,
     cross entropy over the labelled pixels.
 
+    A batch that does not fit into memory is halved, with a warning. Where that happens in :meth:`predict`,
+    :meth:`sample` or :meth:`evaluate`, ``batch_size`` is lowered accordingly.
+
     Args:
         network: The network. Images reach it normalised, and padded at the bottom and right (by repeating
             the edge) to a multiple of ``output_stride``; its logits are cropped back.
-        num_classes: C.
+        num_classes: C, at most 255: masks are uint8, and 255 means that nothing is labelled.
         learning_rate: Appendix B: 1e-3 on CamVid, 1e-4 on Cityscapes.
         momentum: The paper gives none; the released code's 0.95.
         weight_decay: Appendix B: 1e-4.
         learning_rate_decay: Factor on the learning rate after each update (released code: 0.998^2).
-        max_grad_norm: Gradients are scaled down to this norm (released code: 4).
+        max_grad_norm: Gradients are scaled down to this norm (released code: 4); ``None`` leaves them as they are.
         mean, std: Normalisation per channel, of images in [0, 1].
         output_stride: Multiple that image sides must be of.
         device: ``"auto"`` takes a CUDA GPU where there is one.
@@ -49,9 +55,11 @@ class TorchLearner:
         channels_last: Memory layout; ``None`` measures it where the precision is ``"auto"``, and else is ``True``.
         batch_size: Images per forward pass outside of training.
         fold_batchnorm: Predict with a copy whose BatchNorm layers are part of the convolutions before them.
+        tune_cpu: Exchange layers of ``network`` that a CPU is slow at, and change settings of this process that help;
+            see :func:`~al_seg_env.learner.cpu_tuning.tune_for_cpu`. It does nothing on other devices.
 
     Raises:
-        ValueError: If device, precision or batch size cannot be used.
+        ValueError: If an argument is out of its range, or device or precision cannot be used.
     """
 
     def __init__(
@@ -72,16 +80,18 @@ class TorchLearner:
         channels_last: bool | None = None,
         batch_size: int = 4,
         fold_batchnorm: bool = True,
+        tune_cpu: bool = False,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; at least 1 image per forward pass is needed")
-        self.num_classes = num_classes
-        self.batch_size = batch_size
-        self._batch_unit = max(1, batch_size // 8)
+        self.num_classes = whole_number("num_classes", num_classes, 1, IGNORE_LABEL)
+        self.batch_size = whole_number("batch_size", batch_size, 1)
+        self._batch_unit = max(1, self.batch_size // 8)
+        check_optimisation(learning_rate, momentum, weight_decay, learning_rate_decay, max_grad_norm)
+        check_switches(channels_last, fold_batchnorm, tune_cpu)
+        whole_number("output_stride", output_stride, 1)
+        _check_normalisation(mean, std)
         self.device = resolve_device(device)
-        if self.device.type == "cpu":
-            keep_freed_memory()
-            use_better_kernels(network)
+        if tune_cpu and self.device.type == "cpu":
+            tune_for_cpu(network)
         self.dtype, self.channels_last = resolve_numerics(network, self.device, precision, channels_last)
         self.max_grad_norm = max_grad_norm
         self.fold_batchnorm = fold_batchnorm
@@ -106,8 +116,8 @@ class TorchLearner:
         self._inference: InferenceCopy | None = None
 
     @property
-    def numerics(self) -> dict[str, Any]:
-        """Precision and memory layout in use, which two runs must share to be equal bit by bit."""
+    def numerics(self) -> Mapping[str, Any]:
+        """Precision and memory layout in use, which two runs must share to be equal bit for bit."""
         name = next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
         return {"precision": name, "channels_last": self.channels_last}
 
@@ -134,10 +144,10 @@ class TorchLearner:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned, exactly."""
-        own, given = self.network.state_dict(keep_vars=True), state["network"]
-        if own.keys() == given.keys() and all(own[key].shape == given[key].shape for key in own):
+        current, given = self.network.state_dict(keep_vars=True), state["network"]
+        if current.keys() == given.keys() and all(current[key].shape == given[key].shape for key in current):
             with torch.no_grad():  # a third of the time of what the next line does
-                for key, value in own.items():
+                for key, value in current.items():
                     value.copy_(given[key])
         else:
             self.network.load_state_dict(given)  # says what does not fit
@@ -229,7 +239,14 @@ class TorchLearner:
 
     @torch.inference_mode()
     def predict(self, images: Tensor) -> Tensor:
-        """Return logits ``(B, C, H, W)`` float32 for images ``(B, 3, H, W)`` uint8."""
+        """Return logits ``(B, C, H, W)`` float32 for images ``(B, 3, H, W)`` uint8.
+
+        Raises:
+            MemoryError: If half a batch does not fit into memory either.
+        """
+        return _joined(self._within_memory(self._logits, (images,)))
+
+    def _logits(self, images: Tensor) -> Tensor:
         prepared = self.prepare(images, self._grown(len(images)))
         with self._autocast():
             logits = self._predictor(prepared)(prepared)
@@ -245,13 +262,27 @@ class TorchLearner:
 
         Raises:
             ValueError: If the network has no dropout: all samples would be equal.
+            MemoryError: If half a batch does not fit into memory either.
         """
         if not self.has_dropout:
             raise ValueError(
                 f"{type(self.network).__name__} has no dropout, so its samples would all be equal; choose a "
                 "network with dropout (FPN, PSPNet, DeepLabV3Plus) or drop the score that needs samples"
             )
-        seed = int(rng.integers(2**63))
+        whole_number("count", count, 1)
+        start = partial(self._start_sampling, count=count, seed=int(rng.integers(2**63)))
+        first, others = zip(*self._within_memory(start, (images,)), strict=True)
+        yield _joined(first)
+        del first  # its memory is needed for the others
+        for later in zip(*others, strict=True):
+            yield _joined(later)
+
+    def _start_sampling(self, images: Tensor, count: int, seed: int) -> tuple[Tensor, Iterator[Tensor]]:
+        """Return the first sample, which shows whether memory suffices, and the others."""
+        samples = self._samples(images, count, seed)
+        return next(samples), samples
+
+    def _samples(self, images: Tensor, count: int, seed: int) -> Iterator[Tensor]:
         prepared = self.prepare(images, self._grown(len(images)))
         network = self._predictor(prepared)
         rest, inputs = split_at_dropout(network)
@@ -273,10 +304,7 @@ class TorchLearner:
         total = torch.zeros(self.num_classes, self.num_classes, dtype=torch.int64, device=self.device)
         labelled = torch.zeros((), dtype=torch.int64, device=self.device)
         for batch in batches:
-            parts = within_memory(self._count, batch, "batch_size")
-            if len(parts) > 1:
-                self.batch_size = min(self.batch_size, -(-len(batch[0]) // 2))
-            for confusion, pixels in parts:
+            for confusion, pixels in self._within_memory(self._count, batch):
                 total += confusion
                 labelled += pixels
         if not bool(total.sum() == labelled):  # logits that are not finite have no most probable class
@@ -285,6 +313,13 @@ class TorchLearner:
                 "rate, set max_grad_norm, or use precision='float32'"
             )
         return total.cpu()
+
+    def _within_memory(self, run: Callable[..., T], batch: tuple[Tensor, ...]) -> list[T]:
+        """Return ``[run(*batch)]``; where memory does not suffice, the results of halves, and stay at their size."""
+        parts = within_memory(run, batch, "batch_size")
+        if len(parts) > 1:
+            self.batch_size = min(self.batch_size, -(-len(batch[0]) // 2))
+        return parts
 
     def _count(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Return the confusion matrix of a batch, and the number of its labelled pixels."""
@@ -307,3 +342,38 @@ class TorchLearner:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def check_optimisation(
+    learning_rate: float,
+    momentum: float,
+    weight_decay: float,
+    learning_rate_decay: float,
+    max_grad_norm: float | None,
+) -> None:
+    """Raise a ValueError that names the first of a learner's settings that is out of its range."""
+    real_number("learning_rate", learning_rate, above=0)
+    real_number("momentum", momentum, least=0, below=1)
+    real_number("weight_decay", weight_decay, least=0)
+    real_number("learning_rate_decay", learning_rate_decay, above=0, most=1)
+    if max_grad_norm is not None:
+        real_number("max_grad_norm", max_grad_norm, above=0)
+
+
+def check_switches(channels_last: bool | None, fold_batchnorm: bool, tune_cpu: bool) -> None:
+    """Raise a ValueError that names the first of a learner's switches that is none."""
+    one_of("channels_last", channels_last, (True, False, None))
+    one_of("fold_batchnorm", fold_batchnorm, (True, False))
+    one_of("tune_cpu", tune_cpu, (True, False))
+
+
+def _check_normalisation(mean: Sequence[float], std: Sequence[float]) -> None:
+    for name, values, above in (("mean", mean, -math.inf), ("std", std, 0.0)):
+        if not isinstance(values, Sequence | np.ndarray) or isinstance(values, str) or len(values) != 3:
+            raise ValueError(f"{name} is {values!r}; three numbers are expected, one per channel")
+        for value in values:
+            real_number(name, value, above=above)

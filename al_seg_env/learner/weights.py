@@ -6,30 +6,46 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from al_seg_env.learner.torch_learner import TorchLearner
-from al_seg_env.storage import replacing
+from al_seg_env.learner.contract import HasNetwork, Learner
+from al_seg_env.storage import replacing, tree_digest
 
 FORMAT = "al-seg-env weights"
 FORMAT_VERSION = "1"
+METADATA = "weights"
 
 
-def save_weights(learner: TorchLearner, path: str | Path, classes: Sequence[str]) -> None:
+def save_weights(learner: Learner | HasNetwork, path: str | Path, classes: Sequence[str]) -> None:
     """Write a learner's weights and buffers as safetensors, so that ``weights=path`` makes them theta_0.
+
+    Equal weights of equal classes give equal files.
+
+    Args:
+        learner: A learner with a ``network``, such as :class:`~al_seg_env.learner.torch_learner.TorchLearner`.
+        path: The file.
+        classes: Names of the classes that the network was trained for.
 
     Raises:
         OSError: If they cannot be written; what was at ``path`` before is unchanged.
+        ValueError: If the learner has no network.
     """
+    if not isinstance(learner, HasNetwork):
+        raise ValueError(
+            f"{type(learner).__name__} has no network whose weights could be written; give it an attribute network, "
+            "or write its state_dict()"
+        )
     tensors = {key: value.detach().cpu().contiguous() for key, value in learner.network.state_dict().items()}
-    metadata = {"format": FORMAT, "version": FORMAT_VERSION, "classes": json.dumps(list(classes))}
+    about = {"format": FORMAT, "version": FORMAT_VERSION, "classes": list(classes)}
     with replacing(path) as unfinished:
         try:
-            save_file(tensors, unfinished, metadata)
+            # One entry: safetensors writes several in an order that differs between runs.
+            save_file(tensors, unfinished, {METADATA: json.dumps(about)})
         except SafetensorError as error:  # how it reports what the system says
             raise OSError(0, str(error)) from error
 
@@ -40,22 +56,45 @@ def load_weights(network: nn.Module, path: str | Path, classes: Sequence[str]) -
     Raises:
         ValueError: If the file cannot be read, is of another format or of other classes, or does not fit.
     """
+    about, tensors = _read(path)
+    if about.get("classes") != list(classes):
+        raise ValueError(
+            f"weights {str(path)!r} are for the classes {about.get('classes')}, but the data have {list(classes)}; use "
+            "weights that were trained for the data's classes"
+        )
+    load_fitting(network, tensors, path)
+
+
+def weights_digest(path: str | Path) -> str:
+    """Return what tells the weights in a file of :func:`save_weights` from others, however they were written.
+
+    Raises:
+        ValueError: If the file cannot be read, or is of another format.
+    """
+    about, tensors = _read(path)
+    return tree_digest([about.get("classes"), tensors])
+
+
+def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return what a file of :func:`save_weights` says of its weights, and the weights."""
     _check_file(path)
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+        if METADATA in metadata:
+            about = json.loads(metadata[METADATA])
+        else:  # three entries, as earlier versions wrote them
+            about = {**metadata, "classes": json.loads(metadata.get("classes", "null"))}
+    except (SafetensorError, OSError, ValueError, OverflowError, MemoryError, RecursionError) as error:
         raise ValueError(f"weights {str(path)!r} cannot be read as safetensors: {error}") from error
-    if (metadata.get("format"), metadata.get("version")) != (FORMAT, FORMAT_VERSION):
+    about = about if isinstance(about, dict) else {}
+    if (about.get("format"), about.get("version")) != (FORMAT, FORMAT_VERSION):
         raise ValueError(
-            f"weights {str(path)!r} are not {FORMAT!r}, version {FORMAT_VERSION} (found {metadata.get('format')!r}, "
-            f"version {metadata.get('version')!r}); make them with save_weights() or examples/pretrain.py"
+            f"weights {str(path)!r} are not {FORMAT!r}, version {FORMAT_VERSION} (found {about.get('format')!r}, "
+            f"version {about.get('version')!r}); make them with save_weights() or examples/pretrain.py"
         )
-    trained_for = json.loads(metadata["classes"])
-    if trained_for != list(classes):
-        raise ValueError(f"weights {str(path)!r} are for the classes {trained_for}, but the data has {list(classes)}")
-    load_fitting(network, tensors, path)
+    return about, tensors
 
 
 def is_weights_file(text: str) -> bool:
@@ -84,13 +123,13 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 def load_fitting(module: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
     """Load a state dict, or say in one error all that does not fit."""
-    own = module.state_dict()
-    missing = [key for key in own if key not in tensors]
-    unknown = [key for key in tensors if key not in own]
+    expected = module.state_dict()
+    missing = [key for key in expected if key not in tensors]
+    unknown = [key for key in tensors if key not in expected]
     wrong = [
-        f"{key}: {tuple(tensors[key].shape)} in the file, {tuple(own[key].shape)} in the network"
-        for key in own
-        if key in tensors and tensors[key].shape != own[key].shape
+        f"{key}: {tuple(tensors[key].shape)} in the file, {tuple(expected[key].shape)} in the network"
+        for key in expected
+        if key in tensors and tensors[key].shape != expected[key].shape
     ]
     if missing or unknown or wrong:
         problems = [
@@ -102,4 +141,4 @@ def load_fitting(module: nn.Module, tensors: Mapping[str, Tensor], path: str | P
             f"weights {str(path)!r} do not fit {type(module).__name__}; " + "; ".join(problems) + ". Use the "
             "architecture, encoder and number of classes that they were trained with"
         )
-    module.load_state_dict({key: tensors[key] for key in own})
+    module.load_state_dict({key: tensors[key] for key in expected})

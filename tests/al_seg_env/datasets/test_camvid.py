@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from al_seg_env.datasets import CamVid, Splits
-from al_seg_env.datasets.camvid import CAMVID_CLASSES, CAMVID_RALIS_SPLITS
+from al_seg_env.datasets.camvid import CAMVID_CLASSES
+from al_seg_env.datasets.splits import NAMED_SPLITS
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "camvid"
 real_data = pytest.mark.skipif(not REAL.is_dir(), reason="CamVid is not at hand")
@@ -72,7 +73,7 @@ def test_real_data():
 @real_data
 def test_the_authors_splits():
     data = CamVid(REAL)
-    splits = Splits.load(CAMVID_RALIS_SPLITS, data)
+    splits = Splits.load(NAMED_SPLITS["ralis"], data)
     sizes = [len(splits.state), len(splits.train), len(splits.reward), len(splits.eval), len(splits.test)]
     assert sizes == [10, 100, 101, 257, 233]
     assert set(splits.state) | set(splits.train) | set(splits.eval) == set(data.partitions["train"])

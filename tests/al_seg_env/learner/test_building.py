@@ -7,11 +7,13 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from fakes import ClosedFormLearner
 from safetensors.torch import load_file, save_file
 from segmentation_models_pytorch.decoders.fpn.decoder import MergeBlock
 
 from al_seg_env import LearnerConfig, load_weights, save_weights
 from al_seg_env.learner.building import build_network, default_batch_size, normalisation
+from al_seg_env.learner.weights import weights_digest
 
 CLASSES = ("road", "car", "sky")
 SMALL = {
@@ -87,6 +89,48 @@ def test_an_interrupted_save_leaves_the_old_file_and_no_other(trained, saved, mo
         save_weights(trained, saved, CLASSES)
     assert saved.read_bytes() == before
     assert os.listdir(saved.parent) == [saved.name]
+
+
+def test_equal_weights_are_equal_files(trained, tmp_path):
+    """Of several entries, safetensors would write the order of the moment, so that files of equal weights differed."""
+    for number in range(5):
+        save_weights(trained, tmp_path / str(number), CLASSES)
+    assert len({(tmp_path / str(number)).read_bytes() for number in range(5)}) == 1
+
+
+def three_entries(path, tensors, classes=CLASSES):
+    """Write weights as the versions before one metadata entry did."""
+    save_file(tensors, path, {"format": "al-seg-env weights", "version": "1", "classes": json.dumps(list(classes))})
+
+
+def test_weights_written_before_still_load(trained, saved, tmp_path):
+    before = tmp_path / "before.safetensors"
+    three_entries(before, {k: v.contiguous() for k, v in trained.network.state_dict().items()})
+    learner = config(weights=str(before)).build(CLASSES)
+    assert not differences(learner.network.state_dict(), trained.network.state_dict())
+    assert weights_digest(before) == weights_digest(saved)
+    with pytest.raises(ValueError, match="are for the classes"):
+        load_weights(learner.network, before, ("road", "car"))
+
+
+def test_weights_are_told_apart_by_their_tensors(trained, saved, tmp_path):
+    other = config(weights_seed=5).build(CLASSES)
+    save_weights(other, tmp_path / "other", CLASSES)
+    assert weights_digest(tmp_path / "other") != weights_digest(saved)
+    (tmp_path / "broken").write_bytes(saved.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="broken' cannot be read as safetensors"):
+        weights_digest(tmp_path / "broken")
+
+
+def test_any_learner_with_a_network_has_weights_to_write(trained, saved, tmp_path):
+    class Another:
+        network = trained.network
+
+    save_weights(Another(), tmp_path / "another", CLASSES)
+    assert (tmp_path / "another").read_bytes() == saved.read_bytes()
+    with pytest.raises(ValueError, match="ClosedFormLearner has no network whose weights could be written"):
+        save_weights(ClosedFormLearner(), tmp_path / "none", CLASSES)
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
@@ -169,7 +213,7 @@ def test_weights_of_another_architecture(saved):
 
 @pytest.mark.parametrize("classes", [("road", "car"), ("car", "road", "sky"), ("road", "car", "sky", "bus")])
 def test_weights_of_other_classes(saved, classes):
-    with pytest.raises(ValueError, match=r"theta_0.* are for the classes \['road', 'car', 'sky'\], but the data has"):
+    with pytest.raises(ValueError, match=r"theta_0.* are for the classes \['road', 'car', 'sky'\], but the data have"):
         config(weights=str(saved)).build(classes)
 
 

@@ -10,7 +10,6 @@ from fakes import closed_form_env, tiny_network
 from torch import nn
 
 from al_seg_env import TorchLearner
-from al_seg_env.learner.cpu_tuning import keep_freed_memory
 from al_seg_env.learner.hardware import is_out_of_memory, within_memory
 
 FULL = RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried ...")
@@ -118,27 +117,67 @@ def test_an_update_that_never_fits_leaves_everything_as_it_was():
     assert all(parameter.grad is None for parameter in subject.network.parameters())
 
 
-def test_observations_are_the_same_from_halves():
-    env, whole = closed_form_env(), closed_form_env()
-    predict, seen = env.learner.predict, []
+def test_a_prediction_is_the_same_from_halves():
+    subject, whole = learner(), learner()
+    whole.network.limit = 100
+    images, _ = batch(4)
+    with pytest.warns(RuntimeWarning, match="a batch of 4 does not fit .* going on with 2 at once.*lower batch_size"):
+        found = subject.predict(images)
+    torch.testing.assert_close(found, whole.predict(images))
+    assert subject.batch_size == 2
 
-    def limited(images):
-        if len(images) > 1:
-            raise MemoryError
-        seen.append(len(images))
-        return predict(images)
 
-    env.learner.predict = limited
+def test_samples_go_on_with_halves():
+    subject, whole = (learner(batch_size=4) for _ in range(2))
+    for one in (subject, whole):
+        one.network.dropout = nn.Dropout(1e-12)  # the samples are the prediction, so that they can be compared
+    whole.network.limit = 100
+    images, _ = batch(3)
+    with pytest.warns(RuntimeWarning, match="a batch of 3 does not fit .* going on with 2 at once"):
+        samples = list(subject.sample(images, 3, np.random.default_rng(0)))
+    assert len(samples) == 3
+    for sample in samples:
+        torch.testing.assert_close(sample, whole.predict(images))
+    assert subject.batch_size == 2
+
+
+@pytest.mark.parametrize("call", ["predict", "sample", "evaluate"])
+def test_what_never_fits_leaves_the_learner_usable(call):
+    subject = learner()
+    subject.network.dropout = nn.Dropout(0.5)
+    subject.network.limit = 0
+    images, targets = batch(4)
+    calls = {
+        "predict": lambda: subject.predict(images),
+        "sample": lambda: next(subject.sample(images, 2, np.random.default_rng(0))),
+        "evaluate": lambda: subject.evaluate([(images, targets)]),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(MemoryError, match="lower batch_size"):
+            calls[call]()
+    subject.network.limit = 100
+    calls[call]()
+
+
+def test_an_environment_observes_the_same_where_memory_is_short():
+    """The environment knows nothing of it: its learner copes, and keeps to the smaller batch."""
+    envs = []
+    for limit in (1, 100):
+        network = Limited()
+        network.limit = limit
+        exact = {"device": "cpu", "precision": "float32", "channels_last": False, "batch_size": 2}
+        envs.append(closed_form_env(learner=TorchLearner(network, 3, **exact), crop_size=(8, 10), fit_iterations=0))
+    short, whole = envs
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        for seed in (0, 1):
-            found, expected = env.reset(seed=seed)[0], whole.reset(seed=seed)[0]
-            assert all(np.array_equal(found[key], expected[key]) for key in expected)
-        action = env.action_space.sample()
-        found, expected = env.step(action), whole.step(action)
-    assert all(np.array_equal(found[0][key], expected[0][key]) for key in expected[0])
+        found, expected = short.reset(seed=0)[0], whole.reset(seed=0)[0]
+        for key in expected:
+            np.testing.assert_allclose(found[key], expected[key], atol=1e-5, err_msg=key)
+        found, expected = (env.step(np.zeros(3, np.int64)) for env in envs)
+    np.testing.assert_allclose(found[0]["state"], expected[0]["state"], atol=1e-5)
     assert found[1] == expected[1]
-    assert set(seen) == {1}
+    assert (short.learner.batch_size, whole.learner.batch_size) == (1, 2)
 
 
 def test_batches_of_any_length_predict_what_each_image_does():
@@ -150,11 +189,3 @@ def test_batches_of_any_length_predict_what_each_image_does():
         found = subject.predict(images[:count])
         assert found.shape == (count, 3, 8, 8)
         torch.testing.assert_close(found, alone[:count], atol=1e-5, rtol=1e-5)
-
-
-def test_the_allocator_is_asked_once_and_anywhere(monkeypatch):
-    keep_freed_memory.cache_clear()
-    for platform in ("win32", "linux"):
-        monkeypatch.setattr("sys.platform", platform)
-        keep_freed_memory.cache_clear()
-        assert keep_freed_memory() is None

@@ -328,8 +328,8 @@ def test_a_learner_pickles():
     [
         ({"device": "gpu7"}, "device 'gpu7' cannot be used here .*'cpu' and 'auto' always can"),
         ({"device": f"cuda:{torch.cuda.device_count()}"}, "device .cuda:.. cannot be used here"),
-        ({"precision": "float16"}, "precision 'float16' is unknown; use 'auto', 'float32' or 'bfloat16'"),
-        ({"batch_size": 0}, "batch_size is 0; at least 1 image"),
+        ({"precision": "float16"}, "precision is 'float16'; one of 'auto', 'float32', 'bfloat16' is expected"),
+        ({"batch_size": 0}, "batch_size is 0; a whole number of at least 1 is expected"),
     ],
 )
 def test_options_that_cannot_be_used(options, message):

@@ -1,0 +1,93 @@
+"""Temporary files: short names, the mode of any new file, and nothing of a killed process left."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+from processes import in_child
+
+from al_seg_env.storage import remove_unfinished, replacing, write_csv, write_text
+from al_seg_env.storage.atomic import unfinished_name
+
+GONE = 2**22 + 1  # no process has this number
+
+
+def killed_while_writing(path):
+    def work():
+        with replacing(path) as unfinished:
+            unfinished.write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert in_child(work) == -9
+
+
+@pytest.mark.parametrize("name", ["東" * 80 + ".png", "x" * 251 + ".csv", "a.csv"])
+def test_every_name_that_a_file_may_have_can_be_written(tmp_path, name):
+    write_text(tmp_path / name, "whole")
+    assert (tmp_path / name).read_text() == "whole"
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_a_kill_in_the_very_first_write_leaves_a_folder_that_can_be_emptied(tmp_path):
+    killed_while_writing(tmp_path / "experiment.json")
+    (tmp_path / f".experiment.json.{GONE}").write_text("left by an earlier version")
+    assert len(os.listdir(tmp_path)) == 2
+    remove_unfinished(tmp_path, "experiment.json")
+    assert not os.listdir(tmp_path)
+
+
+def test_the_next_write_of_any_file_removes_what_was_left(tmp_path):
+    killed_while_writing(tmp_path / "checkpoint-10.safetensors")
+    write_text(tmp_path / "checkpoint-20.safetensors", "whole")
+    assert os.listdir(tmp_path) == ["checkpoint-20.safetensors"]
+
+
+def test_files_of_others_stay(tmp_path, monkeypatch):
+    ours = unfinished_name("a.csv")
+    monkeypatch.setattr("socket.gethostname", lambda: "another machine")
+    elsewhere = unfinished_name("a.csv").replace(f".{os.getpid()}.", f".{GONE}.")
+    monkeypatch.undo()
+    kept = {ours, elsewhere, f".other.{GONE}", f".a.csv.{os.getpid()}", ".a.csv.old", f"a.csv.{GONE}", ".hidden"}
+    for name in kept:
+        (tmp_path / name).touch()
+    remove_unfinished(tmp_path, "a.csv")
+    assert set(os.listdir(tmp_path)) == kept
+
+
+def test_a_folder_that_does_not_exist_has_nothing_unfinished(tmp_path):
+    remove_unfinished(tmp_path / "nowhere", "*")
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_a_file_has_the_mode_of_any_new_one(tmp_path, umask):
+    """Also where the mask changes after the import."""
+    before = os.umask(umask)
+    try:
+        write_csv(tmp_path / "a.csv", [{"a": 1}])
+        (tmp_path / "plain").touch()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.csv").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_neither_import_nor_writing_touches_the_umask(tmp_path):
+    """Reading it means setting it, for all threads: a file that another makes meanwhile would be open to everyone."""
+    code = (
+        "import os, pathlib, sys\n"
+        "os.umask = lambda mask: sys.exit('touched')\n"
+        "from al_seg_env.storage import write_text\n"
+        "write_text(sys.argv[1], 'whole')\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], check=True)
+
+
+def test_threads_write_different_files_side_by_side(tmp_path):
+    threads = [threading.Thread(target=write_text, args=(tmp_path / str(i), str(i))) for i in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {str(i): str(i) for i in range(20)}
