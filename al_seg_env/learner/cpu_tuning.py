@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 def use_better_kernels(network: nn.Module) -> None:
-    """Let the layers of a network that is to run on a CPU avoid its slow kernels (docs/performance.md).
+    """Let the layers of a network that is to run on a CPU avoid its slow kernels (docs/design/performance.md).
 
     Weights, and what the layers compute, stay as they are.
     """
