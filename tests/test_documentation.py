@@ -9,6 +9,8 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from urllib.parse import unquote
@@ -19,6 +21,11 @@ import yaml
 from experiments import TINY
 
 import al_seg_env
+from agents import SubActionDQN, UniformPolicy
+from al_seg_env import EnvConfig, LearnerConfig
+from al_seg_env.registration import camvid
+from al_seg_experiment import load_experiment, run
+from al_seg_experiment.report.results import read_results
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("al_seg_env", "agents", "al_seg_experiment")
@@ -112,11 +119,8 @@ def test_the_code_of_a_page_runs(page, tiny_streets, tmp_path, monkeypatch):
         exec(compile("\n" * line + code, str(page), "exec"), namespace)
 
 
+@pytest.mark.slow
 def test_the_experiment_of_the_guide_runs(tmp_path, monkeypatch):
-    from agents import UniformPolicy
-    from al_seg_experiment import load_experiment, run
-    from al_seg_experiment.report.results import read_results
-
     own = ModuleType("my_package.my_module")
     own.make_policy = lambda env, seed: UniformPolicy(seed)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "my_package", ModuleType("my_package"))
@@ -234,12 +238,20 @@ def test_the_guide_names_every_preset():
     assert {name for name in presets if f"`{name}`" not in text} == set()
 
 
+def test_settings_that_are_named_exist():
+    known = {field.name for kind in (EnvConfig, LearnerConfig) for field in fields(kind)}
+    known |= {name for maker in (SubActionDQN, camvid) for name in inspect.signature(maker).parameters}
+    for page in ("docs/paper/deviations.md", "docs/guide/features-and-scores.md"):
+        rows = "\n".join(line for line in (ROOT / page).read_text("utf-8").splitlines() if line.startswith("|"))
+        named = {name for code in re.findall(r"`([^`]+)`", rows) for name in re.findall(r"\b(\w+)=", code)}
+        assert named
+        assert named - known == set()
+
+
 # Metadata
 
 
 def test_the_version_has_one_source():
-    from importlib.metadata import version
-
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == al_seg_env.__version__ == version("al-seg-env")
 
