@@ -1,15 +1,18 @@
-# `make demo` and `make test` need Python 3.10 or newer, and nothing else.
+# Every target needs Python 3.10 or newer, and nothing else. `make check` is what CI runs.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check lint types clean
+.PHONY: demo test test-fast check lint types clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/quickstart.py
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+test-fast: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not (slow or ray or browser)"
 
 check: lint types test
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from al_seg_env.types import Size
 
-CACHED = 2**20  # numbers that a processor keeps near from one operation to the next, more or less
+CACHED = 2**20  # roughly how many numbers stay in a processor's cache from one operation to the next
 
 KL_SMOOTHING = 1e-3
 """Share added to every class before a KL divergence, so that a class that is absent from one side costs a
@@ -18,18 +18,26 @@ finite amount: about ``log(1000)`` = 6.9 nats at most."""
 
 
 def grid_shape(image_size: Size, region_size: Size) -> Size:
-    """Return ``(rows, columns)`` of the grid; sides that do not divide round up."""
+    """Return ``(rows, columns)`` of the grid of regions; where the sides do not divide evenly, round up.
+
+    >>> grid_shape((5, 4), (2, 2))
+    (3, 2)
+    """
     return -(-image_size[0] // region_size[0]), -(-image_size[1] // region_size[1])
 
 
 def class_map(logits: Tensor) -> Tensor:
-    """Return the most probable class of every pixel, the first of equals, as ``argmax`` does.
+    """Return the most probable class of every pixel; of equals, the first, as ``argmax`` does.
 
     Args:
         logits: ``(B, C, ...)`` floating point, C at most 255.
 
     Returns:
         ``(B, ...)`` uint8.
+
+    >>> logits = torch.tensor([[[0.0, 1.0], [2.0, 1.0], [1.0, 0.0]]])  # (1, 3, 2): two pixels of three classes
+    >>> class_map(logits)
+    tensor([[1, 0]], dtype=torch.uint8)
     """
     return torch.cat([_first_zero(_below_best(z)) for z in _in_cache(logits)])
 
@@ -42,12 +50,22 @@ def entropy_map(logits: Tensor) -> Tensor:
 
     Returns:
         ``(B, ...)`` in ``[0, log C]``.
+
+    At an undecided pixel of two classes the entropy is log 2; at a rather certain one it is lower:
+
+    >>> probabilities = torch.tensor([[[0.5, 0.9], [0.5, 0.1]]])  # (1, 2, 2): two pixels of two classes
+    >>> entropy_map(probabilities.log())
+    tensor([[0.6931, 0.3251]])
     """
     return torch.cat([_entropy(*_exponentials(_below_best(z))) for z in _in_cache(logits)])
 
 
 def class_and_entropy_maps(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Return :func:`class_map` and :func:`entropy_map` at less than the cost of both."""
+    """Return :func:`class_map` and :func:`entropy_map`, for less than the cost of both.
+
+    >>> class_and_entropy_maps(torch.tensor([[[0.5, 0.9], [0.5, 0.1]]]).log())
+    (tensor([[0, 0]], dtype=torch.uint8), tensor([[0.6931, 0.3251]]))
+    """
     classes, entropies = [], []
     for z in _in_cache(logits):
         d = _below_best(z)
@@ -59,16 +77,23 @@ def class_and_entropy_maps(logits: Tensor) -> tuple[Tensor, Tensor]:
 def bald_map(samples: Iterable[Tensor]) -> Tensor:
     """Return the mutual information between prediction and weights at every pixel (BALD; section 4.2).
 
-    ``H(mean_t p_t) - mean_t H(p_t)``, accumulated, so that memory does not grow with the number of samples.
+    ``H(mean_t p_t) - mean_t H(p_t)``. The sums are accumulated, so memory does not grow with the number of samples.
 
     Args:
-        samples: T tensors of logits ``(B, C, ...)``, each from other dropout masks.
+        samples: T tensors of logits ``(B, C, ...)``, each with its own dropout masks.
 
     Returns:
         ``(B, ...)`` in ``[0, log C]`` nats.
 
     Raises:
-        ValueError: If there is no sample.
+        ValueError: If there are no samples.
+
+    At the first pixel the samples contradict each other; at the second, both are equally undecided:
+
+    >>> first = torch.tensor([[[100.0, 0.0], [0.0, 0.0]]])
+    >>> second = torch.tensor([[[0.0, 0.0], [100.0, 0.0]]])
+    >>> bald_map([first, second]).round(decimals=4)
+    tensor([[0.6931, 0.0000]])
     """
     count = 0
     mean = expected_entropy = torch.empty(0)
@@ -93,6 +118,9 @@ def margin_map(logits: Tensor) -> Tensor:
 
     Args:
         logits: ``(B, C, ...)`` with C >= 2.
+
+    >>> margin_map(torch.tensor([[0.5, 0.3, 0.2]]).log())  # 1 - (0.5 - 0.3)
+    tensor([0.8000])
     """
     return torch.cat([_margin(z) for z in _in_cache(logits)])
 
@@ -138,8 +166,8 @@ def _margin(logits: Tensor) -> Tensor:
 def pool_tiles(tiles: Tensor, bins: int, mode: str) -> Tensor:
     """Pool the map of each region down to ``bins x bins`` values (section 3.1; figure A.1).
 
-    Cells follow torch's adaptive pooling: they tile the region, and overlap by a pixel where ``bins`` does
-    not divide a side.
+    The cells are those of torch's adaptive pooling: they cover the region, and overlap by a pixel where ``bins``
+    does not divide a side.
 
     Args:
         tiles: Maps of n regions, ``(n, h, w)``.
@@ -148,6 +176,17 @@ def pool_tiles(tiles: Tensor, bins: int, mode: str) -> Tensor:
 
     Returns:
         ``(n, bins * bins)``.
+
+    Raises:
+        ValueError: If the mode is unknown.
+
+    >>> tile = torch.arange(16.0).view(1, 4, 4)
+    >>> pool_tiles(tile, bins=2, mode="min")
+    tensor([[ 0.,  2.,  8., 10.]])
+    >>> pool_tiles(tile, bins=2, mode="avg")
+    tensor([[ 2.5000,  4.5000, 10.5000, 12.5000]])
+    >>> pool_tiles(tile, bins=2, mode="max")
+    tensor([[ 5.,  7., 13., 15.]])
     """
     if mode == "avg":
         return F.adaptive_avg_pool2d(tiles[:, None], bins).flatten(1)
@@ -167,6 +206,10 @@ def class_counts(labels: Tensor, num_classes: int) -> Tensor:
 
     Returns:
         ``(n, C)`` int64.
+
+    >>> class_counts(torch.tensor([[0, 0, 1], [2, 255, 1]], dtype=torch.uint8), num_classes=3)
+    tensor([[2, 1, 0],
+            [0, 1, 1]])
     """
     count, bins = len(labels), num_classes + 1
     first = torch.arange(0, count * bins, bins, device=labels.device)
@@ -175,12 +218,21 @@ def class_counts(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def shares(counts: Tensor) -> Tensor:
-    """Normalise counts ``(..., C)`` to shares, float32; a row of zeros stays zero."""
+    """Normalise counts ``(..., C)`` to shares, float32; a row of zeros stays zero.
+
+    >>> shares(torch.tensor([[3, 1], [0, 0]]))
+    tensor([[0.7500, 0.2500],
+            [0.0000, 0.0000]])
+    """
     return counts / counts.sum(dim=-1, keepdim=True).clamp(min=1)
 
 
 def smooth(distribution: Tensor, smoothing: float = KL_SMOOTHING) -> Tensor:
-    """Mix ``smoothing`` of every class into ``(..., C)`` distributions, so that no class has share zero."""
+    """Add ``smoothing`` to the share of every class of ``(..., C)`` distributions, and normalise again.
+
+    >>> smooth(torch.tensor([1.0, 0.0]), smoothing=0.5)
+    tensor([0.7500, 0.2500])
+    """
     return (distribution + smoothing) / (1 + smoothing * distribution.shape[-1])
 
 
@@ -195,12 +247,20 @@ def kl_divergences(p: Tensor, q: Tensor) -> Tensor:
 
     Returns:
         ``(M, R)``, at least 0.
+
+    >>> p, q = torch.tensor([[0.5, 0.5]]), torch.tensor([[0.5, 0.5], [0.25, 0.75]])
+    >>> kl_divergences(p, q).round(decimals=4)
+    tensor([[0.0000, 0.1438]])
     """
     return torch.addmm((p * p.log()).sum(dim=1, keepdim=True), p, q.log().T, alpha=-1).clamp_(min=0)
 
 
 def kl_upper_bound(num_classes: int, smoothing: float = KL_SMOOTHING) -> float:
-    """Return the largest KL divergence between two smoothed distributions: two pure, different classes."""
+    """Return the largest KL divergence between two smoothed distributions: those of two different pure classes.
+
+    >>> round(kl_upper_bound(2), 3)  # log(1001) / 1.002
+    6.895
+    """
     pure = smooth(torch.eye(max(num_classes, 2), dtype=torch.float64), smoothing)[:2]
     return float(kl_divergences(pure, pure)[0, 1]) if num_classes > 1 else 1.0
 
@@ -223,11 +283,25 @@ def kl_histogram(
         edges: ``"fixed"`` bins of equal width over all possible divergences, so that equal histograms mean
             equal distances; ``"row"`` bins between each candidate's own smallest and largest divergence, as
             in the authors' released code.
-        own: The reference is the candidates themselves, and each candidate is left out of its own histogram.
-        block: Divergences held at once; bounds the memory, not the result.
+        own: The reference is the candidates themselves, and each candidate is excluded from its own histogram.
+        block: Divergences held in memory at once; does not change the result.
 
     Returns:
         ``(M, bins)`` float32; rows sum to 1, or are 0 where there is nothing to compare with.
+
+    Raises:
+        ValueError: If ``edges`` is unknown.
+
+    Of three labelled regions, one has the candidate's class and two have another:
+
+    >>> road, car = [1.0, 0.0], [0.0, 1.0]
+    >>> kl_histogram(torch.tensor([road]), torch.tensor([road, car, car]), bins=2)
+    tensor([[0.3333, 0.6667]])
+    >>> pools = torch.tensor([road, car, car])
+    >>> kl_histogram(pools, pools, bins=2, own=True)  # each candidate against the two others
+    tensor([[0.0000, 1.0000],
+            [0.5000, 0.5000],
+            [0.5000, 0.5000]])
     """
     p, q = smooth(candidates.double()), smooth(reference.double())
     n_reference = len(q) - int(own)

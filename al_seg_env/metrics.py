@@ -7,17 +7,23 @@ from torch import Tensor
 
 
 def confusion_matrix(predicted: Tensor, target: Tensor, num_classes: int) -> Tensor:
-    """Count pixels by true and predicted class; pixels whose target is no class are left out.
+    """Count pixels by true and predicted class; pixels whose target is not a class are ignored.
 
     Args:
-        predicted: Integer labels, any shape; ``num_classes`` and above are left out too.
+        predicted: Integer labels, any shape; ``num_classes`` and above are ignored too.
         target: Integer labels of the same shape; ``num_classes`` and above (so 255 too) are ignored.
         num_classes: C.
 
     Returns:
         ``(C, C)`` int64; rows are the truth, columns the prediction.
+
+    >>> predicted = torch.tensor([0, 1, 1, 1])
+    >>> target = torch.tensor([0, 0, 1, 255])  # the last pixel has no label
+    >>> confusion_matrix(predicted, target, num_classes=2)
+    tensor([[1, 1],
+            [0, 1]])
     """
-    # A last row and column take what is left out, so that no pixel has to be looked for.
+    # An extra row and column collect what is ignored, which is cheaper than selecting pixels.
     columns = num_classes + 1
     cells = target.clamp(max=num_classes).to(torch.int32) * columns + predicted.clamp(max=num_classes)
     counts = torch.bincount(cells.flatten(), minlength=columns**2)
@@ -32,6 +38,11 @@ def class_iou(confusion: Tensor) -> Tensor:
 
     Returns:
         ``(C,)`` float64 in ``[0, 1]``; NaN for a class with no true pixel, which the benchmarks leave out.
+
+    Class 0 has one pixel in common of two in the union, and so has class 1; class 2 does not occur:
+
+    >>> class_iou(torch.tensor([[1, 1, 0], [0, 1, 0], [0, 0, 0]]))
+    tensor([0.5000, 0.5000,    nan], dtype=torch.float64)
     """
     confusion = confusion.double()
     intersection = confusion.diagonal()
@@ -43,8 +54,14 @@ def class_iou(confusion: Tensor) -> Tensor:
 def mean_iou(confusion: Tensor) -> float:
     """Return the mean IoU in ``[0, 1]`` over the classes that occur in the truth.
 
+    Args:
+        confusion: ``(C, C)`` counts over a whole split; rows are the truth.
+
     Raises:
         ValueError: If no pixel of the split has a true label.
+
+    >>> mean_iou(torch.tensor([[1, 1, 0], [0, 1, 0], [0, 0, 0]]))
+    0.5
     """
     if not confusion.sum():
         raise ValueError("the mean IoU of a split without a single labelled pixel is undefined; check its masks")

@@ -13,7 +13,15 @@ from al_seg_env.types import IntArray, Size
 
 
 class Box(NamedTuple):
-    """The pixels of a region: ``array[..., top:bottom, left:right]`` of image ``image``."""
+    """The pixels of a region: ``array[..., top:bottom, left:right]`` of image ``image``.
+
+    >>> box = Box(image=0, top=0, bottom=2, left=1, right=4)
+    >>> box.size
+    (2, 3)
+    >>> box.crop(np.arange(12).reshape(3, 4))
+    array([[1, 2, 3],
+           [5, 6, 7]])
+    """
 
     image: int
     top: int
@@ -35,15 +43,26 @@ class Box(NamedTuple):
 class RegionGrid:
     """Non-overlapping rectangular regions of equally sized images (section 3, footnote 1).
 
-    A region id is ``image * regions_per_image + row * columns + column``. Regions in the last row and column
-    are smaller where ``region_size`` does not divide ``image_size``: every pixel is in exactly one region.
+    A region id is ``image * regions_per_image + row * columns + column``. Where ``region_size`` does not divide
+    ``image_size``, the regions in the last row and column are smaller: every pixel is in exactly one region.
 
     Attributes:
         image_size: ``(height, width)`` of every image.
-        region_size: ``(height, width)`` of a region, at most the image; the image for whole images (E.2).
+        region_size: ``(height, width)`` of a region, at most that of the image; equal to it for whole images
+            (appendix E.2).
 
     Raises:
         ValueError: If the region is empty or larger than the image.
+
+    >>> grid = RegionGrid(image_size=(5, 4), region_size=(2, 2))
+    >>> grid.shape, grid.regions_per_image
+    ((3, 2), 6)
+    >>> grid.box(11)  # the last region of the second image, one pixel high
+    Box(image=1, top=4, bottom=5, left=2, right=4)
+    >>> grid.image_of([0, 5, 6])
+    array([0, 0, 1])
+    >>> grid.regions_of([1])
+    array([ 6,  7,  8,  9, 10, 11])
     """
 
     image_size: Size

@@ -67,7 +67,7 @@ class SubActionDQN(RegionAgent):
         loss: ``"squared"``, Eq. (2), or ``"huber"``, like the released code.
         exploration: ``"sub_action"`` explores each of the K sub-actions by itself; ``"step"`` all or none of
             them, like the released code; ``"episode"`` all or none of an episode's. K independent choices hardly
-            change the reward that they share; a whole episode played in one way does (docs/results.md).
+            change the reward that they share; a whole episode played in one way does (docs/paper/results.md).
         epsilon: probability to explore: a number, or a function of the environment steps done. The paper
             gives none; the default is the released code's.
         guides: what exploring follows, drawn anew each time: ``"uniform"``, or the name of a score in the

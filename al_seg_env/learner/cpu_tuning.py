@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 
 def tune_for_cpu(network: nn.Module) -> None:
-    """Prepare a network, and this process, for running on a CPU (docs/performance.md has the figures).
+    """Prepare a network, and this process, for running on a CPU (docs/design/performance.md has the figures).
 
     1. Layers of the network that a CPU's kernels are slow at are exchanged in place for ones that compute the same up
        to rounding: :func:`use_better_kernels`.

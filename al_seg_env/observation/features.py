@@ -22,14 +22,34 @@ Sampler = Callable[[int], Iterator[Tensor]]
 
 
 class Prediction:
-    """What the network says of M regions. Each derived quantity is computed when first asked for, and kept.
+    """What the network predicts for M regions. Each derived quantity is computed when first requested, and kept.
 
-    The regions' pixels lie in a row, P of them in all, so that functions of a pixel need not know of regions;
-    ``regions`` sums up by region.
+    The pixels of all regions lie one after another, P in total, so functions of a pixel need not know about
+    regions; ``regions`` reduces their results to one row per region.
 
-    Attributes:
+    Args:
         logits: ``(C, P)`` float32.
         regions: Pools, sums and counts values ``(P,)`` by region.
+        sampler: Yields the requested number of samples of logits ``(B, C, H, W)`` of the regions' images; needed by
+            :meth:`samples` alone.
+        truth: Returns the true labels of the pixels, ``(P,)`` uint8; needed by :meth:`true_counts` alone.
+
+    An image of 2 x 4 pixels, two classes, and its two regions of 2 x 2 pixels:
+
+    >>> from al_seg_env.regions import RegionGrid
+    >>> grid = RegionGrid(image_size=(2, 4), region_size=(2, 2))
+    >>> regions = RegionPixels(grid, images=np.array([0, 0]), cells=np.array([0, 1]), device=torch.device("cpu"))
+    >>> road = torch.tensor([[0.5, 0.5, 0.9, 0.9], [0.9, 0.9, 0.1, 0.1]])
+    >>> logits = torch.stack([road, 1 - road]).log()[None]  # (1, 2, 2, 4)
+    >>> prediction = Prediction(regions.gather(logits), regions)
+    >>> prediction.classes  # one region after the other, row by row
+    tensor([0, 0, 0, 0, 0, 0, 1, 1], dtype=torch.uint8)
+    >>> prediction.class_shares
+    tensor([[1.0000, 0.0000],
+            [0.5000, 0.5000]])
+    >>> prediction.regions.sum(prediction.entropy)  # 2 log 2 + 2 * 0.3251, and 4 * 0.3251
+    tensor([[2.0365],
+            [1.3003]])
     """
 
     def __init__(
@@ -70,13 +90,21 @@ class Prediction:
         return functional.shares(self.class_counts)
 
     def samples(self, count: int) -> Iterator[Tensor]:
-        """Yield ``count`` tensors of logits ``(C, P)``, each under other dropout masks."""
+        """Yield ``count`` tensors of logits ``(C, P)``, each with its own dropout masks.
+
+        Raises:
+            ValueError: If the prediction was made without a sampler.
+        """
         if self._sampler is None:
             raise ValueError("this prediction came without a sampler, so nothing can be drawn from it")
         return map(self.regions.gather, self._sampler(count))
 
     def true_counts(self) -> Tensor:
-        """Return the pixels per class and region by the truth, ``(M, C)`` int64: for privileged scores only."""
+        """Return the true number of pixels per class and region, ``(M, C)`` int64: for privileged scores only.
+
+        Raises:
+            ValueError: If the prediction was made without the truth.
+        """
         if self._truth is None:
             raise ValueError("this prediction came without the truth")
         unlabelled = len(self.logits)
@@ -86,15 +114,31 @@ class Prediction:
 
 
 class Feature(Protocol):
-    """A part of a region's description. State and candidates share it."""
+    """A part of a region's description, the same for the regions of D_S and for candidates.
+
+    Any object with these members will do:
+
+    >>> class MeanEntropy:
+    ...     name = "mean_entropy"
+    ...
+    ...     def bounds(self, num_classes, region_size):
+    ...         return np.zeros(1, np.float32), np.full(1, math.log(num_classes), np.float32)
+    ...
+    ...     def __call__(self, prediction):
+    ...         return prediction.regions.pool(prediction.entropy, bins=1, mode="avg")
+    >>> feature: Feature = MeanEntropy()
+    >>> low, high = feature_bounds([ClassDistribution(), feature], num_classes=2, region_size=(2, 2))
+    >>> low, high.round(4)
+    (array([0., 0., 0.], dtype=float32), array([1.    , 1.    , 0.6931], dtype=float32))
+    """
 
     @property
     def name(self) -> str:
-        """Named in the environment's ``layout``, which saved agents are checked against."""
+        """Name in the environment's ``layout``, against which saved agents are checked."""
         ...
 
     def bounds(self, num_classes: int, region_size: Size) -> tuple[FloatArray, FloatArray]:
-        """Return the lowest and highest values, ``(f,)`` float32 each; their length is the part's size."""
+        """Return the lowest and highest values, ``(f,)`` float32 each; f is the number of features."""
         ...
 
     def __call__(self, prediction: Prediction) -> Tensor:
@@ -104,7 +148,19 @@ class Feature(Protocol):
 
 @dataclass(frozen=True)
 class ClassDistribution:
-    """Feature (i): predicted pixels per class, as shares (section 3.1) or as counts (released code)."""
+    """Feature (i): predicted pixels per class, as shares (section 3.1) or as counts (released code).
+
+    One region of two pixels, of which the network takes the first for class 0 and the second for class 2:
+
+    >>> from al_seg_env.regions import RegionGrid
+    >>> grid = RegionGrid(image_size=(1, 2), region_size=(1, 2))
+    >>> regions = RegionPixels(grid, images=np.array([0]), cells=np.array([0]), device=torch.device("cpu"))
+    >>> prediction = Prediction(torch.tensor([[5.0, 0.0], [0.0, 0.0], [0.0, 5.0]]), regions)
+    >>> ClassDistribution()(prediction)
+    tensor([[0.5000, 0.0000, 0.5000]])
+    >>> ClassDistribution(normalised=False)(prediction)
+    tensor([[1., 0., 1.]])
+    """
 
     normalised: bool = True
 
@@ -125,7 +181,23 @@ class ClassDistribution:
 
 @dataclass(frozen=True)
 class PooledEntropy:
-    """Feature (ii): one pooling of the region's entropy map to ``bins x bins`` values, in nats (section 3.1)."""
+    """Feature (ii): one pooling of the region's entropy map to ``bins x bins`` values, in nats (section 3.1).
+
+    Attributes:
+        mode: ``"min"``, ``"avg"`` or ``"max"``.
+        bins: Values per side.
+
+    One region of two pixels, the first undecided between two classes, the second with probabilities 0.9 and 0.1:
+
+    >>> from al_seg_env.regions import RegionGrid
+    >>> grid = RegionGrid(image_size=(1, 2), region_size=(1, 2))
+    >>> regions = RegionPixels(grid, images=np.array([0]), cells=np.array([0]), device=torch.device("cpu"))
+    >>> prediction = Prediction(torch.tensor([[0.5, 0.9], [0.5, 0.1]]).log(), regions)
+    >>> prediction.entropy
+    tensor([0.6931, 0.3251])
+    >>> PooledEntropy("max", bins=1)(prediction), PooledEntropy("avg", bins=1)(prediction)
+    (tensor([[0.6931]]), tensor([[0.5091]]))
+    """
 
     mode: str
     bins: int = 8
@@ -149,8 +221,23 @@ class PooledEntropy:
 class KLSimilarity:
     """How a candidate's class distribution compares with those of other regions (section 3.1, figure A.1b).
 
-    One normalised histogram of KL divergences per reference set: the labelled regions by their labels, and
-    the unlabelled ones by their predictions, approximated by the pools.
+    One normalised histogram of KL divergences per reference set: the labelled regions, described by their labels, and
+    the unlabelled ones, approximated by the pools and described by their predictions.
+
+    Attributes:
+        references: Out of ``"labelled"`` and ``"unlabelled"``.
+        bins: Bins per histogram.
+        edges: ``"fixed"``, or ``"row"`` as in the released code; see :func:`~al_seg_env.functional.kl_histogram`.
+        own: Compare a candidate with itself too, as the released code does.
+
+    Two candidates of different pure classes, and one labelled region of the first one's class. The first candidate
+    resembles the labelled region, but not the other candidate; the second resembles neither:
+
+    >>> candidates = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    >>> similarity = KLSimilarity(references=("labelled", "unlabelled"), bins=2)
+    >>> similarity(candidates, labelled=torch.tensor([[1.0, 0.0]]))  # near, far; near, far
+    tensor([[1., 0., 0., 1.],
+            [0., 1., 0., 1.]])
     """
 
     references: tuple[str, ...]
@@ -188,7 +275,11 @@ class KLSimilarity:
 
 
 def paper_features(config: EnvConfig) -> tuple[Feature, ...]:
-    """Return the features that a configuration names, in the order of section 3.1."""
+    """Return the features that a configuration names, in the order of section 3.1.
+
+    >>> [feature.name for feature in paper_features(EnvConfig(entropy_pools=("max",)))]
+    ['class_shares', 'entropy_max_8x8']
+    """
     features: list[Feature] = []
     if config.class_distribution is not None:
         features.append(ClassDistribution(normalised=config.class_distribution == "shares"))
@@ -197,13 +288,24 @@ def paper_features(config: EnvConfig) -> tuple[Feature, ...]:
 
 
 def paper_similarity(config: EnvConfig) -> KLSimilarity | None:
-    """Return the KL histograms that a configuration names, or ``None``."""
+    """Return the KL histograms that a configuration names, or ``None``.
+
+    >>> paper_similarity(EnvConfig()).size  # 32 bins each for the labelled and the unlabelled regions
+    64
+    >>> paper_similarity(EnvConfig(similarity=())) is None
+    True
+    """
     if not config.similarity:
         return None
     return KLSimilarity(config.similarity, config.kl_bins, config.kl_edges, config.kl_own)
 
 
 def feature_bounds(features: Sequence[Feature], num_classes: int, region_size: Size) -> tuple[FloatArray, FloatArray]:
-    """Return the bounds of all features side by side, ``(F,)`` each."""
+    """Return the lowest and highest values of all features side by side, ``(F,)`` float32 each.
+
+    >>> low, high = feature_bounds([ClassDistribution(), PooledEntropy("max", bins=1)], 2, region_size=(2, 2))
+    >>> high.round(4)  # two shares, and log 2
+    array([1.    , 1.    , 0.6931], dtype=float32)
+    """
     bounds = [feature.bounds(num_classes, region_size) for feature in features]
     return np.concatenate([low for low, _ in bounds]), np.concatenate([high for _, high in bounds])

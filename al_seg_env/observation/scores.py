@@ -17,9 +17,21 @@ from al_seg_env.types import Size
 
 
 class Score(Protocol):
-    """A number per region; the higher, the more its labels are wanted.
+    """A number per region; the higher it is, the more the region's labels are wanted.
 
-    A score that samples the network under dropout says so by an attribute ``needs_dropout = True``.
+    Any object with these members will do. A score that samples the network with dropout also says so by an attribute
+    ``needs_dropout = True``.
+
+    >>> class LeastConfidence:
+    ...     name = "least_confidence"
+    ...
+    ...     def high(self, num_classes, region_size):
+    ...         return float(region_size[0] * region_size[1])
+    ...
+    ...     def __call__(self, prediction):  # logits (C, P) -> (M,)
+    ...         unsure = 1 - prediction.logits.softmax(0).amax(0)  # (P,)
+    ...         return prediction.regions.sum(unsure)[:, 0]
+    >>> score: Score = LeastConfidence()
     """
 
     @property
@@ -28,7 +40,7 @@ class Score(Protocol):
         ...
 
     def high(self, num_classes: int, region_size: Size) -> float:
-        """Return an upper bound; the lower one is 0."""
+        """Return an upper bound; the lower bound is 0."""
         ...
 
     def __call__(self, prediction: Prediction) -> Tensor:
@@ -46,7 +58,19 @@ def _pixels(region_size: Size) -> int:
 
 @dataclass(frozen=True)
 class Entropy:
-    """Baseline H: cumulative pixel-wise Shannon entropy in nats (section 4.2)."""
+    """Baseline H: cumulative pixel-wise Shannon entropy in nats (section 4.2).
+
+    Two regions of two pixels; the network is undecided about the first, and rather certain about the second:
+
+    >>> import torch
+    >>> from al_seg_env.observation.region_pixels import RegionPixels
+    >>> from al_seg_env.regions import RegionGrid
+    >>> grid = RegionGrid(image_size=(1, 4), region_size=(1, 2))
+    >>> regions = RegionPixels(grid, images=np.array([0, 0]), cells=np.array([0, 1]), device=torch.device("cpu"))
+    >>> p = torch.tensor([0.5, 0.5, 0.9, 0.1])
+    >>> Entropy()(Prediction(torch.stack([p, 1 - p]).log(), regions))  # 2 log 2, 2 * 0.3251
+    tensor([1.3863, 0.6502])
+    """
 
     name: str = "entropy"
 
@@ -61,7 +85,27 @@ class Entropy:
 
 @dataclass(frozen=True)
 class BALD:
-    """Baseline B: cumulative pixel-wise mutual information from MC dropout, in nats (section 4.2)."""
+    """Baseline B: cumulative pixel-wise mutual information from MC dropout, in nats (section 4.2).
+
+    Attributes:
+        samples: Forward passes with dropout; the paper's 20.
+
+    Raises:
+        ValueError: If there are no samples.
+
+    Two samples that contradict each other in the first of two regions, and agree in the second:
+
+    >>> import torch
+    >>> from al_seg_env.observation.region_pixels import RegionPixels
+    >>> from al_seg_env.regions import RegionGrid
+    >>> grid = RegionGrid(image_size=(1, 4), region_size=(1, 2))
+    >>> regions = RegionPixels(grid, images=np.array([0, 0]), cells=np.array([0, 1]), device=torch.device("cpu"))
+    >>> z = torch.tensor([[[100.0, 100.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]],
+    ...                   [[0.0, 0.0, 0.0, 0.0], [100.0, 100.0, 0.0, 0.0]]])  # (samples, C, P)
+    >>> prediction = Prediction(z.mean(0), regions, sampler=lambda count: iter(z[:count, None, :, None]))
+    >>> BALD(samples=2)(prediction).round(decimals=4)  # 2 log 2, 0
+    tensor([1.3863, 0.0000])
+    """
 
     samples: int = 20
     name: str = "bald"
@@ -82,7 +126,17 @@ class BALD:
 
 @dataclass(frozen=True)
 class Margin:
-    """Cumulative closeness of the two most probable classes: ``sum (1 - (p_1 - p_2))``."""
+    """Cumulative closeness of the two most probable classes: ``sum (1 - (p_1 - p_2))``.
+
+    >>> import torch
+    >>> from al_seg_env.observation.region_pixels import RegionPixels
+    >>> from al_seg_env.regions import RegionGrid
+    >>> grid = RegionGrid(image_size=(1, 4), region_size=(1, 2))
+    >>> regions = RegionPixels(grid, images=np.array([0, 0]), cells=np.array([0, 1]), device=torch.device("cpu"))
+    >>> p = torch.tensor([0.5, 0.5, 0.9, 0.1])
+    >>> Margin()(Prediction(torch.stack([p, 1 - p]).log(), regions))  # 2 * (1 - 0), 2 * (1 - 0.8)
+    tensor([2.0000, 0.4000])
+    """
 
     name: str = "margin"
 
@@ -97,13 +151,24 @@ class Margin:
 
 @dataclass(frozen=True)
 class PrivilegedRarity:
-    """How much of rare classes a region holds, by the truth: ``sum_c w_c sqrt(pixels of class c)``.
+    """How much of the rare classes a region holds, by the truth: ``sum_c w_c sqrt(pixels of class c)``.
 
-    It knows what no agent may know, and serves as an upper reference for heuristics. No environment observes it
-    unless it is asked to.
+    It knows what no agent may know, and serves as an upper reference for heuristics. Environments observe it only
+    on request.
 
     Attributes:
         weights: w, one per class; see :func:`class_rarity`.
+
+    The first region holds two pixels of class 0, the second one pixel of either class, of which 1 is four times rarer:
+
+    >>> import torch
+    >>> from al_seg_env.observation.region_pixels import RegionPixels
+    >>> from al_seg_env.regions import RegionGrid
+    >>> grid = RegionGrid(image_size=(1, 4), region_size=(1, 2))
+    >>> regions = RegionPixels(grid, images=np.array([0, 0]), cells=np.array([0, 1]), device=torch.device("cpu"))
+    >>> prediction = Prediction(torch.zeros(2, 4), regions, truth=lambda: torch.tensor([0, 0, 0, 1]))
+    >>> PrivilegedRarity(weights=(1.0, 4.0))(prediction)  # sqrt(2), 1 + 4
+    tensor([1.4142, 5.0000])
     """
 
     weights: tuple[float, ...]
@@ -120,7 +185,19 @@ class PrivilegedRarity:
 
 
 def class_rarity(frames: Frames, images: Sequence[int], num_classes: int) -> tuple[float, ...]:
-    """Return a weight per class: one over its share of these images' labelled pixels, at most 10^4; 0 if absent."""
+    """Return a weight per class: one over its share of these images' labelled pixels, at most 10^4; 0 if absent.
+
+    Args:
+        frames: The masks.
+        images: Indices of the images to count in.
+        num_classes: C.
+
+    >>> from al_seg_env.datasets import ArrayData
+    >>> masks = np.array([[[0, 0, 0, 1]]], dtype=np.uint8)  # (1, 1, 4)
+    >>> data = ArrayData(np.zeros((1, 1, 4, 3), np.uint8), masks, classes=("road", "car", "sky"))
+    >>> class_rarity(Frames(data), images=[0], num_classes=3)  # shares of 3/4 and 1/4
+    (1.3333333333333333, 4.0, 0.0)
+    """
     of_images = [np.bincount(frames.mask(i).reshape(-1), minlength=256)[:num_classes] for i in images]
     counts = np.sum(of_images, axis=0, dtype=np.float64)
     shares = counts / max(counts.sum(), 1)
