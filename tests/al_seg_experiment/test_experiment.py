@@ -59,6 +59,7 @@ def test_a_whole_experiment(whole):
     assert len(rows_of(whole / "query" / "0" / "episodes.csv")) == 2
 
 
+@pytest.mark.slow
 def test_an_agent_trained_in_two_environments_side_by_side(whole, tmp_path):
     """In processes of their own; interrupted after two of four episodes, it ends with the same agent."""
     weights = whole / "query_theta_0" / "theta_0.safetensors"
@@ -133,6 +134,7 @@ def test_a_finished_experiment_does_nothing_and_a_larger_one_keeps_it(whole, tmp
     ]
 
 
+@pytest.mark.slow
 def test_killed_at_20_points_ends_with_the_same_csv(whole, tmp_path):
     folder, rng = tmp_path / "killed", np.random.default_rng(0)
     experiment = load_experiment(TINY)
@@ -304,6 +306,7 @@ def test_variants_have_their_own_pieces():
     assert experiment.of_variant("1H").arguments["similarity"] == []
 
 
+@pytest.mark.slow
 def test_variants_are_run_and_compared(tmp_path):
     variants = {
         "all": {},
@@ -444,6 +447,8 @@ def test_every_known_policy_can_be_made():
         make_policy("nowhere:nothing", env, 0, None)
 
 
+@pytest.mark.slow
+@pytest.mark.ray
 def test_ray_runs_pieces_and_a_killed_worker_is_replaced(whole, tmp_path):
     ray = pytest.importorskip("ray")
     pid_file = tmp_path / "pid"

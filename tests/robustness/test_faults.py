@@ -66,6 +66,7 @@ def killed_until_done(run, kills, seed, longest):
     return status.count(-9)
 
 
+@pytest.mark.slow
 def test_training_killed_at_25_points_ends_bit_by_bit_where_an_undisturbed_one_ends(example, tmp_path):
     arguments = ("--episodes", 12, "--batch-size", 4, "--checkpoint-every", 3, "--resume")
     started = time.perf_counter()
@@ -89,6 +90,7 @@ def test_training_killed_at_25_points_ends_bit_by_bit_where_an_undisturbed_one_e
     assert len(left) == 2
 
 
+@pytest.mark.slow
 def test_evaluation_killed_at_25_points_ends_with_the_same_results(example, tmp_path):
     arguments = ("--policies", "uniform", "entropy", "--seeds", 0, 1, "--budgets", 2, 4, "--epochs", 2, "--updates", 2)
     started = time.perf_counter()

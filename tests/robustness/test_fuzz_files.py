@@ -116,6 +116,7 @@ def test_malformed_states_are_refused_or_played(tmp_path):
     assert refused > MUTATIONS / 2
 
 
+@pytest.mark.slow
 def test_malformed_agents_and_checkpoints_are_refused_or_play(tmp_path):
     agent().learn(10).save(tmp_path / "agent.safetensors")
     tree, rng = load_tree(tmp_path / "agent.safetensors", "agent"), random.Random(1)

@@ -205,6 +205,7 @@ def rewritten(document, rng):
 CLASSES = {"classes": [{"name": "a", "color": [1, 2, 3]}, {"name": "b"}, "c"], "ignore": [7, 255]}
 
 
+@pytest.mark.slow
 def test_damaged_classes_files(tmp_path):
     rng, path, read = random.Random(1), tmp_path / "classes.json", 0
     for round_ in range(1500):

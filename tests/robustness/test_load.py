@@ -105,6 +105,7 @@ def traced_bytes() -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+@pytest.mark.slow
 def test_50_episodes_leave_memory_flat():
     env = tiny(budget=4)
     for seed in range(10):
@@ -202,6 +203,7 @@ def digest(value) -> str:
     return hashlib.sha256(repr(content).encode()).hexdigest()
 
 
+@pytest.mark.slow
 def test_an_episode_is_the_same_in_every_process():
     tests = Path(__file__).resolve().parent
     path = os.pathsep.join([str(tests), str(tests.parent / "support")])
