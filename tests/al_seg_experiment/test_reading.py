@@ -21,7 +21,7 @@ from al_seg_experiment.reading import LARGEST_FILE, PRESETS, read_json, read_yam
         ({"methods": ["entropie"]}, r"method 'entropie' is unknown \(did you mean 'entropy'\?\); known are uniform"),
         (
             {"methods": {"mine": {"policy": "nothing"}}},
-            r"methods.mine.policy is 'nothing'; policy 'nothing' is unknown",
+            r"methods.mine.policy is 'nothing'; .* is unknown",
         ),
         ({"methods": {"a/b": {"policy": "uniform"}}}, "names of methods are of letters"),
         ({"methods": {"full": {"policy": "uniform"}}}, "not 'full', which is full supervision"),
@@ -51,7 +51,7 @@ from al_seg_experiment.reading import LARGEST_FILE, PRESETS, read_json, read_yam
         ({"theta_0": [{"image": "train"}]}, r"theta_0\[0\] has the unknown entry 'image' .did you mean 'images'"),
         (
             {"theta_0": [{"images": "test"}]},
-            r"theta_0\[0\].images is 'test'; expected 'state', 'train', 'eval' or 'all'",
+            r"theta_0\[0\].images is 'test'; expected 'state', 'train'",
         ),
         ({"theta_0": [{"images": "reward"}]}, r"theta_0\[0\].images is 'reward'; expected"),
         ({"theta_0": [{"images": "trian"}]}, r"theta_0\[0\].images is 'trian'; expected"),
@@ -85,7 +85,7 @@ from al_seg_experiment.reading import LARGEST_FILE, PRESETS, read_json, read_yam
         ({"query": {"arguments": {"weights": "x"}}}, "query.arguments: weights can't be given here, since theta_0 is"),
         (
             {"methods": {"uniform": {"arguments": {"budget": 5}}}},
-            r"methods\['uniform'\].arguments: budget can't be given",
+            r"'uniform'.*arguments: budget can't be given",
         ),
         ({"methods": {"uniform": {"arguments": {"data_seed": 4}}}}, "data_seed can't be given here, since methods are"),
         ({"methods": {"entropy": {"arguments": {"scores": []}}}}, "policy 'entropy' reads the score 'entropy'"),
@@ -101,7 +101,7 @@ from al_seg_experiment.reading import LARGEST_FILE, PRESETS, read_json, read_yam
         ({"query": {"agent": {"learning_rate_decay": 2}}}, "query.agent: .*decay above 0 and up to 1"),
         (
             {"query": {"agent": {"guides": ["score_bald"]}}},
-            r"guides names \['score_bald'\], which the observation lacks",
+            r"guides names \['score_bald'\], which the obs",
         ),
         ({"query": {"refit": {"gradient_steps": 1, "policy_kwargs": {"x": 1}}}}, "query.refit: .*argument 'x'"),
         ({"query": {"episodes": 0, "refit": {"gradient_steps": 1}}}, "query.refit fits .* query.episodes is 0"),
@@ -110,7 +110,7 @@ from al_seg_experiment.reading import LARGEST_FILE, PRESETS, read_json, read_yam
         ({"budgets": [5, 6, 9]}, "5 and 6 are both reached with 6 regions"),
         (
             {"arguments": {**TINY["arguments"], "regions_per_step": 4}, "budgets": [6, 8, 12]},
-            "6 and 8 are both reached",
+            "6 and 8 are both",
         ),
         ({"variants": {"a": {"budgets": [1, 2]}}}, r"variants\['a'\]: budgets: 1 and 2 are both"),
     ],
