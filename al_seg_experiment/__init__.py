@@ -1,17 +1,30 @@
-"""The paper's experiment (section 4): its protocol, its runs, and the report of what they gave.
+"""The paper's experiment (section 4): its protocol, its runs, and the report of their results.
 
     python -m al_seg_experiment run synthetic_small
 
-or, in Python, ``report(run(load_experiment("synthetic_small"), "runs/small"), "runs/small/report")``.
+or, in Python::
+
+    from al_seg_experiment import load_experiment, run
+    from al_seg_experiment.report import report
+
+    run(load_experiment("synthetic_small"), "runs/small")
+    report("runs/small")
 """
 
-from al_seg_experiment.experiment import Experiment, Query, Stage, Variant, load_experiment
+from al_seg_experiment.experiment import Convergence, Experiment, Method, Query, Refit, Stage, Variant
+from al_seg_experiment.pieces import Piece, pieces
+from al_seg_experiment.reading import load_experiment
+from al_seg_experiment.records import status
 from al_seg_experiment.report.results import Results, read_results
-from al_seg_experiment.runner import pieces, run, status
+from al_seg_experiment.runner import run
 
 __all__ = [
+    "Convergence",
     "Experiment",
+    "Method",
+    "Piece",
     "Query",
+    "Refit",
     "Results",
     "Stage",
     "Variant",

@@ -9,12 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from al_seg_experiment.experiment import Experiment, load_experiment
-from al_seg_experiment.report.requests import requests_figure
-from al_seg_experiment.report.results import read_results
-from al_seg_experiment.report.training_curves import training_figure
-from al_seg_experiment.report.writing import report
-from al_seg_experiment.runner import gather, run, status
+from al_seg_experiment.reading import load_experiment, read_json
+from al_seg_experiment.records import status
+from al_seg_experiment.report import report
+from al_seg_experiment.runner import run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sub = commands.add_parser(command, help=text, description=text)
         also = "; or a results.csv, however it was made" if command == "report" else ""
         sub.add_argument("file", help=f"yaml or toml file, or the name of a preset{also}")
-        sub.add_argument("--out", type=Path, help="folder of the results; runs/NAME if left out")
+        sub.add_argument("--out", type=Path, help="folder of the results; runs/NAME if omitted")
         sub.add_argument(
             "--set",
             action="append",
@@ -48,30 +46,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         if args.command == "report" and args.file.endswith(".csv"):
-            sys.stdout.write(f"{report(args.file, args.out or Path(args.file).parent / 'report')}\n")
+            sys.stdout.write(f"{report(args.file, args.out)}\n")
             return 0
         experiment = load_experiment(args.file, _overrides(args.set))
         out = args.out or Path("runs") / experiment.name
         if args.command == "status":
             _show(status(experiment, out))
             return 0
-        results = run(experiment, out, args.ray) if args.command == "run" else gather(experiment, out)
-        _report(experiment, out, results)
+        if args.command == "run":
+            run(experiment, out, args.ray)
+        sys.stdout.write(f"{report(out)}\n")
     except (ValueError, OSError, ImportError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     return 0
-
-
-def _report(experiment: Experiment, out: Path, results: Path) -> None:
-    if not results.exists():
-        raise ValueError(f"{out} holds no result yet; run the experiment first")
-    there = read_results(results).variants
-    first = next((variant for variant in experiment.variants if variant in there), None)
-    written = report(results, out / "report", against_variant=first)
-    training_figure(experiment, out, written)
-    requests_figure(experiment, out, written)
-    sys.stdout.write(f"{written}\n")
 
 
 def _show(rows: Sequence[dict[str, Any]]) -> None:
@@ -89,7 +77,7 @@ def _overrides(items: Sequence[str]) -> dict[str, Any]:
         if not separator:
             raise ValueError(f"--set {item!r}: expected NAME=VALUE")
         try:
-            overrides[name] = json.loads(value)
+            overrides[name] = read_json(value)
         except json.JSONDecodeError:
             overrides[name] = value
     return overrides

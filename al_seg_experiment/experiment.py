@@ -1,22 +1,26 @@
-"""What an experiment is: a small declarative file, checked before anything runs."""
+"""What an experiment is: a small declarative file, as pydantic models that check it and describe it to editors."""
 
 from __future__ import annotations
 
-import copy
 import difflib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
-from types import UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+from agents import ExponentialRate, LinearEpsilon
 from al_seg_env.learner.fitting import FitSettings
 from al_seg_env.registration import ENV_OPTIONS
-from al_seg_experiment.reading import merged, read_file, read_preset
+
+if TYPE_CHECKING:
+    JsonValue = Any  # the union of all that json has would have to be narrowed wherever an argument is passed on
+else:
+    from pydantic import JsonValue
 
 T = TypeVar("T")
 
-REFIT = {"gradient_steps", "policy_kwargs"}
+MOST = 2**31 - 1  # of what is counted; also the largest seed that torch, NumPy and Stable-Baselines3 all take
+LONGEST_NAME = 100  # bytes of UTF-8, so that a folder's name with a prefix and a seed fits every file system
 
 METHODS: dict[str, dict[str, Any]] = {
     "uniform": {"policy": "uniform"},
@@ -29,73 +33,217 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 """The methods known by name: a policy, and arguments of the environment that it plays."""
 
+SHARED = ("cache", "device")
+"""Arguments of the experiment's environment that a stage on another environment's data takes over."""
 
-@dataclass(frozen=True)
-class Stage:
-    """One training of theta_0 on whole labelled images.
+LEARNT = "dqn"
+"""The policy that is trained before it is compared."""
 
-    Attributes:
-        env: Registered environment whose data are trained on; the experiment's own if left out.
-        arguments: Its arguments, over the experiment's own.
-        images: ``"state"`` (D_S), ``"train"`` (D_T), ``"eval"``, or ``"all"`` but D_R and test.
-        epochs, patience, updates, batch_size: See :class:`~al_seg_env.learner.fitting.FitSettings`.
-        learning_rate: Of this stage; the environment's if left out.
-    """
+
+def _listed(value: Any) -> Any:
+    """Return lists in place of tuples, as JSON has them."""
+    if isinstance(value, Mapping):
+        return {key: _listed(item) for key, item in value.items()}
+    return [_listed(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _different(values: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(values)) != len(values):
+        raise ValueError("expected different numbers, each of them once")
+    return values
+
+
+def _is_name(name: str, others: str) -> bool:
+    return all(c.isalnum() or c in others for c in name) and 0 < len(name.encode("utf-8", "replace")) <= LONGEST_NAME
+
+
+def _experiment_name(name: str) -> str:
+    if not _is_name(name, " _+-.=,()[]") or name.startswith(".") or name != name.strip():
+        raise ValueError(
+            "it names a folder within runs/, so letters, digits, spaces and _ + - . = , ( ) [ ] are expected, "
+            f"no dot or space first and at most {LONGEST_NAME} bytes"
+        )
+    return name
+
+
+def _method_name(name: str) -> str:
+    if not _is_name(name, "_+-") or name == "full":
+        raise ValueError(
+            f"names of methods are of letters, digits, _, + and -, at most {LONGEST_NAME} bytes, and not 'full', which "
+            "is full supervision"
+        )
+    return name
+
+
+def _variant_name(name: str) -> str:
+    if not name.isprintable() or len(name.encode("utf-8", "replace")) > LONGEST_NAME // 2 or name != name.strip():
+        raise ValueError(f"names of variants are printable, at most {LONGEST_NAME // 2} bytes, no space around them")
+    return name
+
+
+def _nothing_is_the_default(value: Any) -> Any:
+    return {} if value is None else value
+
+
+def _named_methods(value: Any) -> Any:
+    """Return a mapping in place of a list of names, and complete what is known by name."""
+    if isinstance(value, list | tuple):
+        if not all(isinstance(name, str) for name in value) or len(set(value)) != len(value):
+            raise ValueError(f"expected different names out of {', '.join(METHODS)}, or a mapping")
+        value = dict.fromkeys(value)
+    if not isinstance(value, Mapping):
+        return value
+    methods = {}
+    for name, entry in value.items():
+        if entry is None and name not in METHODS:
+            raise ValueError(f"method {name!r} is unknown{close_match(name, METHODS)}; known are {', '.join(METHODS)}")
+        if entry is None or isinstance(entry, Mapping):
+            entry = {"policy": name, **METHODS.get(name, {}), **(entry or {})}
+            needed = METHODS.get(entry["policy"], {}).get("arguments", {}) if isinstance(entry["policy"], str) else {}
+            if isinstance(given := entry.get("arguments", {}), Mapping):
+                entry["arguments"] = {**needed, **given}
+        methods[name] = entry
+    return methods
+
+
+def _named_variants(value: Any) -> Any:
+    return {"": {}} if value is None or value == {} else value
+
+
+def close_match(name: Any, known: Any) -> str:
+    """Return `` (did you mean ...?)`` where a known name is close to a wrong one, or an empty text."""
+    close = difflib.get_close_matches(str(name), list(known), 1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+Count = Annotated[int, Field(ge=1, le=MOST)]
+Seed = Annotated[int, Field(ge=0, le=MOST)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Several = Annotated[tuple[T, ...], Field(strict=False, min_length=1)]  # a list, too: JSON has no tuples
+Pixels = Annotated[tuple[Count, Count], Field(strict=False)]
+Arguments = Annotated[dict[str, JsonValue], BeforeValidator(_listed)]
+Budgets = Annotated[Several[Count], AfterValidator(_different), AfterValidator(lambda values: tuple(sorted(values)))]
+
+
+class Entry(BaseModel):
+    """A part of an experiment's file: unknown entries and values of other types are refused."""
+
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class Stage(Entry):
+    """One training of theta_0 on whole labelled images."""
 
     env: str | None = None
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    images: str = "train"
-    epochs: int = 60
-    patience: int = 10
-    updates: int = 10
-    batch_size: int = 16
-    learning_rate: float | None = None
+    """Registered environment whose data are trained on; the experiment's own if omitted."""
+    arguments: Arguments = Field(default_factory=dict)
+    """Its arguments, over the experiment's own."""
+    images: Literal["state", "train", "eval", "all"] = "train"
+    """``"state"`` (D_S) or ``"train"`` (D_T). Of other data than the experiment's own also ``"eval"`` (D_V), or
+    ``"all"`` three."""
+    epochs: Count = 60
+    """Epochs at most."""
+    patience: Count = 10
+    """Epochs without a better mean IoU on D_R before the stage ends."""
+    updates: Count = 10
+    """Updates in an epoch, at least."""
+    batch_size: Count = 16
+    """Crops in an update."""
+    learning_rate: Rate | None = None
+    """Of this stage; the environment's if omitted."""
 
 
-@dataclass(frozen=True)
-class Query:
-    """How the query agent is trained on D_T, with a small fixed budget (section 4.1).
+class Refit(Entry):
+    """Fitting the trained agent's network again, from scratch, to its replay (:meth:`agents.SubActionDQN.refit`)."""
 
-    Attributes:
-        episodes: Episodes.
-        arguments: Arguments of the environment over the experiment's own, such as ``budget``.
-        agent: Arguments of :class:`agents.SubActionDQN`, such as ``gamma``; ``epsilon_steps`` for a linear decay,
-            ``learning_rate_decay`` for a factor per step.
-        refit: Arguments of :meth:`agents.SubActionDQN.refit`, which fits the agent's network anew at the end.
-        per_seed: One agent for each seed, or one for all.
-        checkpoint_every: Environment steps between checkpoints; an episode's if left out.
-        envs: Environments that play side by side, each in a process of its own.
-    """
+    gradient_steps: Count
+    """Gradient steps."""
+    policy_kwargs: Arguments | None = None
+    """Arguments of the policy over its own, such as ``optimizer_kwargs``."""
 
-    episodes: int = 100
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    agent: Mapping[str, Any] = field(default_factory=dict)
-    refit: Mapping[str, Any] = field(default_factory=dict)
+
+class Query(Entry):
+    """How the query agent is trained on D_T, with a small fixed budget (section 4.1)."""
+
+    episodes: Annotated[int, Field(ge=0, le=MOST)] = 100
+    """Episodes."""
+    arguments: Arguments = Field(default_factory=dict)
+    """Arguments of the environment, over the experiment's own, such as ``budget``."""
+    agent: Arguments = Field(default_factory=dict)
+    """Arguments of :class:`agents.SubActionDQN`, such as ``gamma``; ``epsilon_steps`` for a linear decay of the
+    exploration from 1 to 0.05 in so many environment steps; ``learning_rate_decay`` for a factor per step."""
+    refit: Refit | None = None
+    """Fit the agent's network again at the end."""
     per_seed: bool = True
-    checkpoint_every: int | None = None
-    envs: int = 1
+    """One agent for each seed, or one for all."""
+    checkpoint_every: Count | None = None
+    """Environment steps between checkpoints; an episode's if omitted."""
+    envs: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Environments that play side by side, each in a process of its own."""
 
-    def __post_init__(self) -> None:
-        if self.envs < 1 or self.episodes < 0:
-            raise ValueError(f"query.envs is {self.envs}, query.episodes {self.episodes}; expected at least 1, and 0")
-        steps = self.refit.get("gradient_steps", 0)  # refused now, and not at the end of a long training
-        if self.refit and (type(steps) is not int or steps < 1 or not set(self.refit) <= REFIT):
-            raise ValueError(f"query.refit is {self.refit!r}; expected gradient_steps, at least 1, and policy_kwargs")
+    def agent_arguments(self, steps: int) -> dict[str, Any]:
+        """Return the arguments of :class:`agents.SubActionDQN` for a training of so many environment steps."""
+        arguments: dict[str, Any] = dict(self.agent)
+        if {"epsilon", "epsilon_steps"} <= set(arguments):
+            raise ValueError("epsilon and epsilon_steps both say how the agent explores; keep one of them")
+        if (decayed := arguments.pop("epsilon_steps", None)) is not None:
+            arguments["epsilon"] = LinearEpsilon(1.0, 0.05, decayed)
+        if (decay := arguments.pop("learning_rate_decay", None)) is not None:
+            arguments["learning_rate"] = ExponentialRate(arguments.get("learning_rate", 1e-3), decay, steps)
+        return arguments
 
 
-@dataclass(frozen=True)
-class Variant:
-    """A setting to compare with others (appendix E).
+class Convergence(Entry):
+    """Training to convergence: see :class:`~al_seg_env.learner.fitting.FitSettings`."""
 
-    Attributes:
-        arguments: Arguments of the environment, over the experiment's own.
-        agent: Arguments of the agent, over those of ``query.agent``.
-        budgets: Regions labelled, where a region is of another size; the experiment's if left out.
-    """
+    crop_size: Pixels | None = FitSettings.crop_size
+    """``[height, width]`` of a training crop; nothing for whole images."""
+    batch_size: Count = FitSettings.batch_size
+    """Crops in an update."""
+    patience: Count = FitSettings.patience
+    """Epochs without a better mean IoU on D_R before it stops."""
+    max_epochs: Count = FitSettings.max_epochs
+    """Epochs at most."""
+    min_updates: Count = FitSettings.min_updates
+    """Updates in an epoch, at least."""
 
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    agent: Mapping[str, Any] = field(default_factory=dict)
-    budgets: tuple[int, ...] | None = None
+    @property
+    def settings(self) -> FitSettings:
+        """The same for :func:`~al_seg_env.learner.fitting.fit_to_convergence`."""
+        return FitSettings(**dict(self))
+
+
+class Method(Entry):
+    """A policy and the arguments of the environment that it plays."""
+
+    policy: str
+    """A known name, or ``module:function`` of a function that is called with environment and seed, and returns an
+    object with the ``predict`` of Stable-Baselines3."""
+    arguments: Arguments = Field(default_factory=dict)
+    """Arguments of the environment, over the experiment's own."""
+
+    @field_validator("policy")
+    @classmethod
+    def _check_policy(cls, policy: str) -> str:
+        module, separator, function = policy.partition(":")
+        importable = separator and all(part.isidentifier() for part in (*module.split("."), function))
+        if policy not in METHODS and not importable:
+            known = f"known are {', '.join(METHODS)}, and module:function"
+            raise ValueError(f"policy {policy!r} is unknown{close_match(policy, METHODS)}; {known}")
+        return policy
+
+
+class Variant(Entry):
+    """A setting to compare with others (appendix E)."""
+
+    arguments: Arguments = Field(default_factory=dict)
+    """Arguments of the environment, over the experiment's own."""
+    agent: Arguments = Field(default_factory=dict)
+    """Arguments of the agent, over those of ``query.agent``."""
+    budgets: Budgets | None = None
+    """Regions labelled, where a region is of another size; the experiment's if omitted."""
 
     @property
     def shares_theta_0(self) -> bool:
@@ -103,216 +251,78 @@ class Variant:
         return set(self.arguments) <= ENV_OPTIONS - {"crop_size"}
 
 
-@dataclass(frozen=True)
-class Experiment:
+class Experiment(Entry):
     """The paper's comparison (section 4), in plain values.
 
-    Attributes:
-        name: For titles.
-        env: Registered environment.
-        arguments: Its arguments.
-        methods: Names out of :data:`METHODS`, or a mapping from a name to ``{policy, arguments}``, where the policy is
-            a known one or ``"module:function"`` of one's own, called with environment and seed.
-        seeds: One trial of each method per seed.
-        budgets: Regions labelled; all but the largest multiples of K.
-        theta_0: Stages of pretraining before evaluation, one after another.
-        query_theta_0: The same before the training of the query agent. D_T must not be among their images: its
-            labels would be no news.
-        query: Training of the agent.
-        fit: Training to convergence; ``updates`` as in :class:`Stage`.
-        full: Seeds with which to train with all labels of D_V, too, for the line of full supervision; ``True`` for
-            all.
-        variants: Named settings to compare (appendix E).
-        cache: Keep decoded images as memory-mapped files in the experiment's folder, for data larger than memory.
-        cpus, gpus: What a trial takes of a Ray cluster.
+    ``Experiment.model_json_schema()`` describes it to editors; :func:`~al_seg_experiment.load_experiment` reads it
+    from a file, and finds more mistakes: those in the arguments of environments and agents.
     """
 
-    name: str
+    name: Annotated[str, AfterValidator(_experiment_name)]
+    """For titles; results go to ``runs/NAME`` by default."""
     env: str = "al_seg_env/SyntheticStreets-v0"
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    methods: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"uniform": METHODS["uniform"]})
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    budgets: tuple[int, ...] = (48, 96)
-    theta_0: tuple[Stage, ...] = (Stage(),)
-    query_theta_0: tuple[Stage, ...] = (Stage(images="state"),)
+    """Registered environment."""
+    arguments: Arguments = Field(default_factory=dict)
+    """Its arguments."""
+    methods: Annotated[
+        dict[Annotated[str, AfterValidator(_method_name)], Method],
+        BeforeValidator(_named_methods, json_schema_input_type=list[str] | dict[str, Method | None]),
+        Field(min_length=1),
+    ] = Field(default={"uniform": Method(policy="uniform")})
+    """Known methods by name, or a mapping from a name to ``{policy, arguments}``."""
+    seeds: Annotated[Several[Seed], AfterValidator(_different)] = (0, 1, 2, 3, 4)
+    """One trial of each method per seed."""
+    budgets: Budgets = (48, 96)
+    """Regions labelled; all but the largest are rounded up to multiples of K, and must differ then. 0, theta_0 itself,
+    is always there."""
+    theta_0: Annotated[tuple[Stage, ...], Field(strict=False)] = (Stage(),)
+    """Stages of pretraining before evaluation, one after another."""
+    query_theta_0: Annotated[tuple[Stage, ...], Field(strict=False)] = (Stage(images="state"),)
+    """The same before the training of the query agent. D_T must not be among their images: its labels would be no
+    news."""
     query: Query = Query()
-    fit: FitSettings = FitSettings()
-    full: bool | int = True
-    variants: Mapping[str, Variant] = field(default_factory=lambda: {"": Variant()})
+    """Training of the agent."""
+    fit: Convergence = Convergence()
+    """Training to convergence at each budget."""
+    full: bool | Annotated[int, Field(ge=0, le=MOST)] = True
+    """Seeds with which to train with all labels of D_V, too, for the line of full supervision; true for all."""
+    variants: Annotated[
+        dict[
+            Annotated[str, AfterValidator(_variant_name)], Annotated[Variant, BeforeValidator(_nothing_is_the_default)]
+        ],
+        BeforeValidator(_named_variants, json_schema_input_type=dict[str, Variant | None] | None),
+    ] = Field(default={"": Variant()})
+    """Named settings to compare (appendix E)."""
     cache: bool = False
-    cpus: float = 1
-    gpus: float = 0
+    """Keep decoded images as memory-mapped files in the experiment's folder, for data larger than memory."""
+    cpus: Annotated[float, Field(ge=0, le=MOST)] = 1
+    """CPU cores that a piece takes of a Ray cluster."""
+    gpus: Annotated[float, Field(ge=0, le=MOST)] = 0
+    """GPUs that a piece takes of a Ray cluster."""
+
+    @property
+    def learnt_methods(self) -> tuple[str, ...]:
+        """The methods that play a trained agent."""
+        return tuple(name for name, method in self.methods.items() if method.policy == LEARNT)
 
     def of_variant(self, name: str) -> Experiment:
         """Return the experiment with a variant's settings, and no other variant."""
         variant = self.variants[name]
-        return replace(
-            self,
-            arguments={**self.arguments, **variant.arguments},
-            query=replace(self.query, agent={**self.query.agent, **variant.agent}),
-            budgets=variant.budgets or self.budgets,
-            variants={"": Variant()},
+        query = self.query.model_copy(update={"agent": {**self.query.agent, **variant.agent}})
+        return self.with_arguments(variant.arguments).model_copy(
+            update={"query": query, "budgets": variant.budgets or self.budgets, "variants": {"": Variant()}}
         )
+
+    def with_arguments(self, arguments: Mapping[str, Any]) -> Experiment:
+        """Return the experiment with further arguments of its environment, over its own."""
+        return self.model_copy(update={"arguments": {**self.arguments, **arguments}})
+
+    def source(self, stage: Stage) -> tuple[str, dict[str, Any]]:
+        """Return id and arguments of the environment whose images a stage trains on."""
+        env = stage.env or self.env
+        kept = {name: value for name, value in self.arguments.items() if env == self.env or name in SHARED}
+        return env, {**kept, **stage.arguments}
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain json values."""
-        plain: dict[str, Any] = _plain(asdict(self))
-        return plain
-
-
-def load_experiment(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Experiment:
-    """Read an experiment.
-
-    Args:
-        source: A yaml or toml file; the name of a preset; or a mapping. A file or mapping may begin from a preset,
-            named under ``preset``, whose entries it changes one by one.
-        overrides: Entries to change, with dots between levels: ``{"arguments.root": "data/camvid"}``.
-
-    Raises:
-        ValueError: If an entry is unknown, missing or wrong; the known ones are listed.
-    """
-    content = copy.deepcopy(dict(source)) if isinstance(source, Mapping) else read_file(source)
-    while "preset" in content:
-        content = merged(read_preset(content.pop("preset")), content)
-    for name, value in (overrides or {}).items():
-        change: dict[str, Any] = {}
-        inner = change
-        *parents, last = name.split(".")
-        for parent in parents:
-            inner = inner.setdefault(parent, {})
-        inner[last] = value
-        content = merged(content, change)
-    return _experiment(content)
-
-
-def _experiment(content: Mapping[str, Any]) -> Experiment:
-    entries = dict(_of_type(content, Mapping, "the experiment", "a mapping"))
-    _check_keys(entries, Experiment, "the experiment")
-    if "name" not in entries:
-        raise ValueError("the experiment has no name; give it one")
-    entries["methods"] = _methods(entries.get("methods", ["uniform"]))
-    for name in ("theta_0", "query_theta_0"):
-        if name in entries:
-            stages = _of_type(entries[name], list, name, "a list of stages")
-            entries[name] = tuple(_made(Stage, stage, f"{name}[{i}]") for i, stage in enumerate(stages))
-    if "query" in entries:
-        entries["query"] = _made(Query, entries["query"], "query")
-    if "fit" in entries:
-        fit = dict(_of_type(entries["fit"], Mapping, "fit", "a mapping"))
-        if isinstance(fit.get("crop_size"), list):
-            fit["crop_size"] = tuple(fit["crop_size"])
-        entries["fit"] = _made(FitSettings, fit, "fit")
-    entries["seeds"] = _numbers(entries.get("seeds", Experiment.seeds), "seeds")
-    entries["budgets"] = _budgets(entries.get("budgets", Experiment.budgets))
-    variants = _of_type(entries.get("variants") or {"": {}}, Mapping, "variants", "a mapping")
-    entries["variants"] = {str(name): _variant(content or {}, str(name)) for name, content in variants.items()}
-    experiment = _made(Experiment, entries, "the experiment")
-    _check_paths(experiment)
-    return experiment
-
-
-def _variant(content: Any, name: str) -> Variant:
-    where = f"variants[{name!r}]"
-    content = dict(_of_type(content, Mapping, where, "a mapping"))
-    if content.get("budgets") is not None:
-        content["budgets"] = _budgets(content["budgets"])
-    return _made(Variant, content, where)
-
-
-def _numbers(values: Any, name: str) -> tuple[int, ...]:
-    whole = isinstance(values, list | tuple) and all(type(v) is int and v >= 0 for v in values)
-    if not whole or not values or len(set(values)) != len(values):
-        raise ValueError(f"{name} is {values!r}; expected a list of different whole numbers")
-    return tuple(values)
-
-
-def _budgets(values: Any) -> tuple[int, ...]:
-    budgets = tuple(sorted(_numbers(values, "budgets")))
-    if budgets[0] < 1:
-        raise ValueError(f"budgets is {list(budgets)}; theta_0 itself, 0, is always there: leave it out")
-    return budgets
-
-
-def _check_paths(experiment: Experiment) -> None:
-    """Refuse names of places to write to: an experiment writes into its own folder, whoever wrote its file."""
-    places = [experiment.arguments, experiment.query.arguments, experiment.query.agent]
-    places += [method["arguments"] for method in experiment.methods.values()]
-    places += [stage.arguments for stage in (*experiment.theta_0, *experiment.query_theta_0)]
-    places += [place for variant in experiment.variants.values() for place in (variant.arguments, variant.agent)]
-    for place in places:
-        if found := sorted({"cache", "tensorboard_log"} & set(_of_type(place, Mapping, "arguments", "a mapping"))):
-            raise ValueError(
-                f"{found[0]} names a folder to write to, and an experiment writes into its own only; leave it out"
-            )
-
-
-def _methods(given: Any) -> dict[str, dict[str, Any]]:
-    listed = isinstance(given, list | tuple) and all(isinstance(name, str) for name in given)
-    named = dict.fromkeys(given) if listed else given
-    if not isinstance(named, Mapping) or not named:
-        raise ValueError(f"methods is {given!r}; expected a list of names or a mapping; known are {sorted(METHODS)}")
-    methods = {}
-    for name, content in named.items():
-        if content is None and name not in METHODS:
-            close = difflib.get_close_matches(str(name), METHODS, 1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
-            raise ValueError(f"method {name!r} is unknown{hint}; known are {', '.join(METHODS)}")
-        content = _of_type({} if content is None else content, Mapping, f"methods[{str(name)!r}]", "a mapping")
-        _of_type(content.get("arguments", {}), Mapping, f"methods[{str(name)!r}].arguments", "a mapping")
-        entry = {**METHODS.get(str(name), {}), **content}
-        policy = _of_type(entry.get("policy", name), str, f"methods[{str(name)!r}].policy", "a name")
-        if policy not in METHODS and ":" not in str(policy):
-            raise ValueError(
-                f"policy {policy!r} of method {name!r} is unknown; known are {', '.join(METHODS)}, and module:function"
-            )
-        known = METHODS.get(str(policy), {}).get("arguments", {})
-        unknown = sorted(set(entry) - {"policy", "arguments"})
-        if unknown:
-            raise ValueError(f"method {name!r} has the unknown entries {unknown}; known are policy and arguments")
-        methods[str(name)] = {"policy": str(policy), "arguments": {**known, **entry.get("arguments", {})}}
-    if any(not _is_file_name(name) for name in methods) or "full" in methods:
-        raise ValueError(f"methods are {list(methods)}; names are of letters, digits, _, + and -, and not 'full'")
-    return methods
-
-
-def _is_file_name(name: str) -> bool:
-    return bool(name) and all(c.isalnum() or c in "_+-" for c in name)
-
-
-def _made(kind: type[T], content: Any, where: str) -> T:
-    _check_keys(_of_type(content, Mapping, where, "a mapping"), kind, where)
-    _check_types(content, kind, where)
-    return kind(**content)
-
-
-def _check_types(content: Mapping[str, Any], kind: type, where: str) -> None:
-    """Compare plain values with the annotations of a dataclass's fields; a whole number will do for a number."""
-    for name, hint in get_type_hints(kind).items():
-        if name not in content:
-            continue
-        choices = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-        types = tuple(get_origin(choice) or choice for choice in choices)
-        value = content[name]
-        fits = type(value) in types or (type(value) is int and float in types)
-        if not fits and not (isinstance(value, dict) and Mapping in types):
-            expected = " or ".join("nothing" if t is type(None) else t.__name__.lower() for t in types)
-            raise ValueError(f"{where}.{name} is {value!r}; expected {expected}")
-
-
-def _check_keys(content: Mapping[str, Any], kind: type, where: str) -> None:
-    known = [each.name for each in fields(kind)]
-    unknown = [str(name) for name in content if name not in known]
-    if unknown:
-        raise ValueError(f"{where} has the unknown entries {unknown}; known are {', '.join(known)}")
-
-
-def _of_type(value: Any, kind: type, where: str, expected: str) -> Any:
-    if not isinstance(value, kind):
-        raise ValueError(f"{where} is {value!r}; expected {expected}")
-    return value
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+        return self.model_dump(mode="json")

@@ -79,11 +79,8 @@ def _pretrain_stage(
 ) -> Fit:
     source = env
     if stage.env is not None or stage.arguments:
-        shared = experiment.arguments
-        if stage.env not in (None, experiment.env):
-            shared = {name: value for name, value in shared.items() if name in ("cache", "device")}
-        merged = {**shared, **stage.arguments}
-        made = gym.make(stage.env or experiment.env, **merged).unwrapped
+        source_id, merged = experiment.source(stage)
+        made = gym.make(source_id, **merged).unwrapped
         assert isinstance(made, RegionSelectionEnv)
         source = made
         if source.data.classes != env.data.classes or source.grid.image_size != env.grid.image_size:
@@ -127,28 +124,23 @@ def train_query(experiment: Experiment, weights: Path, folder: Path, seed: int) 
     """Train the query agent on D_T (section 3.2); write ``agent.safetensors`` and ``episodes.csv``."""
     from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMonitor
 
-    from agents import Checkpoint, EpisodeRecorder, ExponentialRate, LinearEpsilon, SubActionDQN
+    from agents import Checkpoint, EpisodeRecorder, SubActionDQN
 
     query = experiment.query
     make = partial(make_environment, experiment, query.arguments, split="train", weights=str(weights))
     env = VecMonitor(DummyVecEnv([make]) if query.envs == 1 else SubprocVecEnv([make] * query.envs))
-    settings = dict(query.agent)
-    if (steps := settings.pop("epsilon_steps", None)) is not None:
-        settings["epsilon"] = LinearEpsilon(1.0, 0.05, steps)
     config = env.get_attr("config", [0])[0]
     per_episode = math.ceil(config.budget / config.regions_per_step)
     total = query.episodes * per_episode
-    if (decay := settings.pop("learning_rate_decay", None)) is not None:
-        settings["learning_rate"] = ExponentialRate(settings["learning_rate"], decay, total)
-    agent = SubActionDQN("QueryPolicy", env, seed=seed, **settings)
+    agent = SubActionDQN("QueryPolicy", env, seed=seed, **query.agent_arguments(total))
     checkpoint = Checkpoint(folder / "checkpoints", every=query.checkpoint_every or per_episode)
     checkpoint.resume(agent)
     recorder = EpisodeRecorder(folder / "episodes.csv")
     if agent.num_timesteps < total:
         remaining = total - agent.num_timesteps
         agent.learn(remaining, callback=[recorder, checkpoint], reset_num_timesteps=False, progress_bar=True)
-    if query.refit:
-        agent.refit(**query.refit)
+    if query.refit is not None:
+        agent.refit(query.refit.gradient_steps, query.refit.policy_kwargs)
     agent.save(folder / AGENT)
     env.close()
 
@@ -169,8 +161,8 @@ def run_trial(
     budgets = experiment.budgets
     if (folder / "requests.png").exists() and all((folder / f"result-{b}.json").exists() for b in budgets):
         return
-    env = make_environment(experiment, entry["arguments"], split="eval", budget=budgets[-1], weights=str(weights))
-    policy = make_policy(entry["policy"], env, seed, agent)
+    env = make_environment(experiment, entry.arguments, split="eval", budget=budgets[-1], weights=str(weights))
+    policy = make_policy(entry.policy, env, seed, agent)
     asked: np.ndarray = np.zeros(len(env.data.classes), dtype=np.int64)
     observation, info = env.reset(seed=seed)
     if (kept := _acquired(folder, budgets)) is not None:
@@ -280,7 +272,7 @@ def _fit_and_test(
         regions,
         labels,
         env.splits.reward,
-        experiment.fit,
+        experiment.fit.settings,
         np.random.default_rng([seed, budget]),
         f"fit {budget}",
         folder / f"fit-{budget}.part",

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from tqdm import tqdm
 
-from al_seg_experiment.experiment import Experiment
-
-if TYPE_CHECKING:
-    from al_seg_experiment.runner import Piece
+from al_seg_experiment.pieces import Piece
 
 RETRIES = 5
 
 
-def run_on_ray(experiment: Experiment, folder: Path, todo: Sequence[Piece], address: str) -> None:
+def run_on_ray(
+    work: Callable[[Piece], None], todo: Sequence[Piece], address: str, cpus: float, gpus: float, title: str
+) -> None:
     """Run pieces as Ray tasks, each after those that it needs.
 
-    A task whose worker dies is run again, on any machine, and goes on from what is stored in the folder.
+    A task whose worker dies is run again, on any machine, and resumes from what is stored in the experiment's folder.
 
     Args:
-        experiment: What is run; its ``cpus`` and ``gpus`` are declared to Ray for each piece.
-        folder: Where results are; every machine must see it under this path.
+        work: Runs a piece; it is pickled, and run by any machine.
         todo: The pieces, in an order in which they could be run.
         address: ``"local"`` for this machine, or the address of a cluster.
+        cpus: CPU cores that a piece takes.
+        gpus: GPUs that a piece takes.
+        title: Of the progress bar.
 
     Raises:
         ImportError: Without Ray.
@@ -37,16 +37,15 @@ def run_on_ray(experiment: Experiment, folder: Path, todo: Sequence[Piece], addr
         raise ImportError('spreading trials needs Ray: pip install "al-seg-env[ray]"') from error
     if not ray.is_initialized():
         ray.init(address=None if address == "local" else address, log_to_driver=False)
-    options: dict[str, Any] = {"num_cpus": experiment.cpus, "num_gpus": experiment.gpus}
     task: Any = ray.remote(_run_piece)
-    task = task.options(max_retries=RETRIES, retry_exceptions=True, **options)
+    task = task.options(max_retries=RETRIES, retry_exceptions=True, num_cpus=cpus, num_gpus=gpus)
     running: dict[str, Any] = {}
     for piece in todo:
         needs = [running[name] for name in piece.needs if name in running]
-        running[piece.name] = task.remote(experiment, str(folder.resolve()), piece, *needs)
+        running[piece.name] = task.remote(work, piece, max(1, int(cpus)), *needs)
     names = {reference: name for name, reference in running.items()}
     waiting = list(names)
-    with tqdm(total=len(waiting), desc=experiment.name) as bar:
+    with tqdm(total=len(waiting), desc=title) as bar:
         while waiting:
             done, waiting = ray.wait(waiting, num_returns=1)
             for reference in done:
@@ -55,10 +54,8 @@ def run_on_ray(experiment: Experiment, folder: Path, todo: Sequence[Piece], addr
                 bar.update()
 
 
-def _run_piece(experiment: Experiment, folder: str, piece: Piece, *_: None) -> None:
+def _run_piece(work: Callable[[Piece], None], piece: Piece, threads: int, *_: None) -> None:
     import torch
 
-    from al_seg_experiment.runner import run_piece
-
-    torch.set_num_threads(max(1, int(experiment.cpus)))
-    run_piece(experiment, Path(folder), piece)
+    torch.set_num_threads(threads)
+    work(piece)

@@ -27,16 +27,16 @@ def class_iou_table(results: Results, split: str) -> Table:
     rows = []
     for method in (*results.methods, FULL):
         for budget in results.budgets(method):
-            own = [row for row in results.of_method(method) if row.budget == budget]
+            at_budget = [row for row in results.of_method(method) if row.budget == budget]
             for name in results.classes:
-                if values := [row.class_iou[split][name] for row in own if name in row.class_iou[split]]:
+                if values := [row.class_iou[split][name] for row in at_budget if name in row.class_iou[split]]:
                     rows.append((method, budget, name, *summary(values)))
-            rows.append((method, budget, "mIoU", *summary([row.miou[split] for row in own])))
+            rows.append((method, budget, "mIoU", *summary([row.miou[split] for row in at_budget])))
     return Table(("method", "budget", "class", "mean", "std", "n"), tuple(rows))
 
 
 def entropy_table(results: Results) -> Table:
-    """Return the entropy (nats) of the classes asked for, by method and budget (figure 3)."""
+    """Return the entropy (nats) of the requested classes, by method and budget (figure 3)."""
     cases: dict[tuple[Any, ...], dict[int, float]] = {}
     for method, budget, seed, asked in _asked(results):
         cases.setdefault((method, budget), {})[seed] = class_entropy(list(asked.values()))
@@ -44,7 +44,7 @@ def entropy_table(results: Results) -> Table:
 
 
 def class_share_table(results: Results) -> Table:
-    """Return the share (percent) of each class in the pixels asked for, by method and budget (figure C.1)."""
+    """Return the share (percent) of each class in the requested pixels, by method and budget (figure C.1)."""
     shares: dict[tuple[str, int, str], list[float]] = {}
     for method, budget, _, asked in _asked(results):
         total = sum(asked.values())
@@ -57,7 +57,7 @@ def class_share_table(results: Results) -> Table:
 def area_table(results: Results, split: str) -> Table:
     """Return the area under each seed's budget curve, in points of mean IoU, by method.
 
-    The range is that of the budgets all methods have; seeds that lack one of them are left out.
+    The range is that of the budgets all methods have; seeds that lack one of them are omitted.
     """
     return _by_seed(results, ("method",), {(method,): values for method, values in areas(results, split).items()})
 
@@ -80,11 +80,11 @@ def areas(results: Results, split: str) -> dict[str, BySeed]:
 
 def variant_table(results: Results, split: str) -> Table:
     """Return mean IoU (percent) by method, variant and budget (tables E.1 to E.3)."""
-    own = {variant: results.of_variant(variant) for variant in results.variants}
+    parts = {variant: results.of_variant(variant) for variant in results.variants}
     cases = {
         (method, variant or "-", budget): part.miou(split, method, budget)
         for method in results.methods
-        for variant, part in own.items()
+        for variant, part in parts.items()
         for budget in part.budgets(method)
     }
     return _by_seed(results, ("method", "variant", "budget"), cases)
@@ -99,7 +99,7 @@ def _by_seed(results: Results, keys: tuple[str, ...], cases: Mapping[tuple[Any, 
 
 
 def _asked(results: Results) -> Iterator[tuple[str, int, int, Mapping[str, int]]]:
-    """Yield method, budget, seed and pixels per class wherever something was asked for."""
+    """Yield method, budget, seed and pixels per class wherever something was requested."""
     for method in results.methods:
         for row in sorted(results.of_method(method), key=lambda row: (row.budget, row.seed)):
             if sum(row.asked.values()):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHARE_OF_FULL = 0.96
-"""The paper's aim, as a share of what full supervision reaches (figure 4)."""
+"""The paper's target, as a share of what full supervision reaches (figure 4)."""
 
 
 GREEDY = "greedy"
@@ -38,16 +38,19 @@ class Style(NamedTuple):
 
 
 # Okabe & Ito's colours, without the yellow, which does not print.
+METHOD_STYLES = {
+    "uniform": Style("#000000", "s", ":"),
+    "entropy": Style("#E69F00", "^", "--"),
+    "bald": Style("#0072B2", "v", "-."),
+    "margin": Style("#009E73", "D", (0, (6, 1))),
+    "dqn": Style("#D55E00", "o", "-"),
+}
+"""How the known methods are drawn, in every picture of the project."""
 _STYLES = (
-    Style("#000000", "s", ":"),
-    Style("#E69F00", "^", "--"),
-    Style("#0072B2", "v", "-."),
-    Style("#009E73", "D", (0, (6, 1))),
-    Style("#D55E00", "o", "-"),
+    *METHOD_STYLES.values(),
     Style("#CC79A7", "P", (0, (4, 1, 1, 1, 1, 1))),
     Style("#56B4E9", "X", (0, (1, 0.6))),
 )
-_KNOWN = ("uniform", "entropy", "bald", "margin", "dqn")
 _MORE_MARKERS = ("<", ">", "*", "h", "p")
 _HATCHES = ("", "///", "...", "\\\\\\", "xxx", "++", "oo")
 _FULL_LABELS = ("full supervision", f"{100 * SHARE_OF_FULL:.0f} % of it")
@@ -68,7 +71,7 @@ _SETTINGS: Any = {
 
 def styles(names: Sequence[str]) -> dict[str, Style]:
     """Return a style per name, all different; the known methods have theirs in every picture."""
-    given = {name: _STYLES[_KNOWN.index(name)] for name in names if name in _KNOWN}
+    given = {name: METHOD_STYLES[name] for name in names if name in METHOD_STYLES}
     free = [style for style in _STYLES if style not in given.values()]
     for i, name in enumerate(name for name in names if name not in given):
         if i < len(free):
@@ -214,14 +217,16 @@ def episode_returns(panels: Mapping[str, Table], *, ylabel: str) -> bytes:
         look = styles(list(names))
         for i, (axis, (title, table)) in enumerate(zip(axes, panels.items(), strict=True)):
             for name, style in look.items():
-                own = table.where(followed=name)
+                points = table.where(followed=name)
                 dots: Any = {"linestyle": "none", "markersize": 3.5, "alpha": 0.7, "markeredgewidth": 0}
-                axis.plot(own.column("episode"), own.column("return"), style.marker, c=style.color, label=name, **dots)
+                axis.plot(
+                    points.column("episode"), points.column("return"), style.marker, c=style.color, label=name, **dots
+                )
             averaged = table.where(followed=GREEDY) if GREEDY in names else table
             ordered = sorted(averaged.records(), key=lambda r: r["episode"])
             width = AVERAGED * len(set(table.column("seed")))  # returns that a mean is taken over
             means = {r["episode"]: [o["return"] for o in ordered[: k + 1]][-width:] for k, r in enumerate(ordered)}
-            if means := {episode: np.mean(own) for episode, own in means.items() if len(own) == width}:
+            if means := {episode: np.mean(returns) for episode, returns in means.items() if len(returns) == width}:
                 of = GREEDY if GREEDY in names else "all"
                 label = f"{of}: mean of the last {AVERAGED}"
                 axis.plot(list(means), list(means.values()), color="#000000", linewidth=1.3, label=label)
@@ -254,16 +259,16 @@ def _subplots(panels: int, columns: int, width: float, height: float) -> tuple[F
 
 def _dodge(budgets: Sequence[int], curves: int) -> float:
     """Return the distance at which curves are drawn side by side, so that their error bars can be told apart."""
-    own = sorted(set(budgets))
-    return min(0.006 * (own[-1] - own[0]), 0.2 * min(np.diff(own), default=0) / curves)
+    different = sorted(set(budgets))
+    return min(0.006 * (different[-1] - different[0]), 0.2 * min(np.diff(different), default=0) / curves)
 
 
 def _budget_ticks(axis: Axes, budgets: Sequence[int]) -> None:
     """Put the ticks on the budgets themselves where their numbers have room."""
-    own = sorted(set(budgets))
-    room = 0.035 * len(str(own[-1])) * (own[-1] - own[0])
-    if len(own) < 2 or min(np.diff(own)) >= room:
-        axis.set_xticks(own)
+    different = sorted(set(budgets))
+    room = 0.035 * len(str(different[-1])) * (different[-1] - different[0])
+    if len(different) < 2 or min(np.diff(different)) >= room:
+        axis.set_xticks(different)
 
 
 def _legend_on_the_right(figure: Figure, axes: Sequence[Axes]) -> None:

@@ -1,53 +1,45 @@
-"""What each method asked for, in pictures (figure D.1)."""
+"""Which regions each method requested, in pictures (figure D.1)."""
 
 from __future__ import annotations
 
+import io
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, UnidentifiedImageError
 
-from al_seg_env.storage import replacing, write_text
 from al_seg_experiment.experiment import Experiment
-from al_seg_experiment.runner import Piece, pieces
+from al_seg_experiment.pieces import pieces
 
+PICTURE = "requests.png"
 TITLE_HEIGHT = 20
 MAX_WIDTH = 1200
 
 
-def requests_figure(experiment: Experiment, folder: Path, report: Path) -> Path | None:
-    """Put the pictures of the first seed's trials below each other, and add the figure to the report.
+def request_pictures(experiment: Experiment, folder: Path) -> dict[str, Path]:
+    """Return the pictures of the first seed's trials, as far as they are there, by title."""
+    found = {}
+    for piece in pieces(experiment):
+        path = folder / piece.name / PICTURE
+        if piece.kind == "trial" and piece.seed == experiment.seeds[0] and path.exists():
+            found[f"{piece.variant}: {piece.method}" if piece.variant else piece.method] = path
+    return found
 
-    Returns:
-        The figure's path, or ``None`` if no trial has a picture yet.
+
+def stacked(pictures: Mapping[str, Path]) -> bytes:
+    """Return png pictures below each other, each under its title, as one png.
+
+    Raises:
+        ValueError: If one can't be read; it is named.
     """
-    first = experiment.seeds[0]
-    trials = [piece for piece in pieces(experiment) if piece.kind == "trial" and piece.seed == first]
-    shown = [(piece, folder / piece.name / "requests.png") for piece in trials]
-    shown = [(piece, path) for piece, path in shown if path.exists()]
-    if not shown:
-        return None
-    figure = report.parent / "figure_D1.png"
-    with replacing(figure) as unfinished:
-        _stacked([(_title(piece), path) for piece, path in shown]).save(unfinished, format="png")
-    text = report.read_text(encoding="utf-8").rstrip()
-    text += (
-        "\n\n## Figure D.1: what was asked for\n\nThe images of which each method asked for the most regions, with the "
-        f"labels that it got; seed {first}, all budgets.\n\n![what was asked for]({figure.name})\n"
-    )
-    write_text(report, text)
-    return figure
-
-
-def _title(piece: Piece) -> str:
-    return f"{piece.variant}: {piece.method}" if piece.variant else piece.method
-
-
-def _stacked(pictures: list[tuple[str, Path]]) -> Image.Image:
     images = []
-    for title, path in pictures:
-        with Image.open(path) as image:
-            picture = image.convert("RGB")
+    for title, path in pictures.items():
+        try:
+            with Image.open(path, formats=["PNG"]) as image:
+                picture = image.convert("RGB")
+        except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{path} can't be read as png ({error}); run the experiment again to draw it") from error
         picture.thumbnail((MAX_WIDTH, 10**6))
         titled = Image.new("RGB", (picture.width, picture.height + TITLE_HEIGHT), "white")
         ImageDraw.Draw(titled).text((3, 4), title, fill="black")
@@ -55,4 +47,6 @@ def _stacked(pictures: list[tuple[str, Path]]) -> Image.Image:
         images.append(titled)
     width = max(image.width for image in images)
     padded = [np.pad(np.asarray(i), ((0, 0), (0, width - i.width), (0, 0)), constant_values=255) for i in images]
-    return Image.fromarray(np.concatenate(padded))
+    content = io.BytesIO()
+    Image.fromarray(np.concatenate(padded)).save(content, format="png")
+    return content.getvalue()

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from al_seg_env.storage.csv_values import number, whole
+
 FULL = "full"
 """The method that stands for full supervision: all labels, one row per seed."""
 SPLITS = ("val", "test")
@@ -26,8 +28,8 @@ class Row:
         seed: Rows of equal seeds are paired.
         budget: Regions labelled; 0 is theta_0.
         miou: Mean IoU in percent, by split (``"val"``, ``"test"``).
-        class_iou: IoU in percent by split and class; classes that the split lacks are left out.
-        asked: Labelled pixels by class in what was asked for; empty if not given.
+        class_iou: IoU in percent by split and class; classes that the split lacks are omitted.
+        asked: Labelled pixels by class in what was requested; empty if not given.
     """
 
     variant: str
@@ -60,10 +62,10 @@ class Results:
 
     def of_variant(self, variant: str) -> Results:
         """Return the rows of one variant; full supervision may be given once for all, in rows without a variant."""
-        own = [row for row in self.rows if row.variant == variant]
-        if not any(row.method == FULL for row in own):
-            own += [row for row in self.rows if row.method == FULL and not row.variant]
-        return Results(tuple(own), self.classes, self.splits)
+        rows = [row for row in self.rows if row.variant == variant]
+        if not any(row.method == FULL for row in rows):
+            rows += [row for row in self.rows if row.method == FULL and not row.variant]
+        return Results(tuple(rows), self.classes, self.splits)
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -80,11 +82,11 @@ class Results:
         return tuple(row for row in self.rows if row.method == method)
 
     def budgets(self, method: str | None = None) -> tuple[int, ...]:
-        """Return the budgets of a method; if left out, those that every method (not full supervision) has."""
+        """Return the budgets of a method; if omitted, those that every method (not full supervision) has."""
         if method is not None:
             return tuple(sorted({row.budget for row in self.of_method(method)}))
-        own = [set(self.budgets(m)) for m in self.methods]
-        return tuple(sorted(set.intersection(*own))) if own else ()
+        of_methods = [set(self.budgets(m)) for m in self.methods]
+        return tuple(sorted(set.intersection(*of_methods))) if of_methods else ()
 
     def miou(self, split: str, method: str, budget: int | None = None) -> dict[int, float]:
         """Return mean IoU in percent by seed, at one budget (full supervision has but one)."""
@@ -103,7 +105,7 @@ def read_results(path: str | Path) -> Results:
 
     Required columns are ``method``, ``seed``, ``budget`` and at least one of ``val_miou`` and ``test_miou``
     (percent). Optional ones are ``variant``, ``val_iou_<class>``, ``test_iou_<class>`` (percent, empty where the
-    split lacks the class) and ``asked_<class>`` (pixels); all others are left alone.
+    split lacks the class) and ``asked_<class>`` (pixels); all others are ignored.
 
     Raises:
         ValueError: If columns are missing, a value is wrong or a row is there twice, with the file and the line.
@@ -183,27 +185,21 @@ def _read_row(cells: Mapping[str, str], where: str) -> Row:
     return Row(cells.get("variant", ""), cells["method"], seed, budget, miou, class_iou, asked)
 
 
-def _number(cells: Mapping[str, str], name: str, where: str, expected: str) -> float:
-    try:
-        return float(cells[name])
-    except ValueError:
-        raise ValueError(f"{where}: {name} is {cells[name]!r}; expected {expected}: correct the value") from None
-
-
 def _percent(cells: Mapping[str, str], name: str, where: str) -> float:
-    value = _number(cells, name, where, "percent")
-    if not 0 <= value <= 100:  # nan neither
+    try:
+        value = number(cells[name])
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 100:
         raise ValueError(f"{where}: {name} is {cells[name]!r}; expected percent, 0 to 100: correct the value")
     return value
 
 
 def _whole(cells: Mapping[str, str], name: str, where: str) -> int:
-    if re.fullmatch(r"[+-]?\d{1,18}", cells[name]):
-        return int(cells[name])
-    value = _number(cells, name, where, "a whole number")
-    if not value.is_integer():  # nan and infinity neither
-        raise ValueError(f"{where}: {name} is {cells[name]!r}; expected a whole number: correct the value")
-    return int(value)
+    try:
+        return whole(cells[name])
+    except ValueError:
+        raise ValueError(f"{where}: {name} is {cells[name]!r}; expected a whole number: correct the value") from None
 
 
 def _count(cells: Mapping[str, str], name: str, where: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
@@ -18,10 +19,11 @@ from al_seg_experiment.report.analysis import (
     entropy_table,
     variant_table,
 )
-from al_seg_experiment.report.comparison import AREA, comparison_table, needed_table, variant_comparison_table
+from al_seg_experiment.report.method_comparison import AREA, comparison_table, needed_table, variant_comparison_table
 from al_seg_experiment.report.results import FULL, Results
 from al_seg_experiment.report.statistics import summary
 from al_seg_experiment.report.tables import Table, estimate, markdown, pivot, write_csv
+from al_seg_experiment.report.training_curves import returns_between_variants, returns_by_followed
 
 NAMES = {"val": "validation", "test": "test"}
 TESTED = ("n", "difference [95 % interval]", "t-test p", "Holm", "Wilcoxon p", "Holm")
@@ -29,16 +31,16 @@ TESTED = ("n", "difference [95 % interval]", "t-test p", "Holm", "Wilcoxon p", "
 
 @dataclass
 class Document:
-    """A report in the making: its folder, the lines of ``REPORT.md`` so far, and what could not be told."""
+    """A report in the making: its folder, the lines of ``REPORT.md`` so far, and what is omitted."""
 
     folder: Path
     variant: str = ""
     lines: list[str] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
+    omitted: list[str] = field(default_factory=list)
 
-    def leave_out(self, what: str) -> None:
+    def omit(self, what: str) -> None:
         """Say what is missing and why."""
-        self.left_out.append(f"{f'variant {self.variant}: ' if self.variant else ''}{what}")
+        self.omitted.append(f"{f'variant {self.variant}: ' if self.variant else ''}{what}")
 
     def heading(self, text: str, level: int = 2) -> None:
         """Add a heading."""
@@ -49,21 +51,16 @@ class Document:
         name: str,
         title: str,
         caption: str,
-        table: Table,
-        shown: Mapping[str, Table],
+        table: Table | None = None,
+        shown: Mapping[str, Table] = MappingProxyType({}),
         picture: bytes | None = None,
         inline: str | None = None,
     ) -> None:
-        """Write NAME.csv (``table``), NAME.md (all of ``shown``, by heading) and NAME.png, and embed them.
+        """Write NAME.png, and for a ``table`` NAME.csv and NAME.md (all of ``shown``, by heading), and embed them.
 
         The report itself shows the table of the heading ``inline``, or all of them.
         """
         title += f", {self.variant}" if self.variant else ""
-        write_csv(self.folder / f"{name}.csv", table)
-        page = [f"# {title}\n", f"{caption}\n"]
-        for heading, part in shown.items():
-            page += [f"## {heading}\n"] * bool(heading) + [markdown(part)]
-        write_text(self.folder / f"{name}.md", "\n".join(page))
         self.heading(title, 3)
         if picture is not None:
             write_bytes(self.folder / f"{name}.png", picture)
@@ -72,7 +69,13 @@ class Document:
         for heading, part in shown.items():
             if inline in (None, heading):
                 self.lines += [f"{heading}:\n"] * bool(heading) + [markdown(part)]
-        self.lines.append(f"Numbers: [csv]({quote(name)}.csv), [markdown]({quote(name)}.md)\n")
+        if table is not None:
+            write_csv(self.folder / f"{name}.csv", table)
+            page = [f"# {title}\n", f"{caption}\n"]
+            for heading, part in shown.items():
+                page += [f"## {heading}\n"] * bool(heading) + [markdown(part)]
+            write_text(self.folder / f"{name}.md", "\n".join(page))
+            self.lines.append(f"Numbers: [csv]({quote(name)}.csv), [markdown]({quote(name)}.md)\n")
 
 
 def curves(out: Document, results: Results, split: str, suffix: str) -> None:
@@ -85,7 +88,7 @@ def curves(out: Document, results: Results, split: str, suffix: str) -> None:
             f"{figures.SHARE_OF_FULL * full[0]['mean']:.2f}."
         )
     else:
-        out.leave_out(f"the lines of full supervision in figure 4: there are no rows of the method `{FULL}`")
+        out.omit(f"the lines of full supervision in figure 4: there are no rows of the method `{FULL}`")
     picture = figures.budget_curves({"": table}, ylabel=f"mean IoU, {NAMES[split]} [%]")
     title = f"Figure 4: mean IoU by budget, {NAMES[split]}"
     shown = {"": pivot(_without_full(table), "budget", "method")}
@@ -96,7 +99,7 @@ def comparisons(out: Document, results: Results, split: str, suffix: str, agains
     """Add the paired tests against uniform and the best baseline, or ``against``."""
     table = comparison_table(results, split, against)
     if not table.rows:
-        out.leave_out("paired tests: there are no two methods of which one is a known baseline or `against`")
+        out.omit("paired tests: there are no two methods of which one is a known baseline or `against`")
         return
     caption = f"Mean IoU on {NAMES[split]}: difference to the reference, in points, over the seeds that both have."
     if untested := table.column("t_p").count(None):
@@ -116,7 +119,7 @@ def area(out: Document, results: Results, split: str, suffix: str) -> None:
     """Add the areas under the budget curves."""
     table = area_table(results, split)
     if not table.rows:
-        out.leave_out("areas under the budget curve: no seed of any method has 2 budgets that all methods have")
+        out.omit("areas under the budget curve: no seed of any method has 2 budgets that all methods have")
         return
     budgets = results.budgets()
     caption = (
@@ -136,7 +139,7 @@ def labels_needed(
     reference = next((method for method in (against, "uniform") if method in results.methods), None)
     targets = {"target": target_miou} if target_miou is not None else _targets(results, split, reference)
     if not targets:
-        out.leave_out("labels needed: there is neither `full` nor `uniform`; give a target")
+        out.omit("labels needed: there is neither `full` nor `uniform`; give a target")
         return
     table = needed_table(results, split, targets, reference)
     caption = (
@@ -146,7 +149,7 @@ def labels_needed(
     if reference is not None:
         caption += f" Saved: percent less than {reference}."
     if any(table.column("at_first")):
-        caption += " ≤: some seeds are there at their first budget already, so that this is an upper bound."
+        caption += " ≤: some seeds reach it at their first budget already, so this is an upper bound."
     rows = []
     for r in table.records():
         bound = "≤ " if r["at_first"] else ""
@@ -164,7 +167,7 @@ def labels_needed(
 def class_iou(out: Document, results: Results, split: str, suffix: str) -> None:
     """Add tables 1 and C.1: IoU per class with deviations, at each budget."""
     if not any(row.class_iou[split] for row in results.rows):
-        out.leave_out(f"table 1 and C.1, {NAMES[split]}: there are no columns `{split}_iou_<class>`")
+        out.omit(f"table 1 and C.1, {NAMES[split]}: there are no columns `{split}_iou_<class>`")
         return
     table = class_iou_table(results, split)
     methods = _without_full(table)
@@ -178,26 +181,26 @@ def class_iou(out: Document, results: Results, split: str, suffix: str) -> None:
     out.add(f"table_1_{split}{suffix}", title, caption, table, shown, picture, f"{budget} regions")
 
 
-def classes_asked_for(out: Document, results: Results, suffix: str) -> None:
-    """Add figures 3 and C.1: the classes asked for, and their entropy."""
+def requested_classes(out: Document, results: Results, suffix: str) -> None:
+    """Add figures 3 and C.1: the classes of what was requested, and their entropy."""
     entropies, shares = entropy_table(results), class_share_table(results)
     if not shares.rows:
-        out.leave_out("figures 3 and C.1: there are no columns `asked_<class>`, or nothing was asked for")
+        out.omit("figures 3 and C.1: there are no columns `asked_<class>`, or nothing was requested")
         return
     budget = _common_budget(shares)
     here, at = entropies.where(budget=budget), shares.where(budget=budget)
     caption = (
-        f"Entropy [nats] of the distribution of classes in the pixels asked for, {budget} regions, {_seeds(here)}."
+        f"Entropy [nats] of the distribution of classes in the requested pixels, {budget} regions, {_seeds(here)}."
     )
     picture = figures.method_points(here, ylabel="entropy of classes [nats]")
-    title = "Figure 3: entropy of the classes asked for"
+    title = "Figure 3: entropy of the requested classes"
     shown = {"": pivot(entropies, "budget", "method")}
     out.add(f"figure_3{suffix}", title, caption, entropies, shown, picture)
-    caption = f"Share [%] of each class in the labelled pixels asked for, {budget} regions, {_seeds(at)}."
+    caption = f"Share [%] of each class in the requested pixels that were labelled, {budget} regions, {_seeds(at)}."
     labels = {r["method"]: f"{r['method']} (H = {r['mean']:.2f})" for r in here.records()}
-    picture = figures.class_bars(at, ylabel="share of pixels asked for [%]", labels=labels)
+    picture = figures.class_bars(at, ylabel="share of requested pixels [%]", labels=labels)
     tables = {f"{b} regions": pivot(shares.where(budget=b), "class", "method") for b in _budgets(shares)}
-    title = "Figure C.1: classes asked for"
+    title = "Figure C.1: requested classes"
     out.add(f"figure_C1{suffix}", title, caption, shares, tables, picture, f"{budget} regions")
 
 
@@ -218,13 +221,50 @@ def variants(out: Document, results: Results, split: str, against: str) -> None:
         shown = {"": Table(("method", "budget", "variant", *TESTED), rows)}
         out.add(f"comparisons_E_{split}", f"Paired comparisons of variants, {NAMES[split]}", caption, tests, shown)
     panels = {m: table.where(method=m) for m in dict.fromkeys(table.column("method"))}
-    panels = {m: own for m, own in panels.items() if len(set(own.column("variant"))) > 1 and len(_budgets(own)) > 1}
+    panels = {
+        method: part
+        for method, part in panels.items()
+        if len(set(part.column("variant"))) > 1 and len(_budgets(part)) > 1
+    }
     if panels:
         picture = figures.budget_curves(panels, key="variant", ylabel=f"mean IoU, {NAMES[split]} [%]")
-        shown = {method: pivot(own, "budget", "variant") for method, own in panels.items()}
+        shown = {method: pivot(part, "budget", "variant") for method, part in panels.items()}
         caption = f"Mean IoU on {NAMES[split]} against the number of labelled regions, {_seeds(table)}."
         title = f"Figure E: mean IoU by budget and variant, {NAMES[split]}"
         out.add(f"figure_E_{split}", title, caption, table, shown, picture)
+
+
+def training(out: Document, episodes: Table) -> None:
+    """Add the returns of the agents' episodes, by who was followed, and the variants' differences."""
+    if not episodes.rows:
+        out.omit("the training of the query agent: no agent has finished an episode")
+        return
+    panels = {variant: episodes.where(variant=variant) for variant in dict.fromkeys(episodes.column("variant"))}
+    shown = {"": returns_by_followed(episodes)}
+    compared = returns_between_variants(episodes)
+    if compared.rows:
+        first = compared.rows[0][0]
+        shown[f"Mean return of each agent's own choices in the second half, and paired difference to {first}"] = (
+            compared
+        )
+    caption = (
+        f"Return of each episode (gain in mean IoU on D_R, points), and the mean of {figures.AVERAGED} episodes of the "
+        "agent's own choices; all seeds."
+    )
+    picture = figures.episode_returns(panels, ylabel="gain in mean IoU [points]")
+    out.add("figure_training", "Training of the query agent", caption, episodes, shown, picture)
+
+
+def requests(out: Document, picture: bytes | None, seed: int) -> None:
+    """Add figure D.1: pictures of what each method requested."""
+    if picture is None:
+        out.omit(f"figure D.1: no trial of seed {seed} has drawn its requests yet")
+        return
+    caption = (
+        "The images of which each method requested the most regions, with the labels that it got; seed "
+        f"{seed}, all budgets."
+    )
+    out.add("figure_D1", "Figure D.1: what was requested", caption, picture=picture)
 
 
 def _targets(results: Results, split: str, reference: str | None) -> dict[str, float]:

@@ -51,9 +51,7 @@ def summary(values: Sequence[float]) -> Summary:
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
     """Return the t interval of the mean of n values, ``(NaN, NaN)`` for n < 2."""
-    mean, std, n = summary(values)
-    margin = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * std / np.sqrt(n) if n > 1 else float("nan")
-    return mean - margin, mean + margin
+    return _t_test(values, confidence)[1:] if len(values) > 1 else (float("nan"), float("nan"))
 
 
 def paired_test(ours: Mapping[int, float], theirs: Mapping[int, float], confidence: float = 0.95) -> PairedTest | None:
@@ -63,21 +61,31 @@ def paired_test(ours: Mapping[int, float], theirs: Mapping[int, float], confiden
 
     Args:
         ours: A value per seed.
-        theirs: The same of the other method; seeds that only one has are left out.
+        theirs: The same of the other method; seeds that only one of them has are omitted.
         confidence: Of the interval of the mean difference.
     """
     seeds = sorted(set(ours) & set(theirs))
     if len(seeds) < 2:
         return None
     differences = [round(ours[seed] - theirs[seed], 9) for seed in seeds]  # so that equal ones are ties
-    low, high = mean_interval(differences, confidence)
-    t_p = wilcoxon_p = 1.0
+    t_p, low, high = _t_test(differences, confidence)
+    wilcoxon_p = 1.0
     if any(differences):
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")  # scipy warns of equal differences, for which p = 0 is the limit
-            t_p = float(stats.ttest_1samp(differences, 0).pvalue)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # scipy warns of ties
             wilcoxon_p = float(stats.wilcoxon(differences).pvalue)
+    else:
+        t_p = 1.0
     return PairedTest(len(seeds), float(np.mean(differences)), low, high, t_p, wilcoxon_p)
+
+
+def _t_test(values: Sequence[float], confidence: float) -> tuple[float, float, float]:
+    """Return two-sided p that the mean of at least 2 values is 0, and the interval of the mean."""
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")  # scipy warns of equal values, for which p = 0 is the limit
+        test = stats.ttest_1samp(values, 0)
+        interval = test.confidence_interval(confidence)
+    return float(test.pvalue), float(interval.low), float(interval.high)
 
 
 def holm(p_values: Sequence[float]) -> npt.NDArray[np.float64]:
@@ -99,8 +107,7 @@ def area_under_curve(budgets: Sequence[float], values: Sequence[float]) -> float
         budgets: At least 2 regions labelled, increasing.
         values: Mean IoU at each, percent.
     """
-    x, y = np.asarray(budgets, np.float64), np.asarray(values, np.float64)
-    return float(((y[1:] + y[:-1]) / 2 * np.diff(x)).sum() / (x[-1] - x[0]))
+    return float(np.trapezoid(values, budgets) / (budgets[-1] - budgets[0]))
 
 
 def labels_needed(budgets: Sequence[float], values: Sequence[float], target: float) -> float | None:
@@ -127,8 +134,4 @@ def class_entropy(counts: Sequence[float]) -> float:
 
     It is 0 if all are of one class and ``log C`` if all C classes are alike; NaN if nothing was counted.
     """
-    n = np.asarray(counts, np.float64)
-    if not n.sum():
-        return float("nan")
-    shares = n[n > 0] / n.sum()
-    return float(max(0.0, -(shares * np.log(shares)).sum()))
+    return float(stats.entropy(counts)) if any(counts) else float("nan")

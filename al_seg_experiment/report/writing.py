@@ -1,4 +1,4 @@
-"""The report of an experiment: every table and figure of the paper's section 4 and appendices C and E, and tests."""
+"""The report of an experiment: every table and figure of the paper's section 4 and appendices C to E, and tests."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import re
 from pathlib import Path
 
 from al_seg_env.storage import write_text
+from al_seg_experiment.records import gather, read_experiment
 from al_seg_experiment.report import sections
+from al_seg_experiment.report.requests import request_pictures, stacked
 from al_seg_experiment.report.results import FULL, SPLITS, Results, read_results
 from al_seg_experiment.report.sections import NAMES, Document
 from al_seg_experiment.report.tables import Table, markdown
+from al_seg_experiment.report.training_curves import episodes_table
 
 logger = logging.getLogger(__name__)
 
@@ -25,69 +28,104 @@ reference, methods and budgets together, on the same split; areas under the curv
 
 
 def report(
-    results_csv: str | Path,
-    out_folder: str | Path,
+    source: str | Path,
+    out: str | Path | None = None,
     *,
     figure: str = "both",
     against: str | None = None,
     target_miou: float | None = None,
     against_variant: str | None = None,
 ) -> Path:
-    """Write every table and figure that ``results.csv`` allows, as png, csv and markdown, and ``REPORT.md``.
+    """Write every table and figure that an experiment's results allow, as png, csv and markdown, and ``REPORT.md``.
 
     Per split (val, test): ``figure_4`` (mean IoU against budget), ``table_1`` (IoU per class, with the deviations of
     table C.1), ``comparisons`` (paired tests), ``area`` (under the budget curve) and ``labels_needed``. Once:
-    ``figure_3`` and ``figure_C1`` (classes asked for, and their entropy). Where there are several variants, all of
-    these for each, and ``table_E``, ``comparisons_E`` and ``figure_E``. The same rows give the same csv and markdown,
-    byte by byte.
+    ``figure_3`` and ``figure_C1`` (requested classes, and their entropy). Where there are several variants, all of
+    these for each, and ``table_E``, ``comparisons_E`` and ``figure_E``. Of an experiment's folder also
+    ``figure_training`` (returns of the agent's episodes) and ``figure_D1`` (pictures of the requests). The same results
+    give the same csv and markdown, byte for byte.
 
     Args:
-        results_csv: See :func:`~al_seg_experiment.report.results.read_results`.
-        out_folder: Made if need be; files of the same names are replaced.
+        source: The folder of an experiment, finished or not, whose ``results.csv`` is written first; or a csv file,
+            however it was made (see :func:`~al_seg_experiment.report.results.read_results`).
+        out: Folder, made if needed; files of the same names are replaced. ``report`` beside the results if omitted.
         figure: ``"val_miou"``, ``"test_miou"`` or ``"both"`` (those that are there).
         against: Method that all are compared with, besides uniform, instead of the best baseline.
         target_miou: Percent of mean IoU for the labels needed; by default 96 % of full supervision, and what
             ``against`` or uniform has at its largest budget.
-        against_variant: Variant that the others are compared with; by default the first in order.
+        against_variant: Variant that the others are compared with; by default the experiment's first, of a csv file the
+            first in order.
 
     Returns:
         The path of ``REPORT.md``.
 
     Raises:
-        ValueError: If the file or an argument is wrong.
+        ValueError: If an argument or a file of the source is wrong or missing, or there is no result yet.
+        OSError: If a file can't be opened or written.
         ImportError: Without matplotlib.
     """
+    source = Path(source)
+    if not source.exists():
+        raise ValueError(f"{source} does not exist; expected the folder of an experiment that was run, or a csv file")
+    if source.is_dir():
+        experiment = read_experiment(source)
+        results_csv = gather(experiment, source)
+        if not results_csv.exists():
+            raise ValueError(f"{source} holds no result yet; run the experiment first")
+    else:
+        experiment, results_csv = None, source
     results = read_results(results_csv)
+    if experiment is not None and against_variant is None:
+        against_variant = next((name for name in experiment.variants if name in results.variants), None)
     _check(results, figure, against, target_miou, against_variant)
-    out = Document(Path(out_folder))
-    splits = [split for split in FIGURES[figure] if split in results.splits]
-    for split in FIGURES[figure]:
-        if split not in results.splits:
-            out.leave_out(f"all figures of {NAMES[split]} mean IoU: there is no column `{split}_miou`")
-    suffixes = _suffixes(results.variants)
-    for variant, suffix in suffixes.items():
-        own = results.of_variant(variant)
-        if suffix:
-            out.variant = variant or "-"
-            out.heading(f"Variant {out.variant}")
-        for split in splits:
-            sections.curves(out, own, split, suffix)
-            sections.comparisons(out, own, split, suffix, against)
-            sections.area(out, own, split, suffix)
-            sections.labels_needed(out, own, split, suffix, against, target_miou)
-            sections.class_iou(out, own, split, suffix)
-        sections.classes_asked_for(out, own, suffix)
-    if len(suffixes) > 1:
-        out.variant = ""
-        out.heading("Variants")
-        for split in splits:
-            sections.variants(out, results, split, results.variants[0] if against_variant is None else against_variant)
-    path = out.folder / "REPORT.md"
-    left_out = ["## Left out\n", "".join(f"- {reason}\n" for reason in dict.fromkeys(out.left_out))]
-    lines = ["# Report\n", _INTRODUCTION, _contents(results), *out.lines, *(left_out if out.left_out else [])]
+    document = Document(results_csv.parent / "report" if out is None else Path(out))
+    _add_results(document, results, figure, against, target_miou, against_variant)
+    if experiment is not None:
+        document.heading("The query agent and its requests" if experiment.learnt_methods else "Requests")
+        if experiment.learnt_methods:
+            sections.training(document, episodes_table(experiment, source))
+        pictures = request_pictures(experiment, source)
+        sections.requests(document, stacked(pictures) if pictures else None, experiment.seeds[0])
+    path = document.folder / "REPORT.md"
+    omitted = ["## Omitted\n", "".join(f"- {reason}\n" for reason in dict.fromkeys(document.omitted))]
+    lines = ["# Report\n", _INTRODUCTION, _contents(results), *document.lines, *(omitted if document.omitted else [])]
     write_text(path, "\n".join(lines))
     logger.info("report of %d rows: %s", len(results.rows), path)
     return path
+
+
+def _add_results(
+    document: Document,
+    results: Results,
+    figure: str,
+    against: str | None,
+    target_miou: float | None,
+    against_variant: str | None,
+) -> None:
+    """Add the sections that results alone allow, for each variant and between them."""
+    splits = [split for split in FIGURES[figure] if split in results.splits]
+    for split in FIGURES[figure]:
+        if split not in results.splits:
+            document.omit(f"all figures of {NAMES[split]} mean IoU: there is no column `{split}_miou`")
+    suffixes = _suffixes(results.variants)
+    for variant, suffix in suffixes.items():
+        part = results.of_variant(variant)
+        if suffix:
+            document.variant = variant or "-"
+            document.heading(f"Variant {document.variant}")
+        for split in splits:
+            sections.curves(document, part, split, suffix)
+            sections.comparisons(document, part, split, suffix, against)
+            sections.area(document, part, split, suffix)
+            sections.labels_needed(document, part, split, suffix, against, target_miou)
+            sections.class_iou(document, part, split, suffix)
+        sections.requested_classes(document, part, suffix)
+    document.variant = ""
+    if len(suffixes) > 1:
+        document.heading("Variants")
+        first = results.variants[0] if against_variant is None else against_variant
+        for split in splits:
+            sections.variants(document, results, split, first)
 
 
 def _check(
@@ -96,7 +134,7 @@ def _check(
     if figure not in FIGURES:
         raise ValueError(f"figure is {figure!r}; expected one of {', '.join(map(repr, FIGURES))}")
     if not set(FIGURES[figure]) & set(results.splits):
-        raise ValueError(f"figure is {figure!r}, but the results have only {results.splits[0]}_miou; ask for that")
+        raise ValueError(f"figure is {figure!r}, but the results have only {results.splits[0]}_miou; use that")
     if against is not None and against not in results.methods:
         raise ValueError(f"against is {against!r}; expected a method of the results: {', '.join(results.methods)}")
     if against_variant is not None and against_variant not in results.variants:
@@ -122,10 +160,10 @@ def _contents(results: Results) -> str:
     """Return a table of the methods, their seeds and budgets."""
     rows = []
     for variant in dict.fromkeys(row.variant for row in results.rows):
-        own = Results(tuple(r for r in results.rows if r.variant == variant), results.classes, results.splits)
-        for method in (*own.methods, FULL):
-            if of_method := own.of_method(method):
+        part = Results(tuple(r for r in results.rows if r.variant == variant), results.classes, results.splits)
+        for method in (*part.methods, FULL):
+            if of_method := part.of_method(method):
                 seeds = sorted({row.seed for row in of_method})
-                texts = (", ".join(map(str, values)) for values in (seeds, own.budgets(method)))
+                texts = (", ".join(map(str, values)) for values in (seeds, part.budgets(method)))
                 rows.append((variant or "-", method, len(seeds), *texts))
     return markdown(Table(("variant", "method", "n", "seeds", "budgets (regions)"), tuple(rows)))

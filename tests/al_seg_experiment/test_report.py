@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 from scipy.stats import ttest_rel
 
+from al_seg_experiment.report import report
 from al_seg_experiment.report.analysis import class_share_table
-from al_seg_experiment.report.comparison import comparison_table, needed_table
 from al_seg_experiment.report.figures import styles
+from al_seg_experiment.report.method_comparison import comparison_table, needed_table
 from al_seg_experiment.report.results import read_results
 from al_seg_experiment.report.tables import Table, markdown, pivot, write_csv
-from al_seg_experiment.report.writing import report
 
 CLASSES = ("road", "traffic light", "car")
 METHODS = ("uniform", "entropy", "dqn")
@@ -93,7 +93,7 @@ def test_report_says_what_its_numbers_are(whole):
     text = (whole / "REPORT.md").read_text()
     for words in ("mean ± standard deviation", "paired t-test", "Wilcoxon", "Holm", "n = 3 seeds", "| dqn | 3 |"):
         assert words in text
-    assert "Left out" not in text
+    assert "Omitted" not in text
 
 
 def test_numbers_of_figure_4(whole):
@@ -162,12 +162,12 @@ def test_missing_optional_columns(tmp_path, leave_out, missing, reason):
     there = {p.stem for p in path.parent.iterdir()}
     assert not missing & there
     assert "figure_4_val" in there
-    assert reason in path.read_text().split("## Left out")[1]
+    assert reason in path.read_text().split("## Omitted")[1]
 
 
 def test_one_budget_without_full_supervision(tmp_path):
     path = report(write(tmp_path / "results.csv", make_rows(budgets=(48,), full=False)), tmp_path / "out")
-    left_out = path.read_text().split("## Left out")[1]
+    left_out = path.read_text().split("## Omitted")[1]
     assert "areas under the budget curve" in left_out
     assert "no rows of the method `full`" in left_out
     assert "≤" in (path.parent / "labels_needed_val.md").read_text()
@@ -212,7 +212,7 @@ def test_a_single_method_in_one_variant_each(tmp_path):
     rows = [make_row("dqn", seed, 24, 70 + seed, variant) for variant in ("", "full") for seed in (0, 1)]
     path = report(write(tmp_path / "results.csv", rows), tmp_path / "out")
     assert "| dqn | 70.50 ± 0.71 | 70.50 ± 0.71 |" in path.read_text()
-    assert "paired tests" in path.read_text().split("## Left out")[1]
+    assert "paired tests" in path.read_text().split("## Omitted")[1]
 
 
 def test_figure_against_and_target(tmp_path):
@@ -313,6 +313,13 @@ def test_class_shares_are_means_over_seeds(tmp_path):
         (lambda t: t.replace("_miou", "_mean"), "line 1: the header lacks val_miou or test_miou"),
         (lambda t: t.replace("dqn,0,24", "dqn,zero,24"), "line 3: seed is 'zero'; expected a whole number"),
         (lambda t: t.replace("dqn,0,24", "dqn,0.5,24"), "line 3: seed is '0.5'; expected a whole number"),
+        (lambda t: t.replace("dqn,0,24", "dqn,0,2_4"), "line 3: budget is '2_4'; expected a whole number"),
+        (
+            lambda t: t.replace("dqn,0,24", "dqn,0,\u0662\u0664"),
+            "line 3: budget is '\u0662\u0664'; expected a whole number",
+        ),
+        (lambda t: t.replace("dqn,0,24,52", "dqn,0,24,5_2"), "line 3: val_miou is '5_2'; expected percent"),
+        (lambda t: t.replace("dqn,0,24,52", "dqn,0,24,1e999"), "line 3: val_miou is '1e999'; expected percent"),
         (lambda t: t.replace("dqn,0,24", "dqn,0,-24"), "line 3: budget is -24; expected a whole number from 0"),
         (lambda t: t.replace("dqn,0,24", "dqn,0,"), "line 3: budget is ''; expected a whole number"),
         (lambda t: t.replace("dqn,0,24", ",0,24"), "line 3: method is empty"),

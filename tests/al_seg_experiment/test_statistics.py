@@ -99,11 +99,11 @@ def test_area_under_curve():
 
 
 @given(st.lists(st.tuples(st.integers(1, 1000), percents), min_size=2, max_size=6))
-def test_area_is_that_of_numpy_and_within_the_values(steps):
+def test_area_is_that_of_trapezoids_and_within_the_values(steps):
     budgets, values = np.cumsum([step for step, _ in steps]), [value for _, value in steps]
     area = area_under_curve(budgets, values)
-    trapezoid = getattr(np, "trapezoid", None) or np.trapz  # noqa: NPY201
-    assert area == pytest.approx(trapezoid(values, budgets) / (budgets[-1] - budgets[0]))
+    by_hand = sum((budgets[i + 1] - budgets[i]) * (values[i] + values[i + 1]) / 2 for i in range(len(values) - 1))
+    assert area == pytest.approx(by_hand / (budgets[-1] - budgets[0]))
     assert min(values) - 1e-9 <= area <= max(values) + 1e-9
 
 
@@ -128,8 +128,9 @@ def test_class_entropy():
 
 
 @given(st.lists(st.integers(0, 10**9), min_size=1, max_size=19).filter(any))
-def test_class_entropy_is_that_of_scipy(counts):
-    assert class_entropy(counts) == pytest.approx(stats.entropy(counts), abs=1e-9)
+def test_class_entropy_is_shannons(counts):
+    shares = np.array([count for count in counts if count]) / sum(counts)
+    assert class_entropy(counts) == pytest.approx(-(shares * np.log(shares)).sum(), abs=1e-9)
 
 
 def test_without_scipy(monkeypatch):

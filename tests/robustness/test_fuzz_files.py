@@ -18,7 +18,7 @@ from al_seg_env import load_state
 from al_seg_env.learner.weights import load_weights
 from al_seg_env.storage import load_tree, save_tree
 from al_seg_experiment import load_experiment, pieces
-from al_seg_experiment.runner import _read_result, _row
+from al_seg_experiment.trial_results import read_result, result_row
 
 MUTATIONS = 400
 
@@ -184,7 +184,7 @@ def test_damaged_results_are_named(tmp_path):
         content = json.dumps(malformed(result, rng, odd)).encode()
         path.write_bytes(content if number % 2 else damaged(json.dumps(result).encode(), rng))
         try:
-            row = _row("", _read_result(path))
+            row = result_row("", read_result(path))
         except ValueError as error:
             assert "result-3.json" in str(error)  # noqa: PT017
             refused += 1

@@ -1,9 +1,8 @@
-"""Experiments: pieces that resume, configurations that are refused, and the whole of a tiny one, killed or not."""
+"""Running experiments: the whole of a tiny one, killed or not, side by side, on Ray, and grown afterwards."""
 
 import json
 import os
 import shutil
-import sys
 import time
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from experiments import rows_of
 from fakes import make
 from PIL import Image
 from processes import in_child
-from scipy.stats import ttest_rel
 
 from agents import UniformPolicy
 from al_seg_env.learner.fitting import evaluate
@@ -23,18 +21,8 @@ from al_seg_experiment import load_experiment, pieces, run, status
 from al_seg_experiment.__main__ import main
 from al_seg_experiment.experiment import METHODS
 from al_seg_experiment.protocol import make_policy, train_query
-from al_seg_experiment.reading import PRESETS
-from al_seg_experiment.report.training_curves import training_figure
-from al_seg_experiment.report.writing import report
-from al_seg_experiment.runner import _differences
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """The folder of a finished experiment, made in a child as the killed ones are."""
-    folder = tmp_path_factory.mktemp("experiment") / "whole"
-    assert in_child(lambda: run(load_experiment(TINY), folder)) == 0
-    return folder
+from al_seg_experiment.records import refuse_differences
+from al_seg_experiment.report import report
 
 
 def test_a_whole_experiment(whole):
@@ -99,7 +87,14 @@ def test_a_result_is_what_a_user_would_measure(whole):
         rng = np.random.default_rng([1, 2])
         labels = env.labels
         fit = fit_to_convergence(
-            env.learner, env.frames, env.grid, labels.labelled, labels.mask, env.splits.reward, experiment.fit, rng
+            env.learner,
+            env.frames,
+            env.grid,
+            labels.labelled,
+            labels.mask,
+            env.splits.reward,
+            experiment.fit.settings,
+            rng,
         )
         assert fit.best_epoch == result["best_epoch"]
         assert evaluate(env.learner, env.frames, env.splits.test).miou == result["test_miou"]
@@ -112,8 +107,6 @@ def test_a_result_is_what_a_user_would_measure(whole):
 
 
 def test_a_finished_experiment_does_nothing_and_a_larger_one_keeps_it(whole, tmp_path):
-    import shutil
-
     folder = tmp_path / "copy"
     shutil.copytree(whole, folder)  # moved to another place
     kept = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
@@ -148,8 +141,6 @@ def test_killed_at_20_points_ends_with_the_same_csv(whole, tmp_path):
 
 
 def test_a_damaged_result_is_set_aside_and_its_trial_alone_is_run_again(whole, tmp_path):
-    import shutil
-
     folder = tmp_path / "copy"
     shutil.copytree(whole, folder)
     damaged = folder / "trials" / "rare-0" / "result-4.json"
@@ -158,7 +149,7 @@ def test_a_damaged_result_is_set_aside_and_its_trial_alone_is_run_again(whole, t
     experiment = load_experiment(TINY)
 
     def again():
-        with pytest.warns(UserWarning, match="result-4.json is damaged .* set aside as result-4.damaged"):
+        with pytest.warns(UserWarning, match=r"result-4.json is damaged: .*; it is made again"):
             run(experiment, folder)
 
     assert in_child(again) == 0
@@ -168,8 +159,6 @@ def test_a_damaged_result_is_set_aside_and_its_trial_alone_is_run_again(whole, t
 
 
 def test_a_damaged_acquisition_is_set_aside_and_made_again(whole, tmp_path):
-    import shutil
-
     folder = tmp_path / "copy"
     shutil.copytree(whole, folder)
     trial = folder / "trials" / "uniform-0"
@@ -218,20 +207,15 @@ def test_results_of_another_configuration_are_refused(whole):
     with pytest.raises(ValueError, match=r"arguments.pool_size is 2 there, 4 here"):
         run(deep, whole)
     method = load_experiment({**TINY, "methods": {"uniform": {"policy": "uniform", "arguments": {"pool_size": 3}}}})
-    (whole / "trials" / "uniform-0" / "finished.json").rename(whole / "trials" / "uniform-0" / "aside")
-    try:
-        with pytest.raises(ValueError, match=r"uniform-0 holds results of another .*method.arguments.pool_size"):
-            run(method, whole)
-    finally:
-        (whole / "trials" / "uniform-0" / "aside").rename(whole / "trials" / "uniform-0" / "finished.json")
-        run(load_experiment(TINY), whole)
+    with pytest.raises(ValueError, match=r"uniform-0 holds results of another .*method.arguments.pool_size is None"):
+        run(method, whole)  # though the piece is finished
 
 
 def test_a_folder_from_before_an_entry_existed_goes_on_with_its_default(tmp_path, whole):
     folder = tmp_path / "older"
     shutil.copytree(whole, folder)
     stored = json.loads((folder / "experiment.json").read_text())
-    del stored["query"]["refit"], stored["query"]["envs"], stored["cpus"]
+    del stored["query"]["refit"], stored["query"]["envs"], stored["cpus"], stored["fit"]["min_updates"]
     (folder / "experiment.json").write_text(json.dumps(stored))
     assert all(row["state"] == "finished" for row in status(load_experiment(TINY), folder))
     run(load_experiment(TINY), folder)
@@ -243,30 +227,33 @@ def test_a_folder_from_before_an_entry_existed_goes_on_with_its_default(tmp_path
 
 
 def test_a_folder_of_another_version_is_refused(whole, tmp_path):
-    import shutil
-
     shutil.copytree(whole, tmp_path / "copy")
     path = tmp_path / "copy" / "experiment.json"
-    for content in (json.dumps({**json.loads(path.read_text()), "version": 2}), "{", "[]", "3"):
+    for content in (json.dumps({**json.loads(path.read_text()), "version": 1}), "{", "[]", "3"):
         path.write_text(content)
         with pytest.raises(ValueError, match="experiment.json"):
             run(load_experiment(TINY), tmp_path / "copy")
 
 
 def test_what_never_began_may_be_changed_and_data_may_move(whole, tmp_path):
-    wrong = load_experiment({**TINY, "env": "al_seg_env/CamVid-v0", "arguments": {"root": str(tmp_path / "none")}})
+    elsewhere = {"env": "al_seg_env/CamVid-v0", "arguments": {"root": str(tmp_path / "none")}}
+    wrong = load_experiment({**TINY, **elsewhere, "theta_0": []})
     with pytest.raises(ValueError, match="lacks train"):
         run(wrong, tmp_path / "run")
     right = load_experiment({**TINY, "theta_0": [], "methods": ["uniform"], "seeds": [0], "full": False})
     assert in_child(lambda: run(right, tmp_path / "run")) == 0
-    assert not list(_differences({"arguments": {"root": "/here"}}, {"arguments": {"root": "/there"}}))
-    assert list(_differences({"arguments": {"seed": 1}}, {"arguments": {"seed": 2}}))
+    places = {"arguments": {"root": "/here"}, "theta_0": [{"arguments": {"root": "/here"}}]}
+    moved = json.loads(json.dumps(places).replace("here", "there"))
+    refuse_differences(places, moved, tmp_path)
+    with pytest.raises(ValueError, match="arguments.seed is 1 there, 2 here"):
+        refuse_differences({"arguments": {"seed": 1}}, {"arguments": {"seed": 2}}, tmp_path)
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(ValueError, match="holds other files and no experiment; choose a new folder"):
+    with pytest.raises(ValueError, match="holds other files and no experiment, such as thesis.txt; choose"):
         run(load_experiment(TINY), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_the_command_line_runs_shows_and_reports(whole, tmp_path, capsys):
@@ -283,7 +270,7 @@ def test_the_command_line_runs_shows_and_reports(whole, tmp_path, capsys):
     assert main(["report", str(tmp_path / "mine.csv"), "--out", str(tmp_path / "by_hand")]) == 0
     assert "41" in (tmp_path / "by_hand" / "figure_4_test.md").read_text()
     assert main(["report", str(file), "--out", str(tmp_path / "none")]) == 2
-    assert "holds no result yet" in capsys.readouterr().err
+    assert "none does not exist; expected the folder of an experiment" in capsys.readouterr().err
     assert main(["run", "camvid_smal"]) == 2
     assert "the presets are camvid_paper, " in capsys.readouterr().err
 
@@ -316,126 +303,19 @@ def test_variants_are_run_and_compared(tmp_path):
     experiment = load_experiment({**TINY, "variants": variants, "methods": ["dqn"], "seeds": [0], "full": False})
 
     def work():
-        report(run(experiment, tmp_path / "run"), tmp_path / "run" / "report")
+        run(experiment, tmp_path / "run")
 
     assert in_child(work) == 0
     assert {(row["variant"], row["budget"]) for row in rows_of(tmp_path / "run" / "results.csv")} == {
         (variant, budget) for variant in variants for budget in "024"
     }
-    assert "table_E" in (tmp_path / "run" / "report" / "REPORT.md").read_text()
-    training = training_figure(experiment, tmp_path / "run", tmp_path / "run" / "report" / "REPORT.md")
+    text = report(tmp_path / "run").read_text()
+    assert "table_E" in text
+    assert "difference to the variant all" in text  # the experiment's first, not the first by name
+    training = tmp_path / "run" / "report" / "figure_training.png"
     assert np.asarray(Image.open(training).convert("RGB")).std() > 1
-    found = rows_of(training.with_name("training.csv"))
+    found = rows_of(training.with_suffix(".csv"))
     assert [(row["variant"], row["episode"]) for row in found] == [(name, str(n)) for name in variants for n in (1, 2)]
-
-
-def test_returns_are_told_apart_by_who_was_followed(tmp_path):
-    """Mean and deviation by hand, of both halves of training."""
-    experiment = load_experiment({**TINY, "methods": ["dqn"], "seeds": [0]})
-    lines = ["1,2,1.0,uniform", "2,4,3.0,score_entropy", "3,6,2.0,uniform", "4,8,5.0,greedy", "5,10,7.0,greedy"]
-    lines += ["6,12,1.5,uniform"]
-    (tmp_path / "query" / "0").mkdir(parents=True)
-    (tmp_path / "query" / "0" / "episodes.csv").write_text("\n".join(["episode,steps,return,followed", *lines]))
-    (tmp_path / "REPORT.md").write_text("# Report\n")
-    training_figure(experiment, tmp_path, tmp_path / "REPORT.md")
-    text = (tmp_path / "REPORT.md").read_text()
-    assert text.startswith("# Report\n")
-    for row in (
-        "| - | uniform | 1.50 ± 0.71 (n = 2) | 1.50 (n = 1) |",
-        "| - | entropy | 3.00 (n = 1) | - |",
-        "| - | greedy | - | 6.00 ± 1.41 (n = 2) |",
-    ):
-        assert row in text
-    assert training_figure(experiment, tmp_path / "none", tmp_path / "REPORT.md") is None
-    for damaged in ("episode,return,followed\n1,2", "episode\n1", "episode,return\n1,x", "episode,return\n1"):
-        (tmp_path / "query" / "0" / "episodes.csv").write_text(damaged)
-        with pytest.raises(ValueError, match=r"episodes.csv is damaged .*remove it"):
-            training_figure(experiment, tmp_path, tmp_path / "REPORT.md")
-
-
-def test_the_training_of_variants_is_compared_seed_by_seed(tmp_path):
-    """Against scipy: the means of each agent's last half, which begins after episode 2."""
-    variants = {"paper": {}, "huber": {"agent": {"loss": "huber"}}}
-    experiment = load_experiment({**TINY, "methods": ["dqn"], "seeds": [0, 1, 2], "variants": variants})
-    returns = np.random.default_rng(0).normal(size=(2, 3, 4)).round(4)  # (variants, seeds, episodes)
-    for name, of_variant in zip(variants, returns, strict=True):
-        for seed, own in enumerate(of_variant):
-            folder = tmp_path / "variants" / name / "query" / str(seed)
-            folder.mkdir(parents=True)
-            lines = [f"{episode + 1},{value}" for episode, value in enumerate(own)]
-            (folder / "episodes.csv").write_text("\n".join(["episode,return", *lines]))
-    (tmp_path / "REPORT.md").write_text("# Report\n")
-    training_figure(experiment, tmp_path, tmp_path / "REPORT.md")
-    paper, huber = returns[:, :, 2:].mean(axis=2)
-    p = ttest_rel(huber, paper).pvalue
-    row = next(line for line in (tmp_path / "REPORT.md").read_text().splitlines() if line.startswith("| huber |"))
-    assert f"| {(huber - paper).mean():+.2f} [" in (tmp_path / "REPORT.md").read_text()
-    last = (tmp_path / "REPORT.md").read_text().rstrip().splitlines()[-1]
-    assert last.startswith(f"| huber | {huber.mean():.2f} ± {huber.std(ddof=1):.2f} (n = 3) |")
-    assert last.endswith(f"| {p:.4f} | {p:.4f} |")
-    assert row.startswith("| huber | all |")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            {"methods": ["entropie"]},
-            "method 'entropie' is unknown .did you mean 'entropy'..; known are uniform, entropy",
-        ),
-        ({"methods": {"mine": {"policy": "nothing"}}}, "policy 'nothing' of method 'mine' is unknown; known are"),
-        ({"methods": {"a/b": {"policy": "uniform"}}}, "names are of letters"),
-        ({"methods": {"mine": {"policy": "uniform", "x": 1}}}, "unknown entries .'x'.; known are policy and arguments"),
-        ({"budget": [3]}, r"unknown entries \['budget'\]; known are name, env"),
-        ({"seeds": []}, "seeds is .*; expected a list of different whole numbers"),
-        ({"seeds": [1, 1]}, "seeds is .*; expected a list of different whole numbers"),
-        ({"budgets": [0, 4]}, "theta_0 itself, 0, is always there"),
-        (
-            {"fit": {"epochs": 3}},
-            r"fit has the unknown entries \['epochs'\]; known are crop_size, batch_size, patience",
-        ),
-        ({"query": 3}, "query is 3; expected a mapping"),
-        ({"query": {"envs": 0}}, "query.envs is 0.*expected at least 1"),
-        ({"query": {"refit": {"updates": 3}}}, "query.refit is {'updates': 3}; expected gradient_steps, at least 1"),
-        ({"theta_0": [{"image": "train"}]}, r"theta_0\[0\] has the unknown entries \['image'\]; known are env"),
-        ({"preset": "camvid"}, "'camvid' is neither a file nor a preset; the presets are camvid_paper"),
-        ({"arguments": {"cache": "/etc"}}, "cache names a folder to write to, and an experiment writes into its own"),
-        ({"query": {"agent": {"tensorboard_log": "x"}}}, "tensorboard_log names a folder to write to"),
-        ({"name": None, "variants": 3}, "variants is 3; expected a mapping"),
-    ],
-)
-def test_what_is_wrong_in_a_configuration_is_named(change, message):
-    with pytest.raises(ValueError, match=message):
-        load_experiment({**TINY, **change})
-
-
-def test_files_in_yaml_and_toml_and_presets_that_are_changed(tmp_path):
-    (tmp_path / "a.yaml").write_text("preset: synthetic_small\nname: mine\nfit: {patience: 3}\nmethods: [uniform]\n")
-    experiment = load_experiment(tmp_path / "a.yaml", {"arguments.pool_size": 4, "seeds": [7]})
-    assert (experiment.name, experiment.fit.patience, experiment.seeds) == ("mine", 3, (7,))
-    assert experiment.arguments["pool_size"] == 4
-    assert experiment.fit.max_epochs == load_experiment("synthetic_small").fit.max_epochs
-    assert list(experiment.methods) == ["uniform"]
-    (tmp_path / "a.toml").write_text('name = "mine"\nbudgets = [4, 2]\n[fit]\npatience = 2\n')
-    if sys.version_info >= (3, 11):
-        assert load_experiment(tmp_path / "a.toml").budgets == (2, 4)
-    for content in ("a: [", "- 1", "\x00", "[" * 3000):
-        (tmp_path / "bad.yaml").write_text(content)
-        with pytest.raises(ValueError, match="bad.yaml"):
-            load_experiment(tmp_path / "bad.yaml")
-
-
-@pytest.mark.parametrize("name", sorted(path.stem for path in PRESETS.glob("*.yaml")))
-def test_presets_are_valid(name):
-    from al_seg_env.registration import ENV_OPTIONS, LEARNER_OPTIONS
-
-    experiment = load_experiment(name)
-    assert experiment.name == name
-    own = {"root", "scores", "bald_samples", "splits", "image_size", "cache"}
-    of_variants = [variant.arguments for variant in experiment.variants.values()]
-    for arguments in (experiment.arguments, experiment.query.arguments, *of_variants):
-        assert set(arguments) <= ENV_OPTIONS | LEARNER_OPTIONS | own
-    assert all(stage.images != "train" for stage in experiment.query_theta_0)
 
 
 def test_every_known_policy_can_be_made():
@@ -449,7 +329,7 @@ def test_every_known_policy_can_be_made():
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_ray_runs_pieces_and_a_killed_worker_is_replaced(whole, tmp_path):
+def test_ray_runs_pieces_and_a_killed_worker_is_replaced(whole, tmp_path, monkeypatch):
     ray = pytest.importorskip("ray")
     pid_file = tmp_path / "pid"
     mine = {
@@ -468,6 +348,7 @@ def test_ray_runs_pieces_and_a_killed_worker_is_replaced(whole, tmp_path):
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return UniformPolicy(seed)\n"
     )
+    monkeypatch.syspath_prepend(tmp_path)
     path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1] / "support")])
     environment = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
     options = {"num_cpus": 2, "include_dashboard": False, "log_to_driver": False, "object_store_memory": 100 * 2**20}

@@ -50,10 +50,10 @@ def variant_comparison_table(results: Results, split: str, against: str) -> Tabl
     for method in results.methods:
         values: dict[Any, dict[str, BySeed]] = {}
         for variant in results.variants:
-            own = results.of_variant(variant)
-            for budget in own.budgets(method):
+            part = results.of_variant(variant)
+            for budget in part.budgets(method):
                 if budget > 0:
-                    values.setdefault(budget, {})[variant] = own.miou(split, method, budget)
+                    values.setdefault(budget, {})[variant] = part.miou(split, method, budget)
         rows += [
             (method, budget, reference or "-", variant or "-", *rest)
             for budget, _, reference, variant, *rest in _family(values, against)
@@ -73,11 +73,11 @@ def _roles(results: Results, against: str | None) -> list[str]:
 def _family(values: Mapping[Any, Mapping[str, BySeed]], role: str) -> list[tuple[Any, ...]]:
     """Return the rows of all comparisons with one reference, their p corrected for their number."""
     rows = []
-    for budget, own in values.items():
-        reference = _best_baseline(own) if role == BEST else role
-        if reference is not None and reference in own:
-            theirs = own[reference]
-            for method, ours in own.items():
+    for budget, by_method in values.items():
+        reference = _best_baseline(by_method) if role == BEST else role
+        if reference is not None and reference in by_method:
+            theirs = by_method[reference]
+            for method, ours in by_method.items():
                 if method != reference:
                     differences = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
                     mean = float(np.mean(differences)) if differences else None

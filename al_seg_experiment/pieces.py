@@ -1,0 +1,71 @@
+"""The pieces of an experiment: what is run, stored and resumed by itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from al_seg_experiment.experiment import Experiment, Variant
+
+Kind = Literal["theta_0", "query_theta_0", "query", "reference", "full", "trial"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of an experiment that is run, stored and resumed by itself.
+
+    Attributes:
+        name: Its folder within the experiment's; a path with ``/``.
+        kind: ``"theta_0"`` and ``"query_theta_0"`` (pretraining for evaluation and for the training of the agent),
+            ``"query"`` (training of an agent), ``"reference"`` (theta_0 tested), ``"full"`` (full supervision) or
+            ``"trial"`` (one method, one seed).
+        variant: The variant it belongs to; empty if it belongs to none.
+        method: The method of a trial.
+        seed: The seed of an agent or a trial.
+        needs: Names of the pieces that must be finished before.
+    """
+
+    name: str
+    kind: Kind
+    variant: str = ""
+    method: str = ""
+    seed: int = 0
+    needs: tuple[str, ...] = ()
+
+
+def pieces(experiment: Experiment) -> list[Piece]:
+    """Return all pieces in an order in which they can be run."""
+    found: list[Piece] = []
+    learnt = experiment.learnt_methods
+    agents = () if not learnt else experiment.seeds if experiment.query.per_seed else experiment.seeds[:1]
+    for variant, settings in experiment.variants.items():
+        prefix = f"variants/{folder_name(variant)}/" if variant else ""
+        shared, owner = ("", "") if settings.shares_theta_0 else (prefix, variant)
+        theta_0 = Piece(f"{shared}theta_0", "theta_0", owner)
+        query_theta_0 = Piece(f"{shared}query_theta_0", "query_theta_0", owner)
+        first = [theta_0, Piece(f"{prefix}reference", "reference", variant, needs=(theta_0.name,))]
+        first += [query_theta_0] if learnt else []
+        found += [piece for piece in first if piece not in found]
+        for seed in agents:
+            found.append(Piece(f"{prefix}query/{seed}", "query", variant, "", seed, (query_theta_0.name,)))
+        for seed in experiment.seeds:
+            agent = f"{prefix}query/{seed if seed in agents else experiment.seeds[0]}"
+            for method in experiment.methods:
+                needs = (theta_0.name, agent) if method in learnt else (theta_0.name,)
+                found.append(Piece(f"{prefix}trials/{method}-{seed}", "trial", variant, method, seed, needs))
+        supervised = experiment.seeds if experiment.full is True else experiment.seeds[: int(experiment.full)]
+        for seed in supervised:
+            found.append(Piece(f"{prefix}trials/full-{seed}", "full", variant, "full", seed, (theta_0.name,)))
+    return found
+
+
+def experiment_of(experiment: Experiment, piece: Piece) -> Experiment:
+    """Return the experiment as a piece sees it; theta_0 belongs to no variant where all share it."""
+    if piece.variant in experiment.variants:
+        return experiment.of_variant(piece.variant)
+    return experiment.model_copy(update={"variants": {"": Variant()}})
+
+
+def folder_name(variant: str) -> str:
+    """Return a variant's name as the name of a folder."""
+    return "".join(c if c.isalnum() or c in "_+-= " else f"%{ord(c):02X}" for c in variant)

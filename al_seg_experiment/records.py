@@ -1,0 +1,274 @@
+"""What an experiment's folder holds: with what each piece was made, what it left, and whether that is still whole."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import subprocess
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from al_seg_env.storage import write_json
+from al_seg_env.storage.comparison import differences
+from al_seg_experiment.experiment import Experiment, Variant
+from al_seg_experiment.pieces import Piece, experiment_of, pieces
+from al_seg_experiment.reading import read_json
+from al_seg_experiment.trial_results import read_result, result_row, write_rows
+
+FORMAT, VERSION = "al-seg-env experiment", 2
+EXPERIMENT, NUMERICS, RESULTS = "experiment.json", "numerics.json", "results.csv"
+PIECE, FINISHED = "piece.json", "finished.json"
+PLACE = "root"  # of the data, which may differ between machines
+IRREPLACEABLE = ("episodes.csv",)
+"""Files that only the whole piece makes, from its beginning."""
+EXTENSIBLE = ("methods", "seeds", "variants", "full", "cache", "cpus", "gpus")
+"""What may grow between two runs of an experiment in one folder; whatever is finished stays valid."""
+
+
+def write_record(path: Path, content: Mapping[str, Any]) -> None:
+    """Write plain values with the format's name and version, whole or not at all."""
+    write_json(path, {"format": FORMAT, "version": VERSION, **content})
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read what :func:`write_record` wrote.
+
+    Raises:
+        ValueError: If it is missing, damaged or of another version.
+    """
+    try:
+        content = read_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} can't be read ({error}); restore it, or remove its folder to run it again") from error
+    found = (content.pop("format", None), content.pop("version", None)) if isinstance(content, dict) else content
+    if found != (FORMAT, VERSION):
+        raise ValueError(
+            f"{path} holds {found!r}; expected {FORMAT!r}, version {VERSION}. Use the version of al-seg-env that wrote "
+            "it, or another folder"
+        )
+    assert isinstance(content, dict)
+    return content
+
+
+def read_experiment(folder: str | Path) -> Experiment:
+    """Return the experiment that a folder was last run with.
+
+    Raises:
+        ValueError: If the folder holds none, or it is damaged.
+    """
+    path = Path(folder) / EXPERIMENT
+    if not path.exists():
+        raise ValueError(f"{folder} holds no {EXPERIMENT}; expected the folder of an experiment")
+    try:
+        return Experiment.model_validate(read_record(path))
+    except ValidationError as error:
+        raise ValueError(f"{path} is damaged: {error}; restore it") from error
+
+
+def products(experiment: Experiment, piece: Piece) -> list[str]:
+    """Return the names of the files that a finished piece leaves in its folder, besides what only helps to resume."""
+    part = experiment_of(experiment, piece)
+    stages = {"theta_0": part.theta_0, "query_theta_0": part.query_theta_0}
+    if piece.kind in ("theta_0", "query_theta_0"):
+        return ["theta_0.safetensors", *(["pretrain.csv"] if stages[piece.kind] else [])]
+    if piece.kind == "query":
+        return ["agent.safetensors", *(["episodes.csv"] if part.query.episodes else [])]
+    if piece.kind == "trial":
+        return [*(f"result-{budget}.json" for budget in part.budgets), "requests.png"]
+    return [{"reference": "result-0.json", "full": "result-full.json"}[piece.kind]]
+
+
+def finish(experiment: Experiment, folder: Path, piece: Piece) -> None:
+    """Note that a piece is finished, with checksums of what it left."""
+    own = folder / piece.name
+    files = {name: _digest(own / name) for name in (PIECE, *products(experiment, piece))}
+    write_record(own / FINISHED, {"files": files, "code": code_version()})
+
+
+def damage(experiment: Experiment, folder: Path, piece: Piece) -> dict[Path, str]:
+    """Return what is wrong with the files of a finished piece, by file; empty for what is whole, or not finished."""
+    own = folder / piece.name
+    if not (own / FINISHED).exists():
+        return {}
+    try:
+        noted = read_record(own / FINISHED).get("files")
+    except ValueError as error:
+        return {own / FINISHED: str(error)}
+    if not isinstance(noted, dict) or not set(products(experiment, piece)) <= set(noted):
+        return {own / FINISHED: f"{own / FINISHED} does not list the piece's files"}
+    found = {}
+    for name, digest in noted.items():
+        path = own / name
+        if not path.is_file():
+            found[path] = f"{path} is missing"
+        elif _digest(path) != digest:
+            found[path] = f"{path} is damaged: it is not what was written when its piece was finished"
+    return found
+
+
+def finished(experiment: Experiment, folder: Path, piece: Piece) -> bool:
+    """Return whether a piece is done and its files are whole."""
+    return (folder / piece.name / FINISHED).exists() and not damage(experiment, folder, piece)
+
+
+def set_aside(experiment: Experiment, folder: Path, piece: Piece) -> None:
+    """Set aside what is damaged or unreadable of a piece, with a warning, so that it is made again.
+
+    Raises:
+        ValueError: If a file is damaged or missing that can only be made again with the whole piece.
+    """
+    own = folder / piece.name
+    found = damage(experiment, folder, piece)
+    for path, problem in found.items():
+        if path.name in IRREPLACEABLE:
+            raise ValueError(f"{problem}. Restore it, or remove {own} to run that piece again from its beginning")
+    for name in products(experiment, piece):
+        if name.startswith("result-") and (own / name).is_file():
+            try:
+                read_result(own / name)
+            except ValueError as error:
+                found.setdefault(own / name, str(error))
+    for path, problem in found.items():
+        warnings.warn(f"{problem}; it is made again", stacklevel=3)
+        if path.exists():
+            path.replace(path.with_suffix(".damaged"))
+    if found:
+        (own / FINISHED).unlink(missing_ok=True)
+
+
+def status(experiment: Experiment, folder: str | Path) -> list[dict[str, Any]]:
+    """Return a row per piece: its name, its state and its results.
+
+    The states are ``finished``, ``damaged`` (finished, but its files are not what they were), ``begun``, ``waiting``.
+    """
+    rows = []
+    for piece in pieces(experiment):
+        own = Path(folder) / piece.name
+        state = "finished" if (own / FINISHED).exists() else "begun" if own.exists() else "waiting"
+        state = "damaged" if damage(experiment, Path(folder), piece) else state
+        expected = [name for name in products(experiment, piece) if name.startswith("result-")]
+        there = sum((own / name).is_file() for name in expected)
+        rows.append({"piece": piece.name, "state": state, "results": f"{there}/{len(expected)}" if expected else ""})
+    return rows
+
+
+def gather(experiment: Experiment, folder: str | Path) -> Path:
+    """Write ``results.csv`` from all stored results: a row per variant, method, seed and budget.
+
+    Raises:
+        ValueError: If the files of a finished piece are missing or damaged, or a result can't be read; they are named.
+    """
+    folder = Path(folder)
+    rows: list[dict[str, Any]] = []
+    references: dict[str, Mapping[str, Any]] = {}
+    for piece in pieces(experiment):
+        if problems := damage(experiment, folder, piece):
+            raise ValueError(f"{'; '.join(problems.values())}. Run the experiment again to make it again")
+        paths = [folder / piece.name / name for name in products(experiment, piece) if name.startswith("result-")]
+        results = [read_result(path) for path in paths if path.is_file()]
+        if piece.kind == "reference":
+            references.update(zip([piece.variant], results, strict=False))
+            continue
+        if piece.kind == "trial" and results and piece.variant in references:
+            # theta_0 is where each curve begins.
+            results.insert(0, {**references[piece.variant], "method": piece.method, "seed": piece.seed})
+        rows += [result_row(piece.variant, result) for result in results]
+    path = folder / RESULTS
+    if rows:
+        write_rows(path, rows)
+    return path
+
+
+def made_with(experiment: Experiment, folder: Path, piece: Piece, numerics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a piece is made with, besides what all pieces of an experiment share.
+
+    ``needs`` has the checksums of theta_0 and of the agent that it plays; ``None`` where those are not finished.
+    """
+    plain = experiment.as_dict()
+    variant = experiment.variants.get(piece.variant, Variant())
+    shared = variant == Variant() or (not piece.variant and piece.kind in ("theta_0", "query_theta_0"))
+    return {
+        "kind": piece.kind,
+        "variant": None if shared else variant.model_dump(mode="json"),
+        "method": plain["methods"].get(piece.method),
+        "seed": piece.seed,
+        "needs": {name: _main_product(folder / name) for name in piece.needs},
+        "numerics": dict(numerics),
+    }
+
+
+def claim(folder: Path, piece: Piece, content: Mapping[str, Any]) -> None:
+    """Note in a piece's folder what it is made with.
+
+    Raises:
+        ValueError: If it was made with something else.
+    """
+    check_piece(folder, piece, content)
+    write_record(folder / piece.name / PIECE, {**content, "code": code_version()})
+
+
+def check_piece(folder: Path, piece: Piece, content: Mapping[str, Any]) -> None:
+    """Refuse a piece, begun or finished, that was made with something else."""
+    path = folder / piece.name / PIECE
+    if path.exists():
+        stored = {key: value for key, value in read_record(path).items() if key != "code"}
+        needs = content["needs"]
+        if isinstance(known := stored.get("needs"), dict):  # compared where what is needed is finished now
+            needs = {name: known.get(name) if digest is None else digest for name, digest in needs.items()}
+        refuse_differences(stored, {**content, "needs": needs}, path.parent)
+
+
+def refuse_differences(stored: Mapping[str, Any], own: Mapping[str, Any], folder: Path) -> None:
+    """Raise a ValueError that lists how a folder's configuration differs from the one in use, places of data apart."""
+    differing = list(differences(_without_places(stored), _without_places(own)))
+    if differing:
+        raise ValueError(
+            f"{folder} holds results of another configuration: {'; '.join(differing)}. Choose another folder, or "
+            "return to that configuration"
+        )
+
+
+def _without_places(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_places(item) for key, item in value.items() if key != PLACE}
+    return [_without_places(item) for item in value] if isinstance(value, list) else value
+
+
+def code_version() -> str:
+    """Return the package's version, and the commit where it runs from a clone."""
+    version = importlib.metadata.version("al-seg-env")
+    here = Path(__file__).resolve().parent
+    try:
+        shown = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return version
+    return f"{version} ({shown.stdout.strip()})"
+
+
+def _main_product(own: Path) -> str | None:
+    """Return the noted checksum of the weights that a finished piece left, ``None`` if it is not finished."""
+    if not (own / FINISHED).exists():
+        return None
+    files = read_record(own / FINISHED).get("files")
+    found = (
+        [digest for name, digest in files.items() if name.endswith(".safetensors")] if isinstance(files, dict) else []
+    )
+    return found[0] if found else None
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,77 @@
+"""The training of query agents in the report: returns by who was followed, and between variants."""
+
+import numpy as np
+import pytest
+from experiments import TINY_EXPERIMENT as TINY
+from scipy.stats import ttest_rel
+
+from al_seg_experiment import load_experiment
+from al_seg_experiment.report.sections import Document, training
+from al_seg_experiment.report.tables import Table
+from al_seg_experiment.report.training_curves import (
+    COLUMNS,
+    episodes_table,
+    returns_between_variants,
+    returns_by_followed,
+)
+
+
+def test_returns_are_told_apart_by_who_was_followed(tmp_path):
+    """Mean and deviation by hand, of both halves of training."""
+    experiment = load_experiment({**TINY, "methods": ["dqn"], "seeds": [0]})
+    lines = ["1,2,1.0,uniform", "2,4,3.0,score_entropy", "3,6,2.0,uniform", "4,8,5.0,greedy", "5,10,7.0,greedy"]
+    lines += ["6,12,1.5,uniform"]
+    (tmp_path / "query" / "0").mkdir(parents=True)
+    (tmp_path / "query" / "0" / "episodes.csv").write_text("\n".join(["episode,steps,return,followed", *lines]))
+    episodes = episodes_table(experiment, tmp_path)
+    assert returns_by_followed(episodes).rows == (
+        ("-", "uniform", "1.50 ± 0.71 (n = 2)", "1.50 (n = 1)"),
+        ("-", "entropy", "3.00 (n = 1)", None),
+        ("-", "greedy", None, "6.00 ± 1.41 (n = 2)"),
+    )
+    out = Document(tmp_path / "report")
+    training(out, episodes)
+    assert "| - | greedy | - | 6.00 ± 1.41 (n = 2) |" in "".join(out.lines)
+    assert (tmp_path / "report" / "figure_training.csv").read_text().splitlines()[2] == ",0,2,3.0000,entropy"
+    assert not episodes_table(experiment, tmp_path / "none").rows
+    training(out, Table(COLUMNS, ()))
+    assert out.omitted == ["the training of the query agent: no agent has finished an episode"]
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        "episode,return,followed\n1,2",
+        "episode\n1",
+        "episode,return\n1,x",
+        "episode,return\n1",
+        "episode,return\n1_0,2",
+        "episode,return\n1,nan",
+        'episode,return\n1,"2',
+    ],
+)
+def test_damaged_episodes_are_named(tmp_path, damaged):
+    experiment = load_experiment({**TINY, "methods": ["dqn"], "seeds": [0]})
+    (tmp_path / "query" / "0").mkdir(parents=True)
+    (tmp_path / "query" / "0" / "episodes.csv").write_text(damaged)
+    with pytest.raises(ValueError, match=r"episodes.csv is damaged .*remove it"):
+        episodes_table(experiment, tmp_path)
+
+
+def test_the_training_of_variants_is_compared_seed_by_seed():
+    """Against scipy: the means of each agent's second half, which begins after episode 2."""
+    returns = np.random.default_rng(0).normal(size=(2, 3, 4))  # (variants, seeds, episodes)
+    rows = [
+        (variant, seed, episode + 1, value, "all")
+        for variant, of_variant in zip(("paper", "huber"), returns, strict=True)
+        for seed, of_seed in enumerate(of_variant)
+        for episode, value in enumerate(of_seed)
+    ]
+    paper, huber = returns[:, :, 2:].mean(axis=2)
+    p = ttest_rel(huber, paper).pvalue
+    first, second = returns_between_variants(Table(COLUMNS, tuple(rows))).rows
+    assert first[0] == "paper"
+    assert second[:2] == ("huber", f"{huber.mean():.2f} ± {huber.std(ddof=1):.2f} (n = 3)")
+    assert second[2].startswith(f"{(huber - paper).mean():+.2f} [")
+    assert second[3:] == (f"{p:.4f}", f"{p:.4f}")
+    assert not returns_between_variants(Table(COLUMNS, tuple(rows[:12]))).rows
