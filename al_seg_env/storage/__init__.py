@@ -6,6 +6,8 @@ opens images of known formats only.
 """
 
 from al_seg_env.storage.atomic import remove_unfinished, replacing, write_bytes, write_csv, write_json, write_text
+from al_seg_env.storage.comparison import differences
+from al_seg_env.storage.csv_values import parse_float, parse_int
 from al_seg_env.storage.images import open_image, write_png
 from al_seg_env.storage.locking import folder_lock
 from al_seg_env.storage.regular_files import read_json, require_file
@@ -13,10 +15,13 @@ from al_seg_env.storage.tree import FILE_VERSION, load_tree, pack_tree, save_tre
 
 __all__ = [
     "FILE_VERSION",
+    "differences",
     "folder_lock",
     "load_tree",
     "open_image",
     "pack_tree",
+    "parse_float",
+    "parse_int",
     "read_json",
     "remove_unfinished",
     "replacing",

@@ -1,0 +1,62 @@
+"""What differs between two nested mappings, in words."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Collection, Mapping
+from typing import Any
+
+_REPR = reprlib.Repr()
+_REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = _REPR.maxset = 20
+_REPR.maxstring = _REPR.maxother = 200
+
+
+def differences(
+    stored: Mapping[str, Any],
+    present: Mapping[str, Any],
+    ignore: Collection[str] = (),
+    *,
+    there: str = "there",
+    here: str = "here",
+) -> list[str]:
+    """Return the entries in which two mappings differ, each as ``"key is 1 there, 2 here"``.
+
+    Mappings inside of mappings are compared entry by entry, under dotted keys. ``None`` counts as a missing entry.
+
+    Args:
+        stored: The one side: plain values, such as json holds. Tuples differ from lists.
+        present: The other side.
+        ignore: Keys that are not compared. Entries of inner mappings are given by their dotted keys.
+        there: Where ``stored`` is from, in the messages.
+        here: Where ``present`` is from.
+
+    Returns:
+        One message for each entry that differs, in the order of ``stored``, then of ``present``; empty if there is
+        none. Long values are shortened.
+
+    >>> differences({"seed": 0, "fit": {"rate": 0.1}}, {"seed": 0, "fit": {"rate": 0.2, "steps": 5}})
+    ['fit.rate is 0.1 there, 0.2 here', 'fit.steps is missing there, 5 here']
+    """
+    return [
+        f"{key} is {_shown(ours)} {there}, {_shown(theirs)} {here}"
+        for key, ours, theirs in _differing(stored, present, frozenset(ignore), "")
+    ]
+
+
+def _differing(
+    stored: Mapping[str, Any], present: Mapping[str, Any], ignore: frozenset[str], prefix: str
+) -> list[tuple[str, Any, Any]]:
+    found = []
+    for name in {**stored, **present}:
+        key, ours, theirs = f"{prefix}{name}", stored.get(name), present.get(name)
+        if key in ignore:
+            continue
+        if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+            found += _differing(ours, theirs, ignore, f"{key}.")
+        elif ours != theirs:
+            found.append((key, ours, theirs))
+    return found
+
+
+def _shown(value: Any) -> str:
+    return "missing" if value is None else _REPR.repr(value)
