@@ -21,7 +21,7 @@ def differences(
 ) -> list[str]:
     """Return the entries in which two mappings differ, each as ``"key is 1 there, 2 here"``.
 
-    Mappings inside of mappings are compared entry by entry, under dotted keys. ``None`` counts as a missing entry.
+    Mappings inside of mappings are compared entry by entry, under dotted keys. A missing entry equals ``None``.
 
     Args:
         stored: The one side: plain values, such as json holds. Tuples differ from lists.
@@ -38,14 +38,14 @@ def differences(
     ['fit.rate is 0.1 there, 0.2 here', 'fit.steps is missing there, 5 here']
     """
     return [
-        f"{key} is {_shown(ours)} {there}, {_shown(theirs)} {here}"
+        f"{key} is {ours} {there}, {theirs} {here}"
         for key, ours, theirs in _differing(stored, present, frozenset(ignore), "")
     ]
 
 
 def _differing(
     stored: Mapping[str, Any], present: Mapping[str, Any], ignore: frozenset[str], prefix: str
-) -> list[tuple[str, Any, Any]]:
+) -> list[tuple[str, str, str]]:
     found = []
     for name in {**stored, **present}:
         key, ours, theirs = f"{prefix}{name}", stored.get(name), present.get(name)
@@ -54,9 +54,9 @@ def _differing(
         if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
             found += _differing(ours, theirs, ignore, f"{key}.")
         elif ours != theirs:
-            found.append((key, ours, theirs))
+            found.append((key, _shown(stored, name), _shown(present, name)))
     return found
 
 
-def _shown(value: Any) -> str:
-    return "missing" if value is None else _REPR.repr(value)
+def _shown(side: Mapping[str, Any], name: str) -> str:
+    return _REPR.repr(side[name]) if name in side else "missing"
