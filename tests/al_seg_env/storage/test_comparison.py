@@ -28,10 +28,11 @@ def test_by_hand():
     assert differences({"a": 1}, {"a": 2}, there="for the agent", here="now") == ["a is 1 for the agent, 2 now"]
 
 
-def test_none_is_as_good_as_missing():
+def test_a_missing_entry_equals_none():
     assert differences({"a": None}, {}) == []
     assert differences({}, {"a": None}) == []
-    assert differences({"a": None}, {"a": 0}) == ["a is missing there, 0 here"]
+    assert differences({"a": None}, {"a": 0}) == ["a is None there, 0 here"]
+    assert differences({}, {"a": 0}) == ["a is missing there, 0 here"]
 
 
 def test_long_values_are_shortened():
