@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+import io
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from al_seg_env.storage import write_csv
+from agents.validation import check, check_int, check_names, check_path, well_formed
+from al_seg_env.storage import parse_float, parse_int, require_file, write_text
+
+_PARSERS: dict[str, Callable[[str, str], int | float]] = {
+    "episode": parse_int,
+    "steps": parse_int,
+    "return": parse_float,
+    "final_miou": parse_float,
+    "epsilon": parse_float,
+}
 
 
 class InfoLogger(BaseCallback):
     """Log entries of ``info`` at the end of each episode, as ``rollout/<key>``.
 
-    Several episodes between two writes of the logger are averaged. A key that an ``info`` lacks is left out.
+    Several episodes between two writes of the logger are averaged. A key that an ``info`` lacks is omitted.
 
     Args:
-        keys: entries to log; each has to be a number.
-        verbose: as in Stable-Baselines3.
+        keys: Entries to log; each has to be a number.
+        verbose: As in Stable-Baselines3.
     """
 
     def __init__(self, keys: Sequence[str] = ("miou", "labelled"), verbose: int = 0) -> None:
-        super().__init__(verbose)
-        self.keys = tuple(keys)
+        super().__init__(check_int("verbose", verbose, 0, 2))
+        self.keys = check_names("keys", keys, ("miou", "labelled"))
 
     def _on_step(self) -> bool:
         for done, info in zip(self.locals["dones"], self.locals["infos"], strict=True):
@@ -36,30 +46,43 @@ class InfoLogger(BaseCallback):
 
 
 class EpisodeRecorder(BaseCallback):
-    """Write a csv file with a row per episode: steps, return, final mean IoU, exploration rate, who was followed.
+    """Write a csv file with a row per episode: steps, return, final mean IoU, exploration rate, guide.
 
-    Where training goes on from a checkpoint, so does the file: rows of episodes that ended after the checkpoint
-    are dropped, since those are played again.
+    A training that continues from a checkpoint continues its file, too. :class:`agents.Checkpoint` stores the rows, so
+    that the file is the one of an undisturbed training even if it was damaged or removed. For a checkpoint that has
+    none, the rows are read from the file, except those of episodes that ended after the checkpoint: these are played
+    again.
 
     Args:
         path: The csv file.
         after: Called after each episode, when its row is written.
-        verbose: as in Stable-Baselines3.
+        verbose: As in Stable-Baselines3.
 
     Attributes:
         rows: One dict per episode.
     """
 
     def __init__(self, path: str | Path, after: Callable[[], None] | None = None, verbose: int = 0) -> None:
-        super().__init__(verbose)
-        self.path, self.after = Path(path), after
+        super().__init__(check_int("verbose", verbose, 0, 2))
+        check("after", after, after is None or callable(after), "a function, or None")
+        self.path, self.after = check_path("path", path), after
         self.rows: list[dict[str, Any]] = []
 
     def _on_training_start(self) -> None:
+        # An attribute of the model is part of what a checkpoint stores; by name, since folders may be moved.
+        self._recorded: dict[str, str] = vars(self.model).setdefault("recorded", {})
+        name = self.path.name
         self.rows = []
-        if self.num_timesteps and self.path.exists():
-            with self.path.open(newline="") as file:
-                self.rows = [row for row in csv.DictReader(file) if int(row["steps"]) <= self.num_timesteps]
+        if self.num_timesteps and name in self._recorded:
+            self.rows = _parsed(self._recorded[name], self.path)
+            write_text(self.path, self._recorded[name])
+        elif self.num_timesteps and self.path.exists():
+            require_file(self.path)
+            with well_formed(self.path):
+                rows = _parsed(self.path.read_text(encoding="utf-8"), self.path)
+            self.rows = [row for row in rows if row["steps"] <= self.num_timesteps]
+        lines = [list(self.rows[0]), *(row.values() for row in self.rows)] if self.rows else []
+        self._recorded[name] = "".join(map(_line, lines))
 
     def _on_step(self) -> bool:
         followed = getattr(self.model, "followed", None)
@@ -71,8 +94,50 @@ class EpisodeRecorder(BaseCallback):
                     row["epsilon"] = round(float(rate), 4)
                 if followed is not None:
                     row["followed"] = followed[number]
-                self.rows.append(row)
-                write_csv(self.path, self.rows)
+                self._append(row)
                 if self.after is not None:
                     self.after()
         return True
+
+    def _append(self, row: dict[str, Any]) -> None:
+        if self.rows and row.keys() != self.rows[0].keys():
+            raise ValueError(
+                f"{self.path} has the columns {list(self.rows[0])}: expected {list(row)}; use another file"
+            )
+        added = _line(row.values()) if self.rows else _line(row) + _line(row.values())
+        self.rows.append(row)
+        self._recorded[self.path.name] += added
+        write_text(self.path, self._recorded[self.path.name])
+
+
+def _line(cells: Iterable[Any]) -> str:
+    """Return a line of a csv file."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue()
+
+
+def _parsed(text: str, path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a file that :class:`EpisodeRecorder` wrote; a ``ValueError`` names what is wrong with it."""
+    try:
+        header, *lines = list(csv.reader(io.StringIO(text), strict=True)) or [[]]
+    except csv.Error as error:
+        raise ValueError(f"{path} is no csv file ({error}); restore the file, or remove it") from error
+    known = [*_PARSERS, "followed"]
+    if header[:4] != known[:4] or len(set(header)) < len(header) or not set(header) <= set(known):
+        raise ValueError(f"{path} has the columns {header}: expected {known}, the last two optional; use another file")
+    rows: list[dict[str, Any]] = []
+    for number, cells in enumerate(lines, start=1):
+        where = f"{path}, row {number}"
+        if len(cells) != len(header):
+            raise ValueError(f"{where} has {len(cells)} cells: expected {len(header)}; restore the file, or remove it")
+        row = {
+            name: _PARSERS[name](cell, f"{where}: {name}") if name in _PARSERS else cell
+            for name, cell in zip(header, cells, strict=True)
+        }
+        if row["episode"] != number or (rows and row["steps"] < rows[-1]["steps"]):
+            raise ValueError(
+                f"{where} is of episode {row['episode']}: expected {number}; restore the file, or remove it"
+            )
+        rows.append(row)
+    return rows

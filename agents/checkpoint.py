@@ -1,16 +1,21 @@
-"""Training that can be killed at any moment and goes on as if it had not been."""
+"""Training that can be killed at any moment and continues as if it had not been."""
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.training_state import restore_training, training_state
-from al_seg_env.storage import load_tree, remove_unfinished, save_tree
+from agents.validation import check_int, check_path, well_formed
+from al_seg_env.storage import folder_lock, load_tree, remove_unfinished, save_tree
 
 KIND = "training checkpoint"
 KEPT = 2
@@ -18,84 +23,106 @@ _NAME = re.compile(r"checkpoint-(\d+)\.safetensors")
 
 
 class Checkpoint(BaseCallback):
-    """Write checkpoints while any algorithm of Stable-Baselines3 learns, and go on from them::
+    """Write checkpoints while any algorithm of Stable-Baselines3 learns, and continue from them::
 
         model = PPO("MultiInputPolicy", env, seed=0)
         checkpoint = Checkpoint("runs/ppo", every=100)
         checkpoint.resume(model)
         model.learn(1000 - model.num_timesteps, callback=checkpoint, reset_num_timesteps=False)
 
-    However often it was killed, on a CPU and with as many threads it ends bit by bit where an undisturbed run
-    ends. A checkpoint holds the algorithm, replay, environments (in the middle of their episodes, with their
+    However often it was killed, on a CPU and with the same number of threads it ends bit for bit where an undisturbed
+    run ends. A checkpoint holds the algorithm, replay, environments (in the middle of their episodes, with their
     labels) and all random states, as arrays and plain values; it is written whole or not at all, and the last two are
-    kept. The environments need ``get_state`` and ``set_state``. What wrappers count in environments of other
-    processes (``SubprocVecEnv``) is not kept: the means of episodes that are logged may differ there.
+    kept. The environments need ``get_state`` and ``set_state``. Those of other processes (``SubprocVecEnv``) are reset
+    before ``set_state``; of the wrappers around them, only the counters of ``TimeLimit``, ``Monitor`` and
+    ``RecordEpisodeStatistics`` are kept. Their states must not hold bare torch tensors, of which torch sends handles
+    that may be closed before they are opened; those of :class:`al_seg_env.RegionSelectionEnv` are sent as bytes.
+
+    One process at a time uses a folder: from :meth:`resume`, or the start of training, to the end of training.
 
     Args:
-        folder: Where the checkpoints are.
-        every: Environment steps between two of them, at least; they are written between rollouts.
+        folder: Folder of the checkpoints.
+        every: Environment steps between two checkpoints, at least; they are written between rollouts.
         verbose: As in Stable-Baselines3.
     """
 
     def __init__(self, folder: str | Path, every: int = 1, verbose: int = 0) -> None:
-        super().__init__(verbose)
-        if every < 1:
-            raise ValueError(f"every is {every}: expected at least 1 environment step.")
-        self.folder, self.every = Path(folder), every
+        super().__init__(check_int("verbose", verbose, 0, 2))
+        self.folder, self.every = check_path("folder", folder), check_int("every", every, 1)
         self._written: int | None = None  # environment steps in the newest checkpoint
         self._between_rollouts = True
+        self._lock: ExitStack | None = None
 
     def resume(self, model: BaseAlgorithm) -> bool:
         """Put the newest checkpoint that is whole into ``model``; return whether there was one.
 
-        A damaged one is warned of, and the one before it taken.
+        A damaged one causes a warning, and the one before it is used.
 
         Raises:
-            ValueError: If there are checkpoints, but none that is whole, or of another algorithm or environment.
+            ValueError: If there are checkpoints, but none that is whole, or of another algorithm or environment; or if
+                another process uses the folder.
         """
+        if not self.folder.exists():
+            return False
+        self._acquire()
         damaged = []
         for path in self._paths():
             try:
-                state = load_tree(path, KIND)
+                state = _read(path)
             except (ValueError, OSError) as error:
                 damaged.append(str(error))
                 warnings.warn(f"A checkpoint can't be used, the one before it is tried: {error}", stacklevel=2)
                 continue
-            try:
+            with well_formed(path):
                 restore_training(model, state)
-            except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
-                raise ValueError(
-                    f"{path} does not fit ({type(error).__name__}: {error}); use another folder"
-                ) from error
             self._written = model.num_timesteps
             return True
         if damaged:
             raise ValueError(
                 f"None of the {len(damaged)} checkpoints in {self.folder} can be used: {'; '.join(damaged)}. Restore "
-                "one of them, or remove them all to start anew."
+                "one of them, or remove them all to start again."
             )
         return False
 
     def save(self) -> Path:
-        """Write a checkpoint; remove all but the newest two."""
-        path = self.folder / f"checkpoint-{self.model.num_timesteps:09d}.safetensors"
+        """Write a checkpoint; remove older ones than the last two."""
+        steps = self.model.num_timesteps
+        path = self.folder / f"checkpoint-{steps:09d}.safetensors"
         remove_unfinished(self.folder, "checkpoint-*.safetensors")  # of earlier steps, by processes that were killed
         save_tree(path, KIND, training_state(self.model))
-        self._written = self.model.num_timesteps
-        for old in self._paths()[KEPT:]:
+        self._written = steps
+        for old in [old for old in self._paths() if _steps(old) <= steps][KEPT:]:
             old.unlink(missing_ok=True)
         return path
 
     def _paths(self) -> list[Path]:
         """The checkpoints, the newest first."""
         found = [path for path in self.folder.glob("checkpoint-*.safetensors") if _NAME.fullmatch(path.name)]
-        return sorted(found, key=lambda path: int(path.stem.split("-")[1]), reverse=True)
+        return sorted(found, key=lambda path: (_steps(path), path.name), reverse=True)
+
+    def _acquire(self) -> None:
+        """Lock the folder."""
+        if self._lock is not None:
+            return
+        key = (os.getpid(), str(self.folder.resolve()))
+        if (other := _HOLDERS.get(key)) is not None:
+            other._release()  # of a training of this process that ended with an error, which callbacks don't learn of
+        lock = ExitStack()
+        lock.enter_context(folder_lock(self.folder))
+        self._lock, _HOLDERS[key] = lock, self
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def _on_training_start(self) -> None:
+        self._acquire()
         if self._written is None and (found := self._paths()):
+            self._release()
             raise ValueError(
                 f"{self.folder} holds checkpoints of another training, such as {found[0].name}: call resume(model) to "
-                "go on with it, or choose another folder."
+                "continue it, or choose another folder."
             )
 
     def _on_rollout_start(self) -> None:
@@ -110,6 +137,26 @@ class Checkpoint(BaseCallback):
         # A callback may have ended training in the middle of a rollout, whose last step is then in no buffer.
         if self._between_rollouts and self._written != self.model.num_timesteps:
             self.save()
+        self._release()
 
     def _on_step(self) -> bool:
         return True
+
+
+_HOLDERS: WeakValueDictionary[tuple[int, str], Checkpoint] = WeakValueDictionary()
+"""Who locked a folder, by process: a forked process inherits this, but not its parent's locks."""
+
+
+def _steps(path: Path) -> int:
+    """Environment steps that a checkpoint's name promises."""
+    return int(path.stem.split("-")[1])
+
+
+def _read(path: Path) -> Any:
+    """Return a checkpoint's state."""
+    state = load_tree(path, KIND)
+    with well_formed(path):
+        steps = state["progress"]["num_timesteps"]
+    if steps != _steps(path):
+        raise ValueError(f"{path} holds {steps} environment steps: expected {_steps(path)}; give it back its name")
+    return state

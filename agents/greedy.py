@@ -7,52 +7,65 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import numpy.typing as npt
 
-Observation = dict[str, np.ndarray]
+from agents.types import Observation
+from agents.validation import check, check_int, check_seed
 
 
 class GreedyOraclePolicy:
     """Tries choices on a fork of the environment, and takes the one with the highest true reward.
 
-    An upper reference that heuristics and agents are compared with: it sees the reward, and so the truth, of a step
-    before it is made. From the best of some whole choices it goes on pool by pool, and in each keeps the best of
-    some candidates. Its choice's reward is the one that the environment will return. What is greedy in each
-    step need not be best for an episode.
+    An upper reference for heuristics and agents: it sees the reward of a step, and so the true labels, before the
+    step is made. It starts with the best of some whole choices, then goes through the pools and keeps the best of
+    some candidates in each. The environment will return exactly the reward that was found. The greedy choice of each
+    step need not be the best for an episode.
 
     Args:
-        env: The environment that is played, with ``get_state``, ``set_state`` and ``fork``; its oracle must be one
-            that may be asked for what is not bought.
-        draws: Random whole choices to begin with.
+        env: The environment that is played. Unlike other policies, this one needs more of it than its spaces:
+            ``get_state``, ``set_state`` and ``fork``, and an oracle that may answer requests that are not made.
+        draws: Random whole choices to start with.
         per_pool: Candidates tried in each pool after that, in random order; 0 for none.
-        suggestions: Policies whose choices are among the first ones, such as an entropy policy.
-        seed: Of the policy's own random source.
+        suggestions: Policies whose choices are tried first, such as an entropy policy.
+        seed: Seed of the policy's own random source; ``None`` draws one from the system.
 
     Attributes:
         gains: The rewards of all trials of the last step, in the order in which they were tried.
+
+    Raises:
+        ValueError: If there is no choice to try, or the environment cannot be forked.
     """
 
     def __init__(
-        self, env: gym.Env, draws: int = 8, per_pool: int = 0, suggestions: Sequence[Any] = (), seed: int | None = None
+        self,
+        env: gym.Env[Any, Any],
+        draws: int = 8,
+        per_pool: int = 0,
+        suggestions: Sequence[Any] = (),
+        seed: int | None = None,
     ) -> None:
-        if draws < 0 or per_pool < 0 or not (draws or per_pool or suggestions):
-            raise ValueError(f"draws is {draws} and per_pool {per_pool}: expected at least one choice to try.")
+        self.draws, self.per_pool = check_int("draws", draws, 0), check_int("per_pool", per_pool, 0)
+        good = isinstance(suggestions, list | tuple) and all(hasattr(policy, "predict") for policy in suggestions)
+        check("suggestions", suggestions, good, "a list of policies")
+        if not (draws or per_pool or suggestions):
+            raise ValueError("draws and per_pool are 0, and there are no suggestions: expected at least one choice.")
         missing = [name for name in ("get_state", "set_state", "fork") if not hasattr(env.unwrapped, name)]
         if missing:
             raise ValueError(
                 f"{env.unwrapped} has no {' and no '.join(missing)}: nothing can be tried on a fork of it."
             )
         self.env: Any = env.unwrapped
-        self.draws, self.per_pool, self.suggestions = draws, per_pool, tuple(suggestions)
-        self.rng = np.random.default_rng(seed)
+        self.suggestions = tuple(suggestions)
+        self.rng = np.random.default_rng(check_seed("seed", seed))
         self.gains: list[float] = []
 
     def predict(
         self,
         observation: Observation,
         state: Any = None,
-        episode_start: np.ndarray | None = None,
+        episode_start: npt.NDArray[Any] | None = None,
         deterministic: bool = True,
-    ) -> tuple[np.ndarray, Any]:
+    ) -> tuple[npt.NDArray[np.int64], Any]:
         """The best choice (K,) that was tried, for the environment's present step; int64."""
         sizes = self.env.action_space.nvec  # (K,)
         if np.ndim(observation["candidates"]) != 3:
@@ -78,8 +91,8 @@ class GreedyOraclePolicy:
         return best, state
 
     def _better(
-        self, best: np.ndarray, gain: float, action: np.ndarray, now: dict[str, Any]
-    ) -> tuple[np.ndarray, float]:
+        self, best: npt.NDArray[np.int64], gain: float, action: npt.NDArray[np.int64], now: dict[str, Any]
+    ) -> tuple[npt.NDArray[np.int64], float]:
         self._fork.set_state(now)
         reward = self._fork.step(action)[1]
         self.gains.append(reward)

@@ -15,13 +15,29 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
+from al_seg_env.storage import PortableTree, differences
+
 Tree = dict[str, Any]
+AnyEnv = gym.Env[Any, Any]
+
+WITHOUT_EFFECT = {"verbose", "tensorboard_log", "device", "stats_window_size"}
+"""Arguments of algorithms that do not change what is learnt."""
+
+WORKER_COUNTERS = (
+    "_elapsed_steps",  # of TimeLimit
+    "rewards",  # of Monitor
+    "total_steps",
+    "episode_returns",  # of Monitor, or of RecordEpisodeStatistics
+    "episode_lengths",
+    "episode_count",
+)
+"""Attributes that wrappers around environments in other processes keep count in; others are out of reach there."""
 
 
 def training_state(model: BaseAlgorithm) -> Tree:
-    """Return all that the rest of a training depends on; its arrays are the live ones.
+    """Return all that the rest of a training depends on; its arrays are not copied.
 
-    It is whole between two rollouts: where ``on_rollout_start`` of a callback is called, and after ``learn``.
+    It is complete between two rollouts: where ``on_rollout_start`` of a callback is called, and after ``learn``.
 
     Raises:
         ValueError: If an environment has no ``get_state`` and ``set_state``.
@@ -33,7 +49,7 @@ def training_state(model: BaseAlgorithm) -> Tree:
         "settings": _settings(model),
         "parameters": model.get_parameters(),
         "variables": {name: _get(model, name) for name in model._get_torch_save_params()[1]},
-        "progress": _plain_attributes(model, leave_out=set(_arguments(model))),
+        "progress": _plain_attributes(model, excluded=frozenset(_arguments(model))),
         "replay": None if buffer is None else _without_empty_rows(_plain_attributes(buffer)),
         "envs": _environments_state(model.env),
         "random": {
@@ -52,21 +68,26 @@ def restore_training(model: BaseAlgorithm, state: Tree) -> None:
     ``model.learn(total)`` would have ended.
 
     Raises:
-        ValueError: If the algorithm, its arguments or its environments are others.
+        ValueError: If the algorithm, its arguments or its environments differ.
     """
     assert model.env is not None
-    own, given = _settings(model), state["settings"]
-    differing = [name for name in {**own, **given} if own.get(name) != given.get(name)]
-    if state["algorithm"] != type(model).__name__ or differing:
-        shown = "; ".join(f"{name} is {given.get(name)!r} there, {own.get(name)!r} here" for name in differing)
+    if state["algorithm"] != type(model).__name__:
         raise ValueError(
-            f"The checkpoint is of a {state['algorithm']}, this is a {type(model).__name__}; {shown or 'no other'} "
-            "difference in its arguments. Go on with the same arguments, or start anew in another folder."
+            f"The checkpoint is of a {state['algorithm']}, this is a {type(model).__name__}. Continue with the same "
+            "algorithm, or start again in another folder."
+        )
+    if differing := _differing_settings(state["settings"], model):
+        raise ValueError(
+            f"The checkpoint is of a {state['algorithm']} with other arguments: {'; '.join(differing)}. Continue with "
+            "the same ones, or start again in another folder."
         )
     buffer = getattr(model, "replay_buffer", None)
     replay = _with_empty_rows(state["replay"])
-    if buffer is not None:
-        _check_shapes(_plain_attributes(buffer), replay)
+    if buffer is not None and (differing := differences(_shapes(replay), _shapes(_plain_attributes(buffer)))):
+        raise ValueError(
+            f"The checkpoint's replay has arrays of other shapes: {'; '.join(differing)}. Continue with the same "
+            "buffer_size, and with environments of the same spaces, as many of them."
+        )
     _restore_environments(model.env, state["envs"])
     model.set_parameters(state["parameters"], exact_match=True, device=model.device)
     for name, value in state["variables"].items():
@@ -87,14 +108,30 @@ def _arguments(model: BaseAlgorithm) -> list[str]:
 
 
 def _settings(model: BaseAlgorithm) -> Tree:
-    """The arguments of the constructor that can be compared, but for those without effect on what is learnt."""
-    left_out = {"verbose", "tensorboard_log", "device", "seed", "stats_window_size"}
-    values = {name: getattr(model, name, None) for name in _arguments(model) if name not in left_out}
-    settings = {
-        name: repr(value) if is_dataclass(value) or isinstance(value, tuple) else value
-        for name, value in values.items()
-    }
-    return {name: value for name, value in settings.items() if isinstance(value, bool | int | float | str)}
+    """The arguments of the constructor as plain values, ``None`` for those that cannot be compared."""
+    return {name: _comparable(getattr(model, name, None)) for name in _arguments(model) if name not in WITHOUT_EFFECT}
+
+
+def _comparable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _comparable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_comparable(item) for item in value]
+    if (is_dataclass(value) and not isinstance(value, type)) or isinstance(value, tuple):
+        return repr(value)
+    if isinstance(value, type):
+        return value.__qualname__
+    return value if isinstance(value, bool | int | float | str) else None
+
+
+def _differing_settings(stored: Tree, model: BaseAlgorithm) -> list[str]:
+    present = _settings(model)
+    ignored: set[str] = set()
+    if "seed" not in stored:  # a checkpoint from before these were stored
+        ignored = {name for name in present if isinstance(getattr(model, name, None), type | dict | list)}
+    if None in (stored.get("seed"), present.get("seed")):  # the random states are the checkpoint's anyway
+        ignored.add("seed")
+    return differences(stored, present, ignored)
 
 
 def _get(model: BaseAlgorithm, name: str) -> Any:
@@ -115,7 +152,14 @@ def _environments_state(env: VecEnv) -> Tree:
         states = env.env_method("get_state")
     except AttributeError as error:
         raise _no_state(env) from error
-    return {"vector": wrappers, "single": [{"wrappers": None, "state": state} for state in states]}
+    kept = {name: env.get_attr(name) for name in WORKER_COUNTERS if env.has_attr(name)}
+    counters = [
+        {name: kept[name][index] for name in kept if _is_plain(kept[name][index])} for index in range(len(states))
+    ]
+    single = [
+        {"wrappers": None, "counters": of_one, "state": state} for of_one, state in zip(counters, states, strict=True)
+    ]
+    return {"vector": wrappers, "single": single}
 
 
 def _restore_environments(env: VecEnv, state: Tree) -> None:
@@ -131,13 +175,13 @@ def _restore_environments(env: VecEnv, state: Tree) -> None:
         if hasattr(env, "envs"):
             _restore_chain(env.envs[index], single)
         else:
-            env.env_method("set_state", single["state"], indices=index)
+            _restore_worker(env, index, single)
     for layer, attributes in zip(layers, state["vector"], strict=True):
         _set_attributes(layer, attributes)
 
 
-def _chain_state(env: gym.Env) -> Tree:
-    """The state of an environment and the counters of the wrappers around it, the outermost first."""
+def _chain_state(env: AnyEnv) -> Tree:
+    """The state of an environment and the attributes of the wrappers around it, the outermost first."""
     wrappers = []
     while isinstance(env, gym.Wrapper):
         wrappers.append(_plain_attributes(env))
@@ -147,45 +191,69 @@ def _chain_state(env: gym.Env) -> Tree:
     return {"wrappers": wrappers, "state": env.get_state()}
 
 
-def _restore_chain(env: gym.Env, state: Tree) -> None:
-    layers: list[gym.Env] = []
-    while isinstance(env, gym.Wrapper):
-        layers.append(env)
-        env = env.env
-    if not hasattr(env, "set_state"):
-        raise _no_state(env)
-    env.set_state(state["state"])
-    if state["wrappers"] is None:  # of other processes, where wrappers are out of reach
+def _restore_chain(env: AnyEnv, state: Tree) -> None:
+    layers: list[AnyEnv] = []
+    bare = env
+    while isinstance(bare, gym.Wrapper):
+        layers.append(bare)
+        bare = bare.env
+    if not hasattr(bare, "set_state"):
+        raise _no_state(bare)
+    wrappers = state["wrappers"]
+    if wrappers is None:  # from another process, where most of what wrappers hold is out of reach
+        env.reset()
+        bare.set_state(state["state"])
+        for name, value in _counters(state).items():
+            env.set_wrapper_attr(name, value)
         return
-    if len(layers) != len(state["wrappers"]):
-        raise ValueError(f"The checkpoint's environment had {len(state['wrappers'])} wrappers, this has {len(layers)}.")
-    for layer, attributes in zip(layers, state["wrappers"], strict=True):
+    if len(layers) != len(wrappers):
+        raise ValueError(f"The checkpoint's environment had {len(wrappers)} wrappers, this one has {len(layers)}.")
+    bare.set_state(state["state"])
+    for layer, attributes in zip(layers, wrappers, strict=True):
         _set_attributes(layer, attributes)
+
+
+def _restore_worker(env: VecEnv, index: int, state: Tree) -> None:
+    """Restore an environment of another process."""
+    env.env_method("reset", indices=index)  # wrappers refuse to step before
+    env.env_method("set_state", PortableTree(state["state"]), indices=index)
+    for name, value in _counters(state).items():
+        if env.has_attr(name):
+            env.env_method("set_wrapper_attr", name, value, indices=index)
+
+
+def _counters(state: Tree) -> Tree:
+    """What wrappers around an environment count, by the attribute's name."""
+    if state["wrappers"] is None:
+        found = state.get("counters", {})
+    else:
+        found = {name: value for layer in reversed(state["wrappers"]) for name, value in layer.items()}
+    return {name: found[name] for name in WORKER_COUNTERS if found.get(name) is not None}
 
 
 def _no_state(env: Any) -> ValueError:
     return ValueError(
-        f"{type(getattr(env, 'unwrapped', env)).__name__} has no get_state() and set_state(), so training can't go on "
-        "in the middle of an episode. Give it these two (plain values and arrays), or do without checkpoints."
+        f"{type(getattr(env, 'unwrapped', env)).__name__} has no get_state() and set_state(), so training can't "
+        "continue in the middle of an episode. Give it these two (plain values and arrays), or do without Checkpoint."
     )
 
 
-def _plain_attributes(thing: Any, leave_out: set[str] = frozenset()) -> Tree:  # type: ignore[assignment]
-    """The attributes that change in the course of training: numbers, arrays, random sources, lists and dicts of them.
+def _plain_attributes(thing: Any, excluded: frozenset[str] = frozenset()) -> Tree:
+    """The attributes that change during training: numbers, arrays, random sources, lists and dicts of them.
 
-    Texts are left out: they are names, such as folders to write to.
+    Texts are omitted: they are names, such as folders to write to.
     """
     found = {}
     for name, value in vars(thing).items():
         if isinstance(value, RunningMeanStd):
             found[name] = {"mean": value.mean, "var": value.var, "count": value.count}
-        elif name not in leave_out and not isinstance(value, str) and _is_plain(value):
+        elif name not in excluded and not isinstance(value, str) and _is_plain(value):
             found[name] = value
     return found
 
 
 def _without_empty_rows(tree: Any) -> Any:
-    """Leave out the rows of zeros at the end of arrays: of a replay, what has not been filled yet."""
+    """Omit the rows of zeros at the end of arrays: the part of a replay that has not been filled yet."""
     if isinstance(tree, dict):
         return {name: _without_empty_rows(value) for name, value in tree.items()}
     if not isinstance(tree, np.ndarray) or tree.ndim == 0:
@@ -195,7 +263,7 @@ def _without_empty_rows(tree: Any) -> Any:
 
 
 def _with_empty_rows(tree: Any) -> Any:
-    """Put them back."""
+    """Add the rows that :func:`_without_empty_rows` omitted."""
     if not isinstance(tree, dict):
         return tree
     if tree.keys() != {"first rows", "rows"}:
@@ -224,14 +292,7 @@ def _is_plain(value: Any) -> bool:
     return value is None or type(value) in (bool, int, float, str, np.random.Generator)
 
 
-def _check_shapes(own: Tree, given: Tree) -> None:
-    def shapes(tree: Any) -> Any:
-        if isinstance(tree, dict):
-            return {name: shapes(value) for name, value in tree.items()}
-        return getattr(tree, "shape", None)
-
-    if shapes(own) != shapes(given):
-        raise ValueError(
-            f"The checkpoint's replay has arrays of the shapes {shapes(given)}: expected {shapes(own)}. Go on with the "
-            "same buffer_size, and with environments of the same spaces, as many of them."
-        )
+def _shapes(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {name: _shapes(value) for name, value in tree.items()}
+    return getattr(tree, "shape", None)

@@ -13,28 +13,14 @@ import torch
 from gymnasium import spaces
 
 from al_seg_env.labelling.label_state import LabelState
-from al_seg_env.storage import load_tree, pack_tree, save_tree, unpack_tree
+from al_seg_env.storage import PortableTree, load_tree, save_tree
 from al_seg_env.types import IntArray, Observation
 
 KIND = "environment state"
 
 
-class State(dict[str, Any]):
-    """What :meth:`RegionSelectionEnv.get_state` returns: plain values and arrays, by name.
-
-    It is sent to other processes as bytes. Left to itself, torch would send its tensors as handles of shared memory,
-    which are gone if the sender ends before the receiver has opened them.
-    """
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _unpacked, (pack_tree(KIND, dict(self)),)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> State:
-        return State(copy.deepcopy(dict(self), memo))
-
-
-def _unpacked(content: bytes) -> State:
-    return State(unpack_tree(KIND, content))
+class State(PortableTree):
+    """What :meth:`RegionSelectionEnv.get_state` returns: plain values and arrays, by name; sent as bytes."""
 
 
 @dataclass(frozen=True)

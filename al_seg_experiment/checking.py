@@ -402,7 +402,7 @@ def _training(experiment: Experiment, base: _Made, make: Make) -> Iterator[str]:
     for name in experiment.learnt_methods:
         arguments = experiment.methods[name].arguments
         played = make(experiment.env, {**experiment.arguments, "split": "eval", **arguments})
-        if differing := list(differences(trained.features, played.features)):
+        if differing := differences(trained.features, played.features):
             yield (
                 f"query.arguments: the agent would be trained (there) with other features than it plays {name!r} with "
                 f"(here): {'; '.join(differing)}"

@@ -224,7 +224,7 @@ def check_piece(folder: Path, piece: Piece, content: Mapping[str, Any]) -> None:
 
 def refuse_differences(stored: Mapping[str, Any], own: Mapping[str, Any], folder: Path) -> None:
     """Raise a ValueError that lists how a folder's configuration differs from the one in use, places of data apart."""
-    differing = list(differences(_without_places(stored), _without_places(own)))
+    differing = differences(_without_places(stored), _without_places(own))
     if differing:
         raise ValueError(
             f"{folder} holds results of another configuration: {'; '.join(differing)}. Choose another folder, or "

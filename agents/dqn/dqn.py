@@ -2,27 +2,68 @@
 
 from __future__ import annotations
 
+import io
+import pathlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import configure_logger, get_parameters_by_name, polyak_update
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.utils import (
+    configure_logger,
+    get_parameters_by_name,
+    get_system_info,
+    polyak_update,
+)
+from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
 from torch import Tensor
 from torch.nn import functional as F
 
-from agents.dqn.base import RegionAgent
-from agents.dqn.exploration import UNIFORM, Epsilon, ExponentialEpsilon, draw_guides, epsilon_at, follow
+from agents.dqn.exploration import (
+    EXPLORATIONS,
+    UNIFORM,
+    Epsilon,
+    ExponentialEpsilon,
+    draw_guides,
+    epsilon_at,
+    follow,
+    rate_at,
+)
 from agents.dqn.network import QueryNetwork
 from agents.dqn.policy import QueryPolicy
 from agents.dqn.replay import DecomposedBatch, DecomposedReplayBuffer
-from agents.dqn.settings import check_settings
-from agents.dqn.spaces import read_layout
-from agents.dqn.targets import td_targets
+from agents.dqn.saving import (
+    PROGRESS,
+    load_agent,
+    load_replay,
+    pack_agent,
+    save_agent,
+    save_replay,
+    unpack_settings,
+    unpack_spaces,
+    with_suffix,
+)
+from agents.dqn.spaces import Sizes, check_same_task, read_layout
+from agents.dqn.targets import TD_TARGETS, td_targets
+from agents.types import Observation
+from agents.validation import (
+    LARGEST_SEED,
+    check,
+    check_arguments,
+    check_choice,
+    check_device,
+    check_int,
+    check_names,
+    check_number,
+    check_seed,
+    well_formed,
+)
 
 SelfSubActionDQN = TypeVar("SelfSubActionDQN", bound="SubActionDQN")
 
@@ -31,7 +72,7 @@ UNDRAWN = -1  # whom an episode follows that has not begun
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"squared": F.mse_loss, "huber": F.smooth_l1_loss}
 
 
-class SubActionDQN(RegionAgent):
+class SubActionDQN(OffPolicyAlgorithm):
     """DQN whose action is K independent sub-actions, one region out of each pool (paper, section 3.2).
 
     A step (s_t, a_t, r_{t+1}, s_{t+1}) is learnt from as K transitions, one for each sub-action, all with the
@@ -43,24 +84,25 @@ class SubActionDQN(RegionAgent):
         actions, _ = agent.predict(observation, deterministic=True)  # (K,), or (n_envs, K) for a batch
 
     The network does not depend on K and N, so a trained agent plays any environment with the same S, F, D and
-    layout. ``save`` writes all but the replay, for which there is ``save_replay_buffer``.
+    layout. ``save`` writes everything except the replay, for which there is ``save_replay_buffer``.
 
     Args:
         policy: ``"QueryPolicy"``, or a subclass of :class:`QueryPolicy`.
-        env: an environment with the spaces of :class:`agents.dqn.spaces.Sizes`, or a vector environment of
-            Stable-Baselines3. Observations are not to be normalised by ``VecNormalize``: the network does it.
-        learning_rate: a number, or a function of the progress remaining. Paper: 1e-3 on CamVid, 1e-4 on
+        env: Environment with the spaces of :class:`agents.dqn.spaces.Sizes`, or a vector environment of
+            Stable-Baselines3. ``VecNormalize`` must not normalise the observations: the network does it.
+        learning_rate: A number, or a function of the progress remaining. Paper: 1e-3 on CamVid, 1e-4 on
             Cityscapes.
-        buffer_size: capacity of the replay in decomposed transitions. Paper: 600 on CamVid, 3200 on
+        buffer_size: Capacity of the replay in decomposed transitions. Paper: 600 on CamVid, 3200 on
             Cityscapes.
-        learning_starts: environment steps with uniform actions before learning starts.
-        batch_size: decomposed transitions in a gradient step; at least 2, for batch normalisation.
-        tau: how much of the network goes into the target at an update; 1 copies it.
-        gamma: discount factor. The paper gives none; the released code's 0.999 looks about 1000 steps ahead,
+        learning_starts: Environment steps with uniform actions before learning starts.
+        batch_size: Decomposed transitions in a gradient step; at least 2, for batch normalisation.
+        tau: Share of the network that goes into the target at an update; 1 copies it.
+        gamma: Discount factor. The paper gives none; the released code's 0.999 looks about 1000 steps ahead,
             while an episode has tens of steps, so the default is lower.
-        train_freq: environment steps between updates, or ``(n, "episode")``.
-        gradient_steps: gradient steps in an update; -1 for as many as there were environment steps.
-        target_update_interval: environment steps between updates of the target, 5 in the released code (the
+        train_freq: Environment steps between updates, or ``(n, "episode")``.
+        gradient_steps: Gradient steps in an update; -1 for as many as there were environment steps, 0 to collect
+            transitions only, for :meth:`refit`.
+        target_update_interval: Environment steps between updates of the target, 5 in the released code (the
             paper gives none); batch-norm statistics are always copied.
         td_target: ``"paper"`` chooses with the target network and values with the query network, Eq. (3);
             ``"van_hasselt"`` does the reverse, like the released code.
@@ -68,26 +110,32 @@ class SubActionDQN(RegionAgent):
         exploration: ``"sub_action"`` explores each of the K sub-actions by itself; ``"step"`` all or none of
             them, like the released code; ``"episode"`` all or none of an episode's. K independent choices hardly
             change the reward that they share; a whole episode played in one way does (docs/paper/results.md).
-        epsilon: probability to explore: a number, or a function of the environment steps done. The paper
+        epsilon: Probability of exploring: a number, or a function of the environment steps done. The paper
             gives none; the default is the released code's.
-        guides: what exploring follows, drawn anew each time: ``"uniform"``, or the name of a score in the
-            observation, such as ``"score_entropy"``, the highest of which is taken. The trained agent reads no
-            scores: those that know the truth will do, where the labels of D_T are at hand.
-        n_steps: rewards that a target sums up before it bootstraps, uncorrected (the paper's 1). As many as an
-            episode has steps: targets are returns, and nothing is bootstrapped.
-        max_grad_norm: gradients are clipped to this norm, by default that of Stable-Baselines3's DQN; None: not
-            at all, as in the paper.
-        policy_kwargs: arguments of the policy, such as ``optimizer_kwargs``.
-        stats_window_size: episodes that logged means are taken over.
-        tensorboard_log: folder of TensorBoard logs.
-        verbose: 0 nothing, 1 information, 2 debugging.
-        seed: of the agent's own random source, of torch and of the environment.
-        device: of the network.
-        _init_setup_model: whether to build the network at once.
+        guides: What exploration follows, drawn again each time: ``"uniform"``, or the name of a score in the
+            observation, such as ``"score_entropy"``, whose highest is taken. The trained agent reads no scores:
+            those that know the truth will do, where the labels of D_T are at hand.
+        n_steps: Rewards that a target sums before it bootstraps, without off-policy correction (the paper's 1).
+            With as many as an episode has steps, targets are returns, and nothing is bootstrapped.
+        max_grad_norm: Gradients are clipped to this norm, by default that of Stable-Baselines3's DQN; ``None``
+            does not clip, as in the paper.
+        policy_kwargs: Arguments of the policy, such as ``optimizer_kwargs``.
+        stats_window_size: Episodes over which logged means are taken.
+        tensorboard_log: Folder of TensorBoard logs.
+        verbose: 0 for nothing, 1 for information, 2 for debugging.
+        seed: Seed of the agent's own random source, of torch and of the environment, below 2**32.
+        device: Device of the network.
+        _init_setup_model: Whether to build the network at once.
+
+    Raises:
+        ValueError: If an argument is out of its range, or the environment's spaces are of another kind.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"QueryPolicy": QueryPolicy}
     policy: QueryPolicy
+    replay_buffer: DecomposedReplayBuffer | None
+    rng: np.random.Generator  # exploration draws from it, the replay from a child of it
+    layout: dict[str, Any] | None
 
     def __init__(
         self,
@@ -117,50 +165,113 @@ class SubActionDQN(RegionAgent):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
+        n_steps = check_int("n_steps", n_steps, 1)
+        gamma = check_number("gamma", gamma, least=0, most=1)
         super().__init__(
             policy,
             env,  # type: ignore[arg-type] # None while loading
-            learning_rate,
-            buffer_size,
-            learning_starts,
-            batch_size,
-            tau,
+            _checked_rate(learning_rate),
+            check_int("buffer_size", buffer_size, 1),
+            check_int("learning_starts", learning_starts, 0),
+            check_int("batch_size", batch_size, 2),
+            check_number("tau", tau, above=0, most=1),
             gamma,
-            train_freq,
-            gradient_steps,
+            _checked_train_freq(train_freq),
+            check_int("gradient_steps", gradient_steps, -1),
             replay_buffer_class=DecomposedReplayBuffer,
             replay_buffer_kwargs={"n_steps": n_steps, "gamma": gamma},
-            policy_kwargs=policy_kwargs,
-            stats_window_size=stats_window_size,
+            policy_kwargs=check_arguments("policy_kwargs", policy_kwargs, self._class_of_policy(policy), 3),
+            stats_window_size=check_int("stats_window_size", stats_window_size, 1),
             tensorboard_log=tensorboard_log,
-            verbose=verbose,
-            device=device,
+            verbose=check_int("verbose", verbose, 0, 2),
+            device=check_device("device", device),
             support_multi_env=True,
-            seed=seed,
+            seed=check_seed("seed", seed, LARGEST_SEED),
             sde_support=False,
         )
         self.rng = np.random.default_rng(seed)
         self.layout = None if self.env is None else read_layout(self.env)
-        self.target_update_interval = target_update_interval
-        self.td_target = td_target
-        self.loss = loss
-        self.exploration = exploration
+        self.target_update_interval = check_int("target_update_interval", target_update_interval, 1)
+        self.td_target = check_choice("td_target", td_target, TD_TARGETS)
+        self.loss = check_choice("loss", loss, tuple(LOSSES))
+        self.exploration = check_choice("exploration", exploration, EXPLORATIONS)
         self.epsilon = epsilon
-        self.guides = guides if isinstance(guides, str) else tuple(guides)
+        epsilon_at(epsilon, 0)
+        self.guides = check_names("guides", guides, ("uniform", "score_entropy"))
         self.n_steps = n_steps
-        self.max_grad_norm = max_grad_norm
+        self.max_grad_norm = (
+            None
+            if max_grad_norm is None
+            else check_number("max_grad_norm", max_grad_norm, above=0, alternative="None not to clip")
+        )
         self._n_calls = 0
-        self._followed: np.ndarray = np.full(0 if self.env is None else self.n_envs, UNDRAWN)
+        self._followed: npt.NDArray[np.int64] = np.full(0 if self.env is None else self.n_envs, UNDRAWN)
         if _init_setup_model:
             self._setup_model()
 
+    def _class_of_policy(self, policy: Any) -> type[BasePolicy]:
+        found = self._get_policy_from_name(policy) if isinstance(policy, str) else policy
+        good = isinstance(found, type) and issubclass(found, QueryPolicy)
+        check("policy", policy, good, f"one of {sorted(self.policy_aliases)}, or a subclass of QueryPolicy")
+        return found
+
     def _setup_model(self) -> None:
-        if isinstance(self.guides, list):  # from json, where there are no tuples
-            self.guides = tuple(self.guides)
-        check_settings(self)
-        with warnings.catch_warnings():  # the base would have it in replay_buffer_kwargs, where it is
+        self.sizes = Sizes.from_spaces(self.observation_space, self.action_space)
+        _check_normalization(self._vec_normalize_env)
+        _check_episodes(self.train_freq, self.n_envs)
+        rng = self.rng  # a loaded agent's goes on where it was, instead of starting again from the seed
+        with warnings.catch_warnings():  # the base expects n_steps in replay_buffer_kwargs, where they are
             warnings.filterwarnings("ignore", "`n_steps")
             super()._setup_model()
+        self.rng = rng
+        assert self.replay_buffer is not None
+        self.replay_buffer.rng = self.rng.spawn(1)[0]
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Seed the agent's own random source, torch and the environment; ``None`` leaves them as they are."""
+        seed = check_seed("seed", seed, LARGEST_SEED)
+        super().set_random_seed(seed)
+        if seed is not None:
+            self.rng = np.random.default_rng(seed)
+            if self.replay_buffer is not None:
+                self.replay_buffer.rng = self.rng.spawn(1)[0]
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """Play another environment from now on: one with the same S, F, D and layout.
+
+        K, N and the number of environments may differ, unlike in Stable-Baselines3. Then the replay starts empty,
+        with a warning if that loses transitions.
+
+        Raises:
+            ValueError: If the environment does not fit the agent; the message says in what.
+        """
+        env = self._wrap_env(env, self.verbose)
+        sizes = Sizes.from_spaces(env.observation_space, env.action_space)
+        check_same_task(self.sizes, self.layout, sizes, read_layout(env))
+        vec_normalize = unwrap_vec_normalize(env)
+        _check_normalization(vec_normalize)
+        _check_episodes(self.train_freq, env.num_envs)
+        resized = (sizes, env.num_envs) != (self.sizes, self.n_envs)
+        self.env, self.n_envs, self.sizes = env, env.num_envs, sizes
+        self.observation_space, self.action_space = env.observation_space, env.action_space
+        self._vec_normalize_env = vec_normalize
+        if resized:
+            self._renew_replay()
+        if force_reset or resized:
+            self._last_obs = None
+
+    def _renew_replay(self) -> None:
+        if self.replay_buffer is not None and self.replay_buffer.size() > 0:
+            warnings.warn("The new environment has another K, N or number of environments: the replay was emptied.")
+        self.replay_buffer = DecomposedReplayBuffer(
+            self.buffer_size,
+            self.observation_space,
+            self.action_space,
+            self.device,
+            self.n_envs,
+            **self.replay_buffer_kwargs,
+        )
+        self.replay_buffer.rng = self.rng.spawn(1)[0]
 
     @property
     def q_net(self) -> QueryNetwork:
@@ -179,14 +290,14 @@ class SubActionDQN(RegionAgent):
 
     @property
     def followed(self) -> list[str] | None:
-        """Who is followed in each environment's episode, a guide or ``"greedy"``; None where that is not by episode."""
+        """Whom each environment's episode follows, a guide or ``"greedy"``; ``None`` unless exploring by episode."""
         if self.exploration != "episode":
             return None
         return [(*self.guides, "greedy")[number] for number in self._followed]
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Actions (n_envs, K) for the environment and, the same, for the replay."""
         assert isinstance(self._last_obs, dict)
         epsilon = 1.0 if self.num_timesteps < learning_starts else self.exploration_rate
@@ -200,8 +311,8 @@ class SubActionDQN(RegionAgent):
         actions = follow(followed, greedy, self.guides, self._last_obs, self.rng)
         return actions, actions
 
-    def _draw_guides(self, shape: tuple[int, ...], epsilon: float) -> np.ndarray:
-        """Who is followed in one step, of shape (..., K) or (..., 1)."""
+    def _draw_guides(self, shape: tuple[int, ...], epsilon: float) -> npt.NDArray[np.int64]:
+        """Whom one step follows: (..., K), or (..., 1) where it is the same in all K."""
         drawn = shape if self.exploration == "sub_action" else (*shape[:-1], 1)
         return draw_guides(drawn, len(self.guides), epsilon, self.rng)
 
@@ -225,15 +336,15 @@ class SubActionDQN(RegionAgent):
 
     def predict(
         self,
-        observation: np.ndarray | dict[str, np.ndarray],
-        state: tuple[np.ndarray, ...] | None = None,
-        episode_start: np.ndarray | None = None,
+        observation: npt.NDArray[Any] | Observation,
+        state: tuple[npt.NDArray[Any], ...] | None = None,
+        episode_start: npt.NDArray[Any] | None = None,
         deterministic: bool = False,
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+    ) -> tuple[npt.NDArray[np.int64], tuple[npt.NDArray[Any], ...] | None]:
         """Choose one region of each pool: (K,) for one observation, (B, K) for a batch, with any K and N.
 
-        Greedy, Eq. (1); unless ``deterministic``, epsilon-greedy (with one draw for all K where exploration is by
-        episode).
+        Greedy, Eq. (1), if ``deterministic``; else epsilon-greedy (with one draw for all K unless
+        ``exploration="sub_action"``). int64.
         """
         actions, state = self.policy.predict(observation, state, episode_start, deterministic=True)
         if not deterministic:
@@ -256,6 +367,7 @@ class SubActionDQN(RegionAgent):
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """Take gradient steps on Eq. (2), each on a batch of decomposed transitions."""
         assert self.replay_buffer is not None
+        rate_at(self.lr_schedule, self._current_progress_remaining)
         self._update_learning_rate(self.policy.optimizer)
         losses, q_means = [], []
         for _ in range(gradient_steps):
@@ -280,7 +392,7 @@ class SubActionDQN(RegionAgent):
             if (part := getattr(batch, name)) is not None:
                 _check_finite(f"The replay's {name!r}", part)  # before it gets into the batch-norm statistics
         self.policy.set_training_mode(False)
-        goes_on = ~batch.terminated  # (B,); the others are worth their reward, and of whole episodes most are such
+        goes_on = ~batch.terminated  # (B,); a terminated one is worth its reward
         next_q, next_q_target = torch.zeros((2, *batch.next_candidates.shape[:2]), device=self.device)  # (B, N)
         if goes_on.any():
             similarity = None if batch.next_similarity is None else batch.next_similarity[goes_on]
@@ -293,7 +405,7 @@ class SubActionDQN(RegionAgent):
 
     def _descend(self, loss: Tensor) -> None:
         self.policy.optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         max_norm = float("inf") if self.max_grad_norm is None else self.max_grad_norm
         _check_finite("The gradient", torch.nn.utils.clip_grad_norm_(self.q_net.parameters(), max_norm))
         self.policy.optimizer.step()
@@ -303,8 +415,8 @@ class SubActionDQN(RegionAgent):
     ) -> SelfSubActionDQN:
         """Fit a new query network to the replay alone, at no cost of environment steps.
 
-        A network that learns while it plays keeps fitting its first few steps; one that begins when all of them are
-        there can be held back more, by a larger weight decay.
+        A network that learns while it plays keeps fitting its first few steps; one that begins when all steps are
+        there can be regularised more, by a larger weight decay.
 
         Args:
             gradient_steps: Updates, each on ``batch_size`` decomposed transitions.
@@ -314,11 +426,11 @@ class SubActionDQN(RegionAgent):
             ValueError: If the replay is empty, or there are no gradient steps to take.
         """
         assert self.replay_buffer is not None
-        if gradient_steps < 1:
-            raise ValueError(f"gradient_steps is {gradient_steps!r}: expected at least 1.")
+        check_int("gradient_steps", gradient_steps, 1)
+        given = check_arguments("policy_kwargs", policy_kwargs, self.policy_class, 3)
         if self.replay_buffer.size() == 0:
             raise ValueError("The replay is empty: learn() first, or load_replay_buffer().")
-        self.policy_kwargs = {**self.policy_kwargs, **(policy_kwargs or {})}
+        self.policy_kwargs = {**self.policy_kwargs, **given}
         policy = self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs)
         self.policy = policy.to(self.device)  # type: ignore[assignment]
         if not hasattr(self, "_logger"):
@@ -339,7 +451,151 @@ class SubActionDQN(RegionAgent):
         progress_bar: bool = False,
     ) -> SelfSubActionDQN:
         """Play and learn for ``total_timesteps`` environment steps; as in Stable-Baselines3."""
+        check_number("total_timesteps", total_timesteps)
+        if log_interval is not None:
+            check_int("log_interval", log_interval, 1)
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """Write the agent, whole or not at all: networks, optimiser, settings, counters and random source.
+
+        The file holds nothing that must be unpickled; ``.safetensors`` is added to a name without suffix. A
+        setting that is no plain value, such as a function, must be given to :meth:`load` again. For the replay
+        there is :meth:`save_replay_buffer`, for continuing a training exactly :class:`agents.Checkpoint`.
+
+        Args:
+            path: The file.
+            exclude: Must be ``None``: the whole agent is written, unlike in Stable-Baselines3.
+            include: Must be ``None``.
+        """
+        if exclude is not None or include is not None:
+            raise ValueError("exclude and include must be None: the whole agent is always written.")
+        save_agent(path, pack_agent(self))
+
+    @classmethod
+    def load(
+        cls: type[SelfSubActionDQN],
+        path: str | pathlib.Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: torch.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> SelfSubActionDQN:
+        """Load an agent that :meth:`save` wrote; nothing in the file is executed.
+
+        The random source continues where it was when the agent was saved, unless a new ``seed`` is given.
+
+        Args:
+            path: The file.
+            env: As in :meth:`set_env`.
+            device: Device of the network.
+            custom_objects: Like ``kwargs``, as in Stable-Baselines3.
+            print_system_info: Whether to print the versions of what is installed.
+            force_reset: Must be true: the last observation isn't saved.
+            kwargs: Arguments of the constructor that replace the stored ones, and ``policy`` where the agent has
+                a policy of its own class.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is damaged, of another kind or version, lacks a setting, or does not fit ``env``.
+        """
+        if not force_reset:
+            raise ValueError("force_reset=False needs the last observation, which isn't saved: leave it True.")
+        if print_system_info:
+            get_system_info()
+        tree, given = load_agent(path), {**(custom_objects or {}), **kwargs}
+        with well_formed(with_suffix(path)):
+            agent = cls._from_tree(tree, device, given)
+        if env is not None:
+            agent.set_env(env)
+            assert agent.env is not None
+            if agent.seed is not None:
+                agent.env.seed(agent.seed)
+        if "seed" in given:
+            agent.set_random_seed(given["seed"])
+        return agent
+
+    @classmethod
+    def _from_tree(
+        cls: type[SelfSubActionDQN], tree: Any, device: torch.device | str, given: dict[str, Any]
+    ) -> SelfSubActionDQN:
+        """Make the agent that :func:`agents.dqn.saving.pack_agent` described, with other arguments where given."""
+        given = dict(given)
+        policy = given.pop("policy", cls.policy_aliases.get(tree["policy"]))
+        if policy is None or tree["class"] != cls.__name__:
+            raise ValueError(
+                f"this is a {tree['class']} with the policy {tree['policy']}: expected a {cls.__name__} with one of "
+                f"{sorted(cls.policy_aliases)}. Load it with its own class, and policy=... for a policy of your own"
+            )
+        settings = unpack_settings(tree["settings"], given)
+        agent = cls(policy, None, device=device, _init_setup_model=False, **settings)
+        agent.observation_space, agent.action_space = unpack_spaces(tree["spaces"])
+        agent.n_envs, agent.layout = check_int("n_envs", tree["n_envs"], 1), tree["layout"]
+        if given.get("seed") is None:
+            agent.rng = tree["rng"]
+        agent._setup_model()
+        agent.set_parameters(tree["parameters"], exact_match=True, device=device)
+        vars(agent).update({name: tree["progress"][name] for name in PROGRESS})
+        return agent
+
+    def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+        """Write the replay, whole or not at all, as arrays."""
+        assert self.replay_buffer is not None
+        save_replay(path, self.replay_buffer)
+
+    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
+        """Read what :meth:`save_replay_buffer` wrote, into a replay of the same sizes.
+
+        Args:
+            path: The file.
+            truncate_last_traj: Without effect: this replay notices by itself when an episode is broken off.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is damaged, of another kind or version, or of other sizes.
+        """
+        assert self.replay_buffer is not None
+        load_replay(path, self.replay_buffer)
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", "policy.optimizer"], []
+
+
+def _checked_rate(rate: Any) -> float | Schedule:
+    if callable(rate):
+        schedule: Schedule = rate
+        rate_at(schedule, 1.0)
+        return schedule
+    return check_number("learning_rate", rate, above=0, alternative="a function of the progress remaining")
+
+
+def _checked_train_freq(value: Any) -> tuple[int, str]:
+    """Return the steps or episodes between two updates, and which of the two they are."""
+    pair = tuple(value) if isinstance(value, list | tuple) else (value, "step")
+    check("train_freq", value, len(pair) == 2, "a whole number of steps, (n, 'step') or (n, 'episode')")
+    unit = pair[1].value if isinstance(pair[1], TrainFrequencyUnit) else pair[1]
+    return check_int("train_freq", pair[0], 1), check_choice("the unit of train_freq", unit, ("step", "episode"))
+
+
+def _check_episodes(train_freq: Any, n_envs: int) -> None:
+    unit = train_freq.unit.value if isinstance(train_freq, TrainFreq) else train_freq[1]
+    if unit == "episode" and n_envs > 1:
+        raise ValueError(f"train_freq counts episodes, and there are {n_envs} environments: expected one, or steps.")
+
+
+def _check_normalization(vec_normalize: VecNormalize | None) -> None:
+    if vec_normalize is not None and vec_normalize.norm_obs:
+        raise ValueError(
+            "VecNormalize(norm_obs=True) would normalise each pool by itself, and the query network "
+            "normalises its inputs anyway: use VecNormalize(norm_obs=False)."
+        )
 
 
 def _check_finite(what: str, value: Tensor) -> None:

@@ -1,15 +1,17 @@
-"""Schedules of exploration and learning rate, and what the sub-actions that explore follow."""
+"""Schedules of exploration and learning rate, and the guides that exploring sub-actions follow."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from agents.baselines import ScorePolicy
+from agents.validation import check_int, check_number
 
 EXPLORATIONS = ("sub_action", "step", "episode")
 UNIFORM = "uniform"
@@ -17,24 +19,18 @@ UNIFORM = "uniform"
 Epsilon: TypeAlias = float | Callable[[int], float]
 
 
-def _check_probability(name: str, value: float) -> None:
-    if not 0.0 <= value <= 1.0:
-        raise ValueError(f"{name} is {value}: expected a probability between 0 and 1.")
-
-
 @dataclass(frozen=True)
 class LinearEpsilon:
-    """From ``initial`` to ``final`` in equal parts over ``steps`` environment steps, then ``final``."""
+    """Epsilon that goes linearly from ``initial`` to ``final`` over ``steps`` environment steps, and stays there."""
 
     initial: float
     final: float
     steps: int
 
     def __post_init__(self) -> None:
-        _check_probability("initial", self.initial)
-        _check_probability("final", self.final)
-        if self.steps < 1:
-            raise ValueError(f"steps is {self.steps}: expected at least 1.")
+        check_number("initial", self.initial, least=0, most=1)
+        check_number("final", self.final, least=0, most=1)
+        check_int("steps", self.steps, 1)
 
     def __call__(self, num_timesteps: int) -> float:
         """Epsilon after ``num_timesteps`` environment steps."""
@@ -43,17 +39,16 @@ class LinearEpsilon:
 
 @dataclass(frozen=True)
 class ExponentialEpsilon:
-    """``final + (initial - final) * exp(-steps / decay)``, as in the released code; the paper gives none."""
+    """Epsilon of ``final + (initial - final) * exp(-steps / decay)``, as in the released code; the paper gives none."""
 
     initial: float = 0.9
     final: float = 0.05
     decay: float = 10.0
 
     def __post_init__(self) -> None:
-        _check_probability("initial", self.initial)
-        _check_probability("final", self.final)
-        if not self.decay > 0:
-            raise ValueError(f"decay is {self.decay}: expected a positive number of environment steps.")
+        check_number("initial", self.initial, least=0, most=1)
+        check_number("final", self.final, least=0, most=1)
+        check_number("decay", self.decay, above=0)
 
     def __call__(self, num_timesteps: int) -> float:
         """Epsilon after ``num_timesteps`` environment steps."""
@@ -67,9 +62,9 @@ class ExponentialRate:
     The released code's decay is 0.97, so that learning soon stops.
 
     Args:
-        initial: The first one.
-        decay: Factor per environment step.
-        steps: Environment steps in all, which Stable-Baselines3 tells as progress.
+        initial: The first rate.
+        decay: Factor per environment step, up to 1.
+        steps: Environment steps of the whole training, since Stable-Baselines3 reports progress as a share.
     """
 
     initial: float
@@ -77,45 +72,54 @@ class ExponentialRate:
     steps: int
 
     def __post_init__(self) -> None:
-        if not (self.initial > 0 and 0 < self.decay <= 1 and self.steps >= 1):
-            raise ValueError(f"{self}: expected a positive rate, a decay above 0 and up to 1, and at least 1 step.")
+        check_number("initial", self.initial, above=0)
+        check_number("decay", self.decay, above=0, most=1)
+        check_int("steps", self.steps, 1)
 
     def __call__(self, progress_remaining: float) -> float:
-        """The rate when ``progress_remaining``, from 1 to 0, is left."""
-        return self.initial * self.decay ** (self.steps * (1.0 - progress_remaining))
+        """Learning rate when ``progress_remaining``, from 1 down to 0, is left."""
+        return self.initial * math.pow(self.decay, self.steps * (1.0 - progress_remaining))
 
 
 def epsilon_at(epsilon: Epsilon, num_timesteps: int) -> float:
-    """Epsilon after ``num_timesteps`` environment steps; ``ValueError`` where it is no probability."""
-    value = float(epsilon(num_timesteps) if callable(epsilon) else epsilon)
-    _check_probability(f"epsilon after {num_timesteps} steps", value)
-    return value
+    """Epsilon after ``num_timesteps`` environment steps; ``ValueError`` if it is no probability."""
+    value = epsilon(num_timesteps) if callable(epsilon) else epsilon
+    other = "" if callable(epsilon) else "a function of the environment steps"
+    return float(check_number(f"epsilon after {num_timesteps} steps", value, least=0, most=1, alternative=other))
 
 
-def draw_guides(shape: tuple[int, ...], n_guides: int, epsilon: float, rng: np.random.Generator) -> np.ndarray:
-    """Draw who is followed: with probability epsilon one of the guides, each as likely; else the greedy policy.
+def rate_at(schedule: Callable[[float], float], progress_remaining: float) -> float:
+    """Learning rate when ``progress_remaining`` is left; ``ValueError`` if it is negative or not finite."""
+    name = f"learning_rate with {progress_remaining:g} of the progress remaining"
+    return check_number(name, schedule(progress_remaining), least=0)
+
+
+def draw_guides(
+    shape: tuple[int, ...], n_guides: int, epsilon: float, rng: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    """Draw whom to follow: with probability epsilon one of the guides, each as likely; else the greedy policy.
 
     Returns:
-        ``shape``, int64: the number of a guide, or ``n_guides`` for the greedy policy.
+        ``shape``, int64: the index of a guide, or ``n_guides`` for the greedy policy.
     """
     return np.where(rng.random(shape) < epsilon, rng.integers(n_guides, size=shape), n_guides)
 
 
 def follow(
-    drawn: np.ndarray,
-    greedy: np.ndarray,
+    drawn: npt.NDArray[np.int64],
+    greedy: npt.NDArray[np.int64],
     guides: Sequence[str],
-    observation: Mapping[str, np.ndarray],
+    observation: Mapping[str, npt.NDArray[Any]],
     rng: np.random.Generator,
-) -> np.ndarray:
-    """Return the sub-actions of those that :func:`draw_guides` drew.
+) -> npt.NDArray[np.int64]:
+    """Return the sub-actions of the guides that :func:`draw_guides` drew.
 
     Args:
-        drawn: (..., K), or (..., 1) where one is followed in all K.
+        drawn: (..., K), or (..., 1) where the same one is followed in all K.
         greedy: (..., K), the greedy sub-actions.
-        guides: ``"uniform"``, or entries (..., K, N) of the observation, whose highest is taken.
+        guides: ``"uniform"``, or entries (..., K, N) of the observation, whose highest value is taken.
         observation: What the guides look at.
-        rng: Source of the uniform choices.
+        rng: Random source of the uniform choices.
 
     Returns:
         (..., K), int64.
@@ -131,4 +135,7 @@ def follow(
         for guide in guides
     ]
     everyone = np.stack([*choices, greedy])  # (guides + 1, ..., K)
-    return np.take_along_axis(everyone, np.broadcast_to(drawn, greedy.shape)[None], axis=0)[0]
+    sub_actions: npt.NDArray[np.int64] = np.take_along_axis(
+        everyone, np.broadcast_to(drawn, greedy.shape)[None], axis=0
+    )[0]
+    return sub_actions

@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from agents.validation import check_int
+
 NORM_EPS = 1e-3
-"""Added to the variances of batch normalisation. The values of many inputs hardly vary at first (a class that is
-never predicted, a region of D_S that stays as it is), and torch's 1e-5 magnifies the first change of such an input by
-up to 300: the values then explode, since the target is computed with these running statistics."""
+"""Added to the variances of batch normalisation. Many inputs hardly vary at first (a class that is never predicted, a
+region of D_S that does not change), and torch's 1e-5 magnifies the first change of such an input by up to 300: Q then
+explodes, since the target is computed with these running statistics."""
 
 
 def query_layer(n_in: int, n_out: int) -> nn.Sequential:
@@ -26,11 +28,17 @@ class QueryNetwork(nn.Module):
     Args:
         n_regions: S, the regions of the state.
         n_features: F, the features of a region.
-        n_similarity: D, the similarity features of a candidate. 0: there is no gate, and Q is the score.
+        n_similarity: D, the similarity features of a candidate. With 0 there is no gate, and Q is the score.
     """
 
     def __init__(self, n_regions: int, n_features: int, n_similarity: int = 0) -> None:
         super().__init__()
+        for name, value, least in (
+            ("n_regions", n_regions, 1),
+            ("n_features", n_features, 1),
+            ("n_similarity", n_similarity, 0),
+        ):
+            check_int(name, value, least)
         self.n_similarity = n_similarity
         self.region_path = nn.Sequential(query_layer(n_features, 256), query_layer(256, 128), query_layer(128, 1))
         self.state_layer = query_layer(n_regions, 128)
@@ -42,7 +50,8 @@ class QueryNetwork(nn.Module):
         """The state path: (B, S, F) -> (B, 128)."""
         n_states, n_regions, n_features = state.shape
         per_region = self.region_path(state.reshape(-1, n_features))  # (B * S, 1)
-        return self.state_layer(per_region.view(n_states, n_regions))  # (B, 128)
+        described: Tensor = self.state_layer(per_region.view(n_states, n_regions))  # (B, 128)
+        return described
 
     def q_values(self, state: Tensor, candidates: Tensor, similarity: Tensor | None = None) -> Tensor:
         """Value of every candidate; the state path runs once for each state, however many candidates it has.
@@ -50,7 +59,7 @@ class QueryNetwork(nn.Module):
         Args:
             state: (B, S, F).
             candidates: (B, ..., F).
-            similarity: (B, ..., D), None if D is 0.
+            similarity: (B, ..., D), ``None`` if D is 0.
 
         Returns:
             (B, ...).
@@ -64,7 +73,7 @@ class QueryNetwork(nn.Module):
         described = self.action_path(candidates.reshape(-1, candidates.shape[-1]))  # (M, 128), M candidates in all
         states = self.describe_state(state)  # (B, 128)
         states = states.unsqueeze(1).expand(-1, shape[1:].numel(), -1).reshape(-1, states.shape[-1])  # (M, 128)
-        q = self.score_layer(torch.cat([states, described], dim=1))  # (M, 1)
+        q: Tensor = self.score_layer(torch.cat([states, described], dim=1))  # (M, 1)
         if self.gate_layer is not None and similarity is not None:
             q = q * torch.sigmoid(self.gate_layer(similarity.reshape(-1, similarity.shape[-1])))  # (M, 1)
         return q.view(shape)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
-from stable_baselines3.common.utils import get_device
-from torch import Tensor
+from torch import Tensor, nn
 
+from agents.dqn.exploration import rate_at
 from agents.dqn.network import QueryNetwork
-from agents.dqn.saving import POLICY_KIND, pack_settings, pack_spaces, unpack_settings, unpack_spaces, well_formed
+from agents.dqn.saving import POLICY_KIND, pack_settings, pack_spaces, unpack_settings, unpack_spaces
 from agents.dqn.spaces import Sizes
+from agents.types import Observation
+from agents.validation import check, check_device, is_finite, well_formed
 from al_seg_env.storage import load_tree, save_tree
 
 SelfQueryPolicy = TypeVar("SelfQueryPolicy", bound="QueryPolicy")
@@ -24,7 +28,7 @@ SelfQueryPolicy = TypeVar("SelfQueryPolicy", bound="QueryPolicy")
 class QueryPolicy(BasePolicy):
     """Greedy policy over a :class:`QueryNetwork`, together with its target copy and its optimiser.
 
-    The spaces say what S, F and D are. K and N may be others in each observation. The target network is
+    S, F and D are those of the spaces. K and N may differ in each observation. The target network is
     always in evaluation mode. Keys of an observation other than ``state``, ``candidates`` and ``similarity``
     are not read.
 
@@ -32,20 +36,28 @@ class QueryPolicy(BasePolicy):
         observation_space: ``Dict(state=Box(S, F), candidates=Box(K, N, F), similarity=Box(K, N, D))``, the
             last one optional.
         action_space: ``MultiDiscrete([N] * K)``.
-        lr_schedule: learning rate for the progress that remains, from 1 down to 0.
-        optimizer_class: the paper's SGD by default.
-        optimizer_kwargs: by default, and for SGD only, momentum 0.9 and weight decay 1e-3 (paper, appendix B,
-            which doesn't give the momentum).
+        lr_schedule: Learning rate as a function of the progress remaining, from 1 down to 0.
+        optimizer_class: The paper's SGD by default.
+        optimizer_kwargs: Arguments of the optimiser; by default, and for SGD only, momentum 0.9 and weight decay 1e-3
+            (paper, appendix B, which doesn't give the momentum).
+
+    Raises:
+        ValueError: If an argument is out of its range, or the spaces are of another kind.
     """
 
     def __init__(
         self,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
         lr_schedule: Schedule,
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.SGD,
         optimizer_kwargs: dict[str, Any] | None = None,
     ) -> None:
+        good = isinstance(optimizer_class, type) and issubclass(optimizer_class, torch.optim.Optimizer)
+        check("optimizer_class", optimizer_class, good, "a class of torch.optim")
+        good = optimizer_kwargs is None or (isinstance(optimizer_kwargs, dict) and is_finite(optimizer_kwargs))
+        check("optimizer_kwargs", optimizer_kwargs, good, "a dict of the optimiser's arguments, with finite numbers")
+        check("lr_schedule", lr_schedule, callable(lr_schedule), "a function of the progress remaining")
         if optimizer_kwargs is None and optimizer_class is torch.optim.SGD:
             optimizer_kwargs = {"momentum": 0.9, "weight_decay": 1e-3}
         super().__init__(
@@ -60,16 +72,29 @@ class QueryPolicy(BasePolicy):
         self.q_net_target.load_state_dict(self.q_net.state_dict())
         self.q_net_target.requires_grad_(False)
         self.train(False)
-        self.optimizer = self.optimizer_class(
-            self.q_net.parameters(),
-            lr=lr_schedule(1),  # type: ignore[call-arg]
-            **self.optimizer_kwargs,
-        )
+        rate = rate_at(lr_schedule, 1.0)
+        self._try_optimizer(rate)
+        self.optimizer = self._make_optimizer(self.q_net.parameters(), rate)
+
+    def _make_optimizer(self, parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+        return self.optimizer_class(parameters, lr=rate, **self.optimizer_kwargs)  # type: ignore[call-arg]
+
+    def _try_optimizer(self, rate: float) -> None:
+        """Take a step from 0 to 0: some arguments that can't work are noticed by torch only then."""
+        parameter = nn.Parameter(torch.zeros(1))
+        parameter.grad = torch.zeros(1)
+        try:
+            self._make_optimizer([parameter], rate).step()
+        except (TypeError, ValueError, LookupError, RuntimeError, ArithmeticError, AttributeError) as error:
+            raise ValueError(
+                f"optimizer_kwargs is {self.optimizer_kwargs!r}: expected arguments of {self.optimizer_class.__name__} "
+                f"({error})."
+            ) from error
 
     def _make_network(self) -> QueryNetwork:
         return QueryNetwork(self.sizes.regions, self.sizes.features, self.sizes.similarity)
 
-    def train(self, mode: bool = True) -> QueryPolicy:
+    def train(self: SelfQueryPolicy, mode: bool = True) -> SelfQueryPolicy:
         """Set the mode of ``q_net``; ``q_net_target`` stays in evaluation mode."""
         super().train(mode)
         self.q_net_target.train(False)
@@ -81,38 +106,38 @@ class QueryPolicy(BasePolicy):
 
     def q_values(self, observation: dict[str, Tensor]) -> Tensor:
         """Q(s_t, a_t^{k,n}) for a batch of observations: (B, K, N)."""
-        return self.q_net(observation["state"], observation["candidates"], observation.get("similarity"))
+        return self.q_net.q_values(observation["state"], observation["candidates"], observation.get("similarity"))
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
-        """The best candidate of each pool: (B, K), Eq. (1). Greedy whatever ``deterministic`` says."""
+        """The best candidate of each pool: (B, K), Eq. (1). Greedy whether ``deterministic`` or not."""
         assert isinstance(observation, dict)
         q = self.q_values(observation)  # (B, K, N)
         if not torch.isfinite(q).all():
             raise FloatingPointError(
-                "The query network's values are not finite, so no region is best: the observation holds "
-                "values that aren't finite, or training diverged (lower learning_rate, set max_grad_norm)."
+                "The query network's values are not finite, so no region is the best: the observation holds "
+                "values that aren't finite, or training diverged (lower learning_rate, or set max_grad_norm)."
             )
         return q.argmax(dim=-1)  # Eq. (1)
 
     def predict(
         self,
-        observation: np.ndarray | dict[str, np.ndarray],
-        state: tuple[np.ndarray, ...] | None = None,
-        episode_start: np.ndarray | None = None,
+        observation: npt.NDArray[Any] | Observation,
+        state: tuple[npt.NDArray[Any], ...] | None = None,
+        episode_start: npt.NDArray[Any] | None = None,
         deterministic: bool = False,
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """Greedy choices: (K,) for a single observation, (B, K) for a batch. ``state`` is handed through."""
+    ) -> tuple[npt.NDArray[np.int64], tuple[npt.NDArray[Any], ...] | None]:
+        """Greedy choices: (K,) for a single observation, (B, K) for a batch; int64. ``state`` is returned as it is."""
         self.set_training_mode(False)
         tensors, batched = self.obs_to_tensor(observation)
         with torch.no_grad():
             actions = self._predict(tensors, deterministic).cpu().numpy()  # (B, K)
         return (actions if batched else actions[0]), state
 
-    def is_vectorized_observation(self, observation: np.ndarray | dict[str, np.ndarray]) -> bool:
-        """Whether this is a batch of observations; any K and N will do, unlike in the base class."""
+    def is_vectorized_observation(self, observation: npt.NDArray[Any] | Observation) -> bool:
+        """Whether this is a batch of observations; K and N may be any, unlike in the base class."""
         return self.obs_to_tensor(observation)[1]
 
-    def obs_to_tensor(self, observation: np.ndarray | dict[str, np.ndarray]) -> tuple[dict[str, Tensor], bool]:
+    def obs_to_tensor(self, observation: npt.NDArray[Any] | Observation) -> tuple[dict[str, Tensor], bool]:
         """The parts that the network reads, with a batch dimension, and whether they came with one."""
         if not isinstance(observation, dict):
             raise ValueError(
@@ -162,12 +187,13 @@ class QueryPolicy(BasePolicy):
             FileNotFoundError: If there is no such file.
             ValueError: If it is damaged, or of another kind or version.
         """
+        device = check_device("device", device)
         tree = load_tree(path, POLICY_KIND)
         with well_formed(path):
-            settings = unpack_settings(tree["settings"], {}, path)
+            settings = unpack_settings(tree["settings"], {})
             policy = cls(*unpack_spaces(tree["spaces"]), lr_schedule=cls._dummy_schedule, **settings)
             policy.load_state_dict(tree["parameters"])
-        return policy.to(get_device(device))
+        return policy.to(device)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {

@@ -7,6 +7,7 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
@@ -14,8 +15,11 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
 from agents.dqn.spaces import Sizes
+from agents.types import Observation
+from agents.validation import check_int, check_number, check_seed
+from al_seg_env.storage import differences
 
-Observation = dict[str, np.ndarray]
+Indices = npt.NDArray[np.int64]
 
 STATE = ("stored", "actions", "rewards", "terminated", "counted", "next_active", "position", "pending", "rng")
 
@@ -23,52 +27,56 @@ STATE = ("stored", "actions", "rewards", "terminated", "counted", "next_active",
 class DecomposedBatch(NamedTuple):
     """B decomposed transitions (s_t, a_t^k, r_{t+1}, s_{t+1}); ``next_...`` is 0 where terminated.
 
-    Of n steps: the discounted sum of n rewards, and s_{t+n}; of fewer where the episode ends, or has come no further.
+    With n-step targets the reward is the discounted sum of n rewards, and s_{t+n} comes next; of fewer steps where the
+    episode ends, or is not further yet.
     """
 
     state: Tensor  # (B, S, F)
     chosen: Tensor  # (B, F), the candidate that was chosen
     similarity: Tensor | None  # (B, D), None if the environment has no such features
     reward: Tensor  # (B,)
-    discount: Tensor  # (B,), of the value of what comes next: gamma, or gamma^n
+    discount: Tensor  # (B,), factor of the next value: gamma, or gamma^n
     terminated: Tensor  # (B,), bool
     next_state: Tensor  # (B, S, F)
     next_candidates: Tensor  # (B, N, F), one pool of the next step
-    next_similarity: Tensor | None  # (B, N, D)
+    next_similarity: Tensor | None  # (B, N, D), None likewise
 
 
 class DecomposedReplayBuffer(ReplayBuffer):
     """Replay of T_k = (s_t, a_t^k, r_{t+1}, s_{t+1}), drawn uniformly from all (step, k), with replacement.
 
     Each parallel environment has a lane of its own: a ring of observations in which the observation that
-    follows a step lies in the slot that follows. So an observation is stored once, and a state never K times.
-    Only an observation that no step starts from needs a slot of its own: the last one of an episode cut short
-    by a time limit, or by a reset in its midst. The all-zero observation that comes with ``terminated`` isn't
-    stored.
+    follows a step lies in the following slot. So an observation is stored once, and a state never K times.
+    Only an observation that no step starts from needs a slot of its own: the last one of an episode that is cut
+    short by a time limit or an early reset. The all-zero observation that comes with ``terminated`` isn't stored.
 
     Only the first n sub-actions of a step are drawn, n being the length of ``info["chosen"]`` (K if it is
     missing). The next pool of sub-action k is pool k, or k mod n' if only n' = ``info["next_active"]`` < K
-    pools count in the next step (K if it is missing): the pools are drawn alike, so that any of those that
-    count stands in for it.
+    pools count in the next step (K if it is missing): all pools are drawn in the same way, so any that counts can
+    take the place of another.
 
     Args:
-        buffer_size: capacity in decomposed transitions (paper: 600 for CamVid, 3200 for Cityscapes); rounded
+        buffer_size: Capacity in decomposed transitions (paper: 600 for CamVid, 3200 for Cityscapes); rounded
             up to whole environment steps, ceil(buffer_size / (K * n_envs)) in each lane.
-        observation_space: see :class:`agents.dqn.spaces.Sizes`; scores in it are not stored.
+        observation_space: See :class:`agents.dqn.spaces.Sizes`; scores in it are not stored.
         action_space: ``MultiDiscrete([N] * K)``.
-        device: where batches go.
-        n_envs: number of parallel environments.
-        optimize_memory_usage: always on; the argument is here because Stable-Baselines3 passes it.
-        seed: of the buffer's own random source ``rng``.
-        n_steps: rewards that are summed.
-        gamma: discount factor.
+        device: Device of the batches.
+        n_envs: Number of parallel environments.
+        optimize_memory_usage: Always on; the argument is here because Stable-Baselines3 passes it.
+        seed: Seed of the buffer's own random source ``rng``.
+        n_steps: Rewards that are summed.
+        gamma: Discount factor.
+
+    Raises:
+        ValueError: If an argument is out of its range, the spaces are of another kind, or the arrays do not fit into
+            memory.
     """
 
     def __init__(
         self,
         buffer_size: int,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
         device: torch.device | str = "auto",
         n_envs: int = 1,
         optimize_memory_usage: bool = False,
@@ -76,17 +84,27 @@ class DecomposedReplayBuffer(ReplayBuffer):
         n_steps: int = 1,
         gamma: float = 0.99,
     ) -> None:
+        buffer_size, n_envs = check_int("buffer_size", buffer_size, 1), check_int("n_envs", n_envs, 1)
         # ReplayBuffer's own __init__ would allocate arrays for a single Box.
         BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs=n_envs)
         self.sizes = Sizes.from_spaces(observation_space, action_space)
         self.optimize_memory_usage = optimize_memory_usage
         self.handle_timeout_termination = True
-        self.rng = np.random.default_rng(seed)
-        self.n_steps, self.gamma = n_steps, gamma
+        self.rng = np.random.default_rng(check_seed("seed", seed))
+        self.n_steps, self.gamma = check_int("n_steps", n_steps, 1), check_number("gamma", gamma, least=0, most=1)
         self.steps_per_lane = max(math.ceil(buffer_size / (self.sizes.pools * n_envs)), 1)
         self.n_slots = self.steps_per_lane + 1  # + 1: what follows the last step
-        slots, pools, candidates = (self.n_slots, n_envs), self.sizes.pools, self.sizes.candidates
-        shapes = {
+        try:
+            self._allocate()
+        except (MemoryError, OverflowError, ValueError) as error:
+            raise ValueError(
+                f"buffer_size is {buffer_size}: expected a smaller one; {self.steps_per_lane} steps of {n_envs} "
+                f"environments do not fit into memory ({error})."
+            ) from error
+
+    def _allocate(self) -> None:
+        slots, pools, candidates = (self.n_slots, self.n_envs), self.sizes.pools, self.sizes.candidates
+        shapes: dict[str, tuple[int, ...]] = {
             "state": (self.sizes.regions, self.sizes.features),
             "candidates": (pools, candidates, self.sizes.features),
             "similarity": (pools, candidates, self.sizes.similarity),
@@ -97,13 +115,16 @@ class DecomposedReplayBuffer(ReplayBuffer):
         self.stored: Observation = {
             name: np.zeros((*slots, *shape), dtype=np.float32) for name, shape in shapes.items()
         }
-        self.actions: np.ndarray = np.zeros((*slots, pools), dtype=np.int64)
-        self.rewards: np.ndarray = np.zeros(slots, dtype=np.float32)
-        self.terminated: np.ndarray = np.zeros(slots, dtype=bool)
-        self.counted: np.ndarray = np.zeros(slots, dtype=np.int64)  # n of the step in this slot; 0: no step starts here
-        self.next_active: np.ndarray = np.zeros(slots, dtype=np.int64)  # n' of the step after it
-        self.position: np.ndarray = np.zeros(n_envs, dtype=np.int64)  # slot of the next step's observation
-        self.pending: np.ndarray = np.zeros(n_envs, dtype=bool)  # that slot already holds what followed the last step
+        self.actions: npt.NDArray[np.int64] = np.zeros((*slots, pools), dtype=np.int64)
+        self.rewards: npt.NDArray[np.float32] = np.zeros(slots, dtype=np.float32)
+        self.terminated: npt.NDArray[np.bool_] = np.zeros(slots, dtype=bool)
+        # n of the step in this slot; 0 if no step starts here
+        self.counted: npt.NDArray[np.int64] = np.zeros(slots, dtype=np.int64)
+        # n' of the step after it
+        self.next_active: npt.NDArray[np.int64] = np.zeros(slots, dtype=np.int64)
+        # slot of the next step's observation, and whether it already holds what followed the last step
+        self.position: npt.NDArray[np.int64] = np.zeros(self.n_envs, dtype=np.int64)
+        self.pending: npt.NDArray[np.bool_] = np.zeros(self.n_envs, dtype=bool)
 
     def reset(self) -> None:
         """Forget all transitions."""
@@ -123,15 +144,23 @@ class DecomposedReplayBuffer(ReplayBuffer):
         """Restore what :meth:`state_dict` returned of a buffer of the same sizes.
 
         Raises:
-            ValueError: If the sizes differ.
+            ValueError: If the sizes differ, or the values cannot be those of a replay.
         """
-        own, given = _shapes(self.state_dict()), _shapes(state)
-        if own != given:
+        if differing := differences(_shapes(state), _shapes(self.state_dict())):
             raise ValueError(
-                f"The replay has arrays of the shapes {given}: expected {own}. Use an agent with the same buffer_size "
-                "and an environment with the same spaces, as many of them."
+                f"the replay has other arrays: {'; '.join(differing)}. Use an agent with the same buffer_size and an "
+                "environment with the same spaces, as many of them"
             )
-        vars(self).update(copy.deepcopy(state))
+        n, slots = self.sizes, self.n_slots
+        for name, least, most in (
+            ("actions", 0, n.candidates - 1),
+            ("counted", 0, n.pools),
+            ("next_active", 0, n.pools),
+            ("position", 0, slots - 1),
+        ):
+            if state[name].min() < least or state[name].max() > most:
+                raise ValueError(f"the replay's {name!r} has values outside of {least} to {most}; use another copy")
+        vars(self).update(copy.deepcopy({name: state[name] for name in STATE}))
 
     @property
     def nbytes(self) -> int:
@@ -143,21 +172,23 @@ class DecomposedReplayBuffer(ReplayBuffer):
         self,
         obs: Observation,
         next_obs: Observation,
-        action: np.ndarray,
-        reward: np.ndarray,
-        done: np.ndarray,
+        action: npt.NDArray[np.int64],
+        reward: npt.NDArray[np.floating[Any]],
+        done: npt.NDArray[np.bool_],
         infos: list[dict[str, Any]],
     ) -> None:
         """Store one step of every environment.
 
         Args:
-            obs: arrays (n_envs, ...), what the actions were chosen from.
-            next_obs: arrays (n_envs, ...); at an episode's end its last observation, not the next one's
-                first.
-            action: (n_envs, K).
+            obs: Arrays (n_envs, ...), what the actions were chosen from.
+            next_obs: Arrays (n_envs, ...); at an episode's end its last observation, not the first of the next one.
+            action: (n_envs, K), integers.
             reward: (n_envs,).
             done: (n_envs,), terminated or truncated.
-            infos: one each; ``TimeLimit.truncated`` tells the two ends apart.
+            infos: One each; ``TimeLimit.truncated`` distinguishes the two ends.
+
+        Raises:
+            ValueError: If an ``info`` counts more regions than there are pools.
         """
         for lane, info in enumerate(infos):
             terminated = bool(done[lane]) and not info.get("TimeLimit.truncated", False)
@@ -184,16 +215,16 @@ class DecomposedReplayBuffer(ReplayBuffer):
         if counted > pools:
             raise ValueError(f"info['chosen'] names {counted} regions, but a step has K = {pools} sub-actions.")
         if not terminated and not 1 <= next_active <= pools:
-            raise ValueError(f"info['next_active'] is {next_active} but the episode goes on: expected 1 to {pools}.")
+            raise ValueError(f"info['next_active'] is {next_active} but the episode continues: expected 1 to {pools}.")
         return counted, next_active
 
     def _store_first(self, lane: int, obs: Observation) -> int:
-        """Slot of the observation that a step starts from; mostly there already: it followed the last one."""
+        """Slot of the observation that a step starts from, which is mostly there already: it followed the last step."""
         slot = int(self.position[lane])
         if self.pending[lane]:
             if all(np.array_equal(stored[slot, lane], obs[name][lane]) for name, stored in self.stored.items()):
                 return slot
-            slot = (slot + 1) % self.n_slots  # a reset broke the chain: the last step keeps what followed it
+            slot = (slot + 1) % self.n_slots  # an early reset: the last step keeps what followed it
         self._write(slot, lane, obs)
         return slot
 
@@ -203,7 +234,7 @@ class DecomposedReplayBuffer(ReplayBuffer):
             stored[slot, lane] = obs[name][lane]
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> DecomposedBatch:  # type: ignore[override]
-        """Draw ``batch_size`` decomposed transitions; ``env`` normalises rewards if it is there."""
+        """Draw ``batch_size`` decomposed transitions; ``env``, if given, normalises the rewards."""
         up_to = np.cumsum(self.counted)  # (n_slots * n_envs,), pairs up to and including each slot
         if up_to[-1] == 0:
             raise ValueError("The replay holds no transitions yet. Add some first, or raise learning_starts.")
@@ -213,7 +244,7 @@ class DecomposedReplayBuffer(ReplayBuffer):
         k = pair - (up_to[row] - self.counted[slot, lane])  # (B,)
         return self._batch(slot, lane, k, env)
 
-    def _batch(self, slot: np.ndarray, lane: np.ndarray, k: np.ndarray, env: VecNormalize | None) -> DecomposedBatch:
+    def _batch(self, slot: Indices, lane: Indices, k: Indices, env: VecNormalize | None) -> DecomposedBatch:
         """The transitions of sub-actions k (B,) of the steps in these slots (B,) and lanes (B,)."""
         last, reward, discount = self._returns(slot, lane, env)
         following = (last + 1) % self.n_slots
@@ -243,16 +274,18 @@ class DecomposedReplayBuffer(ReplayBuffer):
         )
 
     def _returns(
-        self, slot: np.ndarray, lane: np.ndarray, env: VecNormalize | None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        self, slot: Indices, lane: Indices, env: VecNormalize | None
+    ) -> tuple[Indices, npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Slot of the last of up to n steps, discounted sum of their rewards, discount of what comes after: (B,)."""
         last = slot
         reward = self._normalize_reward(self.rewards[slot, lane], env).astype(np.float32)
         discount = np.full(len(slot), self.gamma, dtype=np.float32)
         for _ in range(self.n_steps - 1):
             following = (last + 1) % self.n_slots
-            # After the newest step, a time limit or a reset in its midst, no step starts in the slot that follows.
+            # After the newest step, a time limit or an early reset, no step starts in the slot that follows.
             goes_on = ~self.terminated[last, lane] & (self.counted[following, lane] > 0)
+            if not goes_on.any():
+                break
             last = np.where(goes_on, following, last)
             gained = discount * self._normalize_reward(self.rewards[last, lane], env)
             reward = np.where(goes_on, reward + gained, reward).astype(np.float32)
@@ -266,6 +299,10 @@ class DecomposedReplayBuffer(ReplayBuffer):
 def _shapes(state: dict[str, Any]) -> dict[str, Any]:
     """The shapes and types of a tree's arrays."""
     return {
-        name: _shapes(value) if isinstance(value, dict) else (getattr(value, "shape", None), type(value).__name__)
+        name: _shapes(value)
+        if isinstance(value, dict)
+        else f"{value.dtype} {value.shape}"
+        if isinstance(value, np.ndarray)
+        else type(value).__name__
         for name, value in state.items()
     }

@@ -1,54 +1,147 @@
-"""What an agent is made of, as plain values and arrays: its file holds nothing that must be unpickled."""
+"""The files of an agent, a policy and a replay: plain values and arrays, nothing that must be unpickled."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import io
+import math
+import pathlib
+import zipfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.type_aliases import TrainFreq
 
 from agents.dqn.exploration import ExponentialEpsilon, ExponentialRate, LinearEpsilon
+from agents.dqn.replay import DecomposedReplayBuffer
+from agents.validation import well_formed
+from al_seg_env.storage import load_tree, save_tree
 
 AGENT_KIND, POLICY_KIND, REPLAY_KIND = "agent", "query policy", "replay"
+PROGRESS = (
+    "num_timesteps",
+    "_total_timesteps",
+    "_episode_num",
+    "_n_updates",
+    "_n_calls",
+    "_current_progress_remaining",
+)
+LARGEST_BOX = 2**31  # values in a part of the observation; a malformed file must not fill the memory
+
+_ATTRIBUTES = {"stats_window_size": "_stats_window_size"}  # arguments whose attribute has another name
+_NOT_STORED = {
+    "self",
+    "policy",
+    "env",
+    "device",
+    "tensorboard_log",
+    "_init_setup_model",
+}  # of the machine, not the agent
 _SCHEDULES: dict[str, Any] = {kind.__name__: kind for kind in (ExponentialEpsilon, ExponentialRate, LinearEpsilon)}
 
+AnyPath = str | pathlib.Path | io.BufferedIOBase
+"""What Stable-Baselines3 lets a path be. Open files are refused: they can't be written whole or not at all."""
 
-@contextmanager
-def well_formed(path: Any) -> Iterator[None]:
-    """Turn what a file with an unexpected content leads to into a ValueError that names the file."""
-    try:
-        yield
-    except (LookupError, TypeError, AttributeError, RuntimeError, AssertionError, ArithmeticError) as error:
-        raise ValueError(f"{path} is malformed ({type(error).__name__}: {error}); use another copy") from error
+
+def with_suffix(path: AnyPath) -> pathlib.Path:
+    """Return the path, with ``.safetensors`` where it has no suffix."""
+    if not isinstance(path, str | pathlib.Path):
+        raise ValueError(f"path is a {type(path).__name__}: expected the name of a file.")
+    path = pathlib.Path(path)
+    return path if path.suffix else path.with_suffix(".safetensors")
+
+
+def pack_agent(agent: OffPolicyAlgorithm) -> dict[str, Any]:
+    """Return an agent as plain values and arrays: networks, optimiser, settings, counters and random source."""
+    about: Any = agent
+    return {
+        "class": type(agent).__name__,
+        "policy": agent.policy_class.__qualname__,
+        "settings": pack_settings(_arguments(agent)),
+        "spaces": pack_spaces(agent.observation_space, agent.action_space),
+        "n_envs": agent.n_envs,
+        "layout": about.layout,
+        "parameters": agent.get_parameters(),
+        "progress": {name: getattr(agent, name) for name in PROGRESS},
+        "rng": about.rng,
+    }
+
+
+def save_agent(path: AnyPath, tree: Mapping[str, Any]) -> None:
+    """Write what :func:`pack_agent` returned, whole or not at all."""
+    save_tree(with_suffix(path), AGENT_KIND, tree)
+
+
+def load_agent(path: AnyPath) -> Any:
+    """Read what :func:`save_agent` wrote.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, or of another kind or version.
+    """
+    path = with_suffix(path)
+    if path.is_file() and zipfile.is_zipfile(path):
+        raise ValueError(
+            f"{path} is a zip, as Stable-Baselines3 writes it. It is not read, since unpickling may execute anything. "
+            "Use the .safetensors file that save() of this agent writes"
+        )
+    return load_tree(path, AGENT_KIND)
+
+
+def save_replay(path: AnyPath, replay: DecomposedReplayBuffer) -> None:
+    """Write a replay, whole or not at all."""
+    save_tree(with_suffix(path), REPLAY_KIND, replay.state_dict())
+
+
+def load_replay(path: AnyPath, replay: DecomposedReplayBuffer) -> None:
+    """Read what :func:`save_replay` wrote, into a replay of the same sizes.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, of another kind or version, or of other sizes.
+    """
+    path = with_suffix(path)
+    tree = load_tree(path, REPLAY_KIND)
+    with well_formed(path):
+        replay.load_state_dict(tree)
+
+
+def _arguments(agent: OffPolicyAlgorithm) -> dict[str, Any]:
+    """Return the arguments of the constructor that belong to the agent."""
+    names = [name for name in inspect.signature(type(agent).__init__).parameters if name not in _NOT_STORED]
+    settings = {name: getattr(agent, _ATTRIBUTES.get(name, name)) for name in names}
+    if isinstance(frequency := settings.get("train_freq"), TrainFreq):
+        settings["train_freq"] = (frequency.frequency, frequency.unit.value)
+    return settings
 
 
 def pack_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings as plain values; of what is none, such as a function, a note of what it was."""
+    """Return settings as plain values; for one that is none, such as a function, a note of what it was."""
     return {name: _packed(value) for name, value in settings.items()}
 
 
-def unpack_settings(packed: Mapping[str, Any], given: Mapping[str, Any], path: Any) -> dict[str, Any]:
+def unpack_settings(packed: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that :func:`pack_settings` packed, with those in ``given`` in their place.
 
     Raises:
         ValueError: If one could not be stored and is not given.
     """
-    settings = {**packed, **given}
     missing = {name: note for name in packed if name not in given and (note := _lost(packed[name]))}
     if missing:
         raise ValueError(
-            f"{path} does not hold {', '.join(f'{name} ({note})' for name, note in missing.items())}: it is no plain "
+            f"the file does not hold {', '.join(f'{name} ({note})' for name, note in missing.items())}: it is no plain "
             f"value. Give it again: load(path, {', '.join(f'{name}=...' for name in missing)})"
         )
-    return {name: value if name in given else _unpacked(value) for name, value in settings.items()}
+    return {**{name: _unpacked(value) for name, value in packed.items() if name not in given}, **given}
 
 
-def pack_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> dict[str, Any]:
+def pack_spaces(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> dict[str, Any]:
     """Return the spaces as arrays; bounds that are equal in all rows are stored once."""
     assert isinstance(observation_space, spaces.Dict)
     assert isinstance(action_space, spaces.MultiDiscrete)
@@ -66,16 +159,16 @@ def pack_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> 
 
 def unpack_spaces(packed: Mapping[str, Any]) -> tuple[spaces.Dict, spaces.MultiDiscrete]:
     """Return the spaces that :func:`pack_spaces` packed."""
-    boxes: dict[str, spaces.Space] = {
-        name: spaces.Box(
-            np.broadcast_to(box["low"], box["shape"]), np.broadcast_to(box["high"], box["shape"]), dtype=box["dtype"]
-        )
-        for name, box in packed["observation"].items()
-    }
+    boxes: dict[str, spaces.Space[Any]] = {}
+    for name, box in packed["observation"].items():
+        if math.prod(box["shape"]) > LARGEST_BOX:
+            raise ValueError(f"the observation's {name!r} has the shape {box['shape']}: expected a smaller one")
+        low, high = (np.broadcast_to(box[bound], box["shape"]) for bound in ("low", "high"))
+        boxes[name] = spaces.Box(low, high, dtype=box["dtype"])
     return spaces.Dict(boxes), spaces.MultiDiscrete(packed["action"])
 
 
-def _once(bound: np.ndarray) -> np.ndarray:
+def _once(bound: npt.NDArray[Any]) -> npt.NDArray[Any]:
     rows = bound.reshape(-1, bound.shape[-1])
     return rows[0].copy() if len(rows) and (rows == rows[0]).all() else bound
 

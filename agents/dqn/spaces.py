@@ -1,4 +1,4 @@
-"""What the agent needs from an environment: its spaces, and a layout that stays what it was in training."""
+"""What the agent needs from an environment: its spaces, and the layout that it was trained with."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
+
+from al_seg_env.storage import differences
 
 OBSERVATION = (
     "a Dict space with state=Box(S, F), candidates=Box(K, N, F) and, where there are such features, "
@@ -35,7 +37,7 @@ class Sizes:
     similarity: int
 
     @classmethod
-    def from_spaces(cls, observation_space: spaces.Space, action_space: spaces.Space) -> Sizes:
+    def from_spaces(cls, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> Sizes:
         """Read the sizes off the spaces; ``ValueError`` where these are not those of region selection."""
         shapes = _observation_shapes(observation_space)
         regions, features = shapes["state"]
@@ -51,14 +53,16 @@ class Sizes:
                 f"'similarity' has shape {similarity}, 'candidates' {shapes['candidates']}: "
                 "expected the same K and N in both."
             )
+        if 0 in (regions, features, pools, candidates):
+            raise ValueError(f"The observation space has the shapes {shapes}: expected no size of 0.")
         _check_action_space(action_space, pools, candidates)
         return cls(regions, features, pools, candidates, similarity[2])
 
 
-def _observation_shapes(observation_space: spaces.Space) -> dict[str, tuple[int, ...]]:
+def _observation_shapes(observation_space: spaces.Space[Any]) -> dict[str, tuple[int, ...]]:
     """Shapes of the observation's parts that the agent reads, by name."""
     if not isinstance(observation_space, spaces.Dict):
-        raise ValueError(f"The observation space is {observation_space}: expected {OBSERVATION}. Don't flatten it.")
+        raise ValueError(f"The observation space is {observation_space}: expected {OBSERVATION}, not flattened.")
     shapes = {}
     for name, n_dims in (("state", 2), ("candidates", 3), ("similarity", 3)):
         space = observation_space.spaces.get(name)
@@ -73,38 +77,37 @@ def _observation_shapes(observation_space: spaces.Space) -> dict[str, tuple[int,
     return shapes
 
 
-def _check_action_space(action_space: spaces.Space, pools: int, candidates: int) -> None:
+def _check_action_space(action_space: spaces.Space[Any], pools: int, candidates: int) -> None:
     expected = f"MultiDiscrete([{candidates}] * {pools}), one choice out of N for each of K pools"
     if not isinstance(action_space, spaces.MultiDiscrete):
         raise ValueError(f"The action space is {action_space}: expected {expected}.")
     if not np.array_equal(action_space.nvec, [candidates] * pools) or np.any(action_space.start):
-        raise ValueError(f"The action space is {action_space}: 'candidates' calls for {expected}.")
+        raise ValueError(f"The action space is {action_space}: 'candidates' requires {expected}.")
 
 
 def read_layout(env: VecEnv) -> dict[str, Any] | None:
-    """The environments' ``layout`` (classes, images of D_S, parts of the features); None if there is none."""
+    """The environments' ``layout`` (classes, images of D_S, parts of the features); ``None`` if there is none."""
     if not env.has_attr("layout"):
         return None
     layouts = env.get_attr("layout")
     try:
-        # What comes back from a saved agent has been through json, where a tuple becomes a list.
+        # A saved agent's layout has been through json, where a tuple becomes a list.
         layouts = [json.loads(json.dumps(layout)) for layout in layouts]
     except TypeError as error:
         raise ValueError(f"An environment's `layout` must hold plain JSON values, but {error}.") from error
+    first: dict[str, Any] = layouts[0]
     for layout in layouts[1:]:
-        if layout != layouts[0]:
-            raise ValueError(
-                f"Environments side by side must have the same layout: {_differences(layouts[0], layout)}."
-            )
-    return layouts[0]
+        if differing := _layout_differences(first, layout, "in the first", "in another"):
+            raise ValueError(f"Environments side by side must have the same layout: {'; '.join(differing)}.")
+    return first
 
 
 def check_same_task(
     sizes: Sizes, layout: dict[str, Any] | None, env_sizes: Sizes, env_layout: dict[str, Any] | None
 ) -> None:
-    """Refuse an environment whose features don't mean what the agent has learnt that they mean.
+    """Raise a ``ValueError`` if an environment's features have another meaning than those the agent was trained on.
 
-    Other K and N are fine, and so is a layout that only one of the two sides knows.
+    K and N may differ, and a layout may be known on one side only.
     """
     problems = [
         f"{name} is {getattr(sizes, field)} for the agent, {getattr(env_sizes, field)} in the environment"
@@ -115,8 +118,8 @@ def check_same_task(
         )
         if getattr(sizes, field) != getattr(env_sizes, field)
     ]
-    if layout is not None and env_layout is not None and layout != env_layout:
-        problems.append(_differences(layout, env_layout))
+    if layout is not None and env_layout is not None:
+        problems += _layout_differences(layout, env_layout, "for the agent", "in the environment")
     if problems:
         raise ValueError(
             f"The agent does not fit this environment: {'; '.join(problems)}. Make the environment with the "
@@ -124,12 +127,5 @@ def check_same_task(
         )
 
 
-def _differences(ours: Any, theirs: Any) -> str:
-    """The entries in which two layouts differ, in words."""
-    if not (isinstance(ours, dict) and isinstance(theirs, dict)):
-        return f"layout is {ours!r} on one side, {theirs!r} on the other"
-    names = [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
-    return "; ".join(
-        f"layout[{name!r}] is {ours.get(name)!r} for the agent, {theirs.get(name)!r} in the environment"
-        for name in names
-    )
+def _layout_differences(ours: Any, theirs: Any, there: str, here: str) -> list[str]:
+    return differences({"layout": ours}, {"layout": theirs}, there=there, here=here)

@@ -6,17 +6,31 @@ opens images of known formats only.
 """
 
 from al_seg_env.storage.atomic import remove_unfinished, replacing, write_bytes, write_csv, write_json, write_text
+from al_seg_env.storage.comparison import differences
+from al_seg_env.storage.csv_values import parse_float, parse_int
 from al_seg_env.storage.images import open_image, write_png
 from al_seg_env.storage.locking import folder_lock
 from al_seg_env.storage.regular_files import read_json, require_file
-from al_seg_env.storage.tree import FILE_VERSION, load_tree, pack_tree, save_tree, tree_digest, unpack_tree
+from al_seg_env.storage.tree import (
+    FILE_VERSION,
+    PortableTree,
+    load_tree,
+    pack_tree,
+    save_tree,
+    tree_digest,
+    unpack_tree,
+)
 
 __all__ = [
     "FILE_VERSION",
+    "PortableTree",
+    "differences",
     "folder_lock",
     "load_tree",
     "open_image",
     "pack_tree",
+    "parse_float",
+    "parse_int",
     "read_json",
     "remove_unfinished",
     "replacing",

@@ -1,30 +1,44 @@
-"""Numbers in csv files, read strictly: Python's own ``int("3_1")`` is 31."""
+"""Numbers in csv files, read as strictly as json reads its own.
+
+Python's ``int`` and ``float`` take ``3_1`` for 31, and spaces, signs and digits of all scripts; a damaged file passes.
+"""
 
 from __future__ import annotations
 
+import math
 import re
+import reprlib
 
-_WHOLE = re.compile(r"[+-]?[0-9]{1,18}(?:\.0*)?")
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
-
-
-def whole(text: str) -> int:
-    """Return a whole number that is written in ASCII digits, such as ``"24"`` or ``"24.0"``.
-
-    Raises:
-        ValueError: If it is anything else.
-    """
-    if not _WHOLE.fullmatch(text):
-        raise ValueError(f"{text!r} is no whole number")
-    return int(text.partition(".")[0])
+_INT = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
+_FLOAT = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
 
-def number(text: str) -> float:
-    """Return a finite number that is written in ASCII digits, such as ``"-0.5"`` or ``"1e-3"``.
+def parse_int(text: str | None, name: str) -> int:
+    """Return the whole number that a cell of a csv file holds.
+
+    Args:
+        text: The cell: digits, after a minus sign or not. ``None``, which the csv module gives where a row is too
+            short, is refused, too.
+        name: What the cell is, for the message.
 
     Raises:
-        ValueError: If it is anything else.
+        ValueError: If it is anything else, or has more than 18 digits.
     """
-    if not _NUMBER.fullmatch(text) or abs(value := float(text)) == float("inf"):
-        raise ValueError(f"{text!r} is no number")
+    if not isinstance(text, str) or not _INT.fullmatch(text):
+        raise ValueError(f"{name} is {reprlib.repr(text)}: expected a whole number, such as 31")
+    return int(text)
+
+
+def parse_float(text: str | None, name: str) -> float:
+    """Return the number that a cell of a csv file holds.
+
+    Args:
+        text: The cell, as Python or json write a finite number: ``31``, ``-0.5``, ``1e-05``.
+        name: What the cell is, for the message.
+
+    Raises:
+        ValueError: If it is anything else, or too large for a float.
+    """
+    if not isinstance(text, str) or not _FLOAT.fullmatch(text) or not math.isfinite(value := float(text)):
+        raise ValueError(f"{name} is {reprlib.repr(text)}: expected a finite number, such as 0.31")
     return value

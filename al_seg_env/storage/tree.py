@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -25,6 +26,27 @@ _BIT_GENERATORS: dict[str, Callable[[np.random.SeedSequence], np.random.BitGener
     for kind in (np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox, np.random.SFC64)
 }
 _SEED_FIELDS = ("entropy", "spawn_key", "pool_size", "n_children_spawned")
+
+
+class PortableTree(dict[str, Any]):
+    """A tree that is pickled as bytes, so that it can be sent to another process whatever happens to this one.
+
+    Left to itself, torch sends tensors as handles of shared memory or of files, which are gone if the sender ends, or
+    closes them, before the receiver has opened them.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _portable, (type(self), pack_tree(_PORTABLE, dict(self)))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PortableTree:
+        return type(self)(copy.deepcopy(dict(self), memo))
+
+
+_PORTABLE = "portable tree"
+
+
+def _portable(kind: type[PortableTree], content: bytes) -> PortableTree:
+    return kind(unpack_tree(_PORTABLE, content))
 
 
 def save_tree(path: str | Path, kind: str, tree: Any) -> None:

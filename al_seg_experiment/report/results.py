@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from al_seg_env.storage.csv_values import number, whole
+from al_seg_env.storage.csv_values import parse_float, parse_int
 
 FULL = "full"
 """The method that stands for full supervision: all labels, one row per seed."""
@@ -187,7 +187,7 @@ def _read_row(cells: Mapping[str, str], where: str) -> Row:
 
 def _percent(cells: Mapping[str, str], name: str, where: str) -> float:
     try:
-        value = number(cells[name])
+        value = parse_float(cells[name], name)
     except ValueError:
         value = -1.0
     if not 0 <= value <= 100:
@@ -197,7 +197,7 @@ def _percent(cells: Mapping[str, str], name: str, where: str) -> float:
 
 def _whole(cells: Mapping[str, str], name: str, where: str) -> int:
     try:
-        return whole(cells[name])
+        return parse_int(cells[name].removesuffix(".0"), name)  # other programs may write 24.0
     except ValueError:
         raise ValueError(f"{where}: {name} is {cells[name]!r}; expected a whole number: correct the value") from None
 

@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from al_seg_env.storage.csv_values import number, whole
+from al_seg_env.storage.csv_values import parse_float, parse_int
 from al_seg_experiment.experiment import Experiment
 from al_seg_experiment.pieces import pieces
 from al_seg_experiment.report.figures import GREEDY
@@ -32,7 +32,15 @@ def episodes_table(experiment: Experiment, folder: Path) -> Table:
                 with path.open(newline="", encoding="utf-8") as file:
                     for row in csv.DictReader(file, strict=True):
                         followed = row.get("followed", ALL).removeprefix("score_")
-                        rows.append((piece.variant, piece.seed, whole(row["episode"]), number(row["return"]), followed))
+                        rows.append(
+                            (
+                                piece.variant,
+                                piece.seed,
+                                parse_int(row["episode"], "episode"),
+                                parse_float(row["return"], "return"),
+                                followed,
+                            )
+                        )
             except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
                 raise ValueError(
                     f"{path} is damaged ({type(error).__name__}: {error}); remove it, and the report omits it"

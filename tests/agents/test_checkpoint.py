@@ -24,7 +24,9 @@ from al_seg_env.storage import load_tree, save_tree, tree_digest
 
 
 def dqn(env, **options):
-    return SubActionDQN("QueryPolicy", env, seed=0, device="cpu", batch_size=4, buffer_size=30, **options)
+    return SubActionDQN(
+        "QueryPolicy", env, **{"seed": 0, "device": "cpu", "batch_size": 4, "buffer_size": 30, **options}
+    )
 
 
 def on_policy(kind, env):
@@ -45,6 +47,11 @@ ALGORITHMS = {
     "ppo": lambda env: on_policy(PPO, env),
     "a2c": lambda env: on_policy(A2C, env),
 }
+
+
+def checkpoints(folder):
+    """The files of a folder, except those of its lock."""
+    return sorted(folder.glob("checkpoint-*"))
 
 
 class Killed(Exception):
@@ -122,13 +129,13 @@ def test_the_last_two_are_kept_and_a_damaged_newest_falls_back(tmp_path):
     make_model = lambda: dqn(closed_form_env())  # noqa: E731
     undisturbed = train(make_model, tmp_path / "whole", steps=12)
     train(make_model, tmp_path / "run", steps=8)
-    older, newest = sorted((tmp_path / "run").iterdir())
+    older, newest = checkpoints(tmp_path / "run")
     assert [path.name for path in (older, newest)] == [f"checkpoint-00000000{n}.safetensors" for n in (7, 8)]
     newest.write_bytes(newest.read_bytes()[:-5])
     with pytest.warns(UserWarning, match="checkpoint-000000008.safetensors is damaged"):
         end = train(make_model, tmp_path / "run", steps=12)
     assert tree_digest(end) == tree_digest(undisturbed)
-    for path in (tmp_path / "run").iterdir():
+    for path in checkpoints(tmp_path / "run"):
         path.write_bytes(b"")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -155,7 +162,14 @@ def test_a_training_that_a_callback_ends_leaves_a_checkpoint_that_is_whole(tmp_p
         (lambda: on_policy(PPO, closed_form_env()), "checkpoint is of a SubActionDQN, this is a PPO"),
         (lambda: dqn(closed_form_env(reward_scale=3.0)), "reward_scale is 1.0 there, 3.0 here"),
         (lambda: dqn(make_vec_env(closed_form_env, 2)), "shapes|checkpoint is of 1 environments, here are 2"),
-        (lambda: dqn(TimeLimit(closed_form_env(), 2)), "environment had 1 wrappers, this has 2"),
+        (lambda: dqn(TimeLimit(closed_form_env(), 2)), "environment had 1 wrappers, this one has 2"),
+        (lambda: dqn(closed_form_env(), max_grad_norm=None), "max_grad_norm is 10.0 there, None here"),
+        (
+            lambda: dqn(closed_form_env(), policy_kwargs={"optimizer_kwargs": {"momentum": 0.5}}),
+            "policy_kwargs.optimizer_kwargs is missing there, {'momentum': 0.5} here",
+        ),
+        (lambda: dqn(closed_form_env(), buffer_size=60), "buffer_size is 30 there, 60 here"),
+        (lambda: dqn(closed_form_env(), seed=1), "seed is 0 there, 1 here"),
     ],
 )
 def test_another_training_is_refused(tmp_path, other, message):
@@ -166,10 +180,10 @@ def test_another_training_is_refused(tmp_path, other, message):
 
 def test_checkpoints_of_another_training_are_not_written_over(tmp_path):
     train(lambda: dqn(closed_form_env()), tmp_path, steps=4)
-    kept = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(ValueError, match=r"call resume\(model\) to go on with it, or choose another folder"):
+    kept = {path: path.read_bytes() for path in checkpoints(tmp_path)}
+    with pytest.raises(ValueError, match=r"call resume\(model\) to continue it, or choose another folder"):
         dqn(closed_form_env()).learn(3, callback=Checkpoint(tmp_path))
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == kept
+    assert {path: path.read_bytes() for path in checkpoints(tmp_path)} == kept
 
 
 def test_an_environment_without_a_state_says_so_at_once(tmp_path):
@@ -177,10 +191,11 @@ def test_an_environment_without_a_state_says_so_at_once(tmp_path):
         dqn(FakeRegionEnv()).learn(10, callback=Checkpoint(tmp_path))
 
 
-def test_resume_without_checkpoints_starts_anew(tmp_path):
+def test_without_checkpoints_training_starts(tmp_path):
     model = dqn(closed_form_env())
     assert Checkpoint(tmp_path / "none").resume(model) is False
     assert model.num_timesteps == 0
+    assert not (tmp_path / "none").exists()
 
 
 def test_names_of_folders_are_not_taken_from_a_checkpoint(tmp_path):
@@ -200,14 +215,14 @@ def test_names_of_folders_are_not_taken_from_a_checkpoint(tmp_path):
     Checkpoint(tmp_path).resume(model)
     writer = model.env.envs[0].env
     assert (writer.folder, writer.count) == ("/here", 4)
-    for path in tmp_path.iterdir():
+    for path in checkpoints(tmp_path):
         assert b"/elsewhere" not in path.read_bytes()
 
 
 def test_a_checkpoint_whose_content_is_malformed_is_refused(tmp_path):
     train(lambda: dqn(closed_form_env()), tmp_path, steps=4)
-    for path in tmp_path.iterdir():
+    for path in checkpoints(tmp_path):
         state = load_tree(path, "training checkpoint")
         save_tree(path, "training checkpoint", {key: state[key] for key in state if key != "envs"})
-    with pytest.raises(ValueError, match="does not fit"):
+    with pytest.raises(ValueError, match=r"checkpoint-000000004.safetensors is malformed \(KeyError: 'envs'\)"):
         Checkpoint(tmp_path).resume(dqn(closed_form_env()))
