@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 
 from al_seg_env.config import EnvConfig
-from al_seg_env.datasets import GTA5, CamVid, Cityscapes, ImageFolder, SegmentationData, Splits, SyntheticStreets
+from al_seg_env.datasets import GTA5, CamVid, Cityscapes, ImageFolder, SegmentationData, SyntheticStreets
 from al_seg_env.datasets.frames import Frames
-from al_seg_env.datasets.splits import NAMED_SPLITS
+from al_seg_env.datasets.splits import SplitChoice, resolve_splits
 from al_seg_env.env import RegionSelectionEnv
 from al_seg_env.learner.building import LearnerConfig
 from al_seg_env.observation.scores import BALD, Entropy, Margin, PrivilegedRarity, Score, class_rarity
-
-SplitChoice = int | str | Mapping[str, Any]
+from al_seg_env.validation import whole_number
 
 ENV_OPTIONS = frozenset(field.name for field in fields(EnvConfig))
 LEARNER_OPTIONS = frozenset(field.name for field in fields(LearnerConfig))
@@ -55,7 +53,7 @@ def synthetic_streets(
         "max_grad_norm": 4.0,
         "precision": "float32",  # bfloat16 gains little on a network so small
     }
-    data = SyntheticStreets(images, (image_size[0], image_size[1]), data_seed, style)
+    data = SyntheticStreets(whole_number("images", images, 1), image_size, whole_number("data_seed", data_seed), style)
     sizes = {"state": 8, "train": 48, "reward": 40, "eval": 64, "test": None}
     return make_env(data, splits, sizes, {}, {**defaults, **options})
 
@@ -72,7 +70,7 @@ def camvid(
         image_size: ``(height, width)`` to resize to; the files' own if left out.
         options: See :func:`make_env`.
     """
-    data = CamVid(root, image_size=_size(image_size))
+    data = CamVid(root, image_size=image_size)
     sizes = {"state": 10, "train": 100, "reward": None, "eval": None, "test": None}
     sources = {"state": "train", "train": "train", "reward": "val", "eval": "train", "test": "test"}
     return make_env(data, splits, sizes, sources, options)
@@ -97,7 +95,7 @@ def cityscapes(
         "fit_batch_size": 16,
         "learning_rate": 1e-4,
     }
-    data = Cityscapes(root, image_size=_size(image_size))
+    data = Cityscapes(root, image_size=image_size)
     sizes = {"state": 10, "train": 150, "reward": 200, "eval": None, "test": None}
     sources = {"state": "train", "train": "train", "reward": "train", "eval": "train", "test": "val"}
     return make_env(data, splits, sizes, sources, {**defaults, **options})
@@ -120,7 +118,7 @@ def gta5(
         classes: ``"cityscapes"`` (19), or ``"camvid"`` (11).
         options: See :func:`make_env`.
     """
-    data = GTA5(root, image_size=_size(image_size), classes=classes)
+    data = GTA5(root, image_size=image_size, classes=classes)
     n = len(data.names)
     # A D_S like D_T takes reading D_T's masks: a small D_T keeps that short.
     sizes = {"state": min(10, n // 4), "train": min(90, n // 4), "reward": min(100, n // 4), "eval": None, "test": 0}
@@ -149,8 +147,10 @@ def image_folder(
 
     Args:
         root: Folder that holds ``images``, ``masks`` and, unless ``classes`` is given, ``classes.json``.
-        splits: See :func:`make_env`.
-        image_size: ``(height, width)`` to resize to; the files' own if left out.
+        splits: See :func:`make_env`. Drawn splits follow the sub-folders ``train``, ``val`` and ``test`` of ``images``
+            if there is a ``train``: D_S, D_T and D_V are drawn from it, D_R is ``val``, the test images are
+            ``test``. Without a ``val`` or ``test``, these are drawn from ``train``, too.
+        image_size: ``(height, width)`` to resize to; the files' own if omitted.
         classes: Class names.
         palette: Colour of each class.
         ignore_labels: Labels in the masks that are no class.
@@ -161,7 +161,7 @@ def image_folder(
         root,
         classes=classes,
         palette=palette,
-        image_size=_size(image_size),
+        image_size=image_size,
         ignore_labels=ignore_labels,
         mask_suffix=mask_suffix,
     )
@@ -172,30 +172,43 @@ def image_folder(
         "pool_size": 8,
         "budget": 40,
     }
-    n = len(data.names)
-    sizes = {
+    sizes, sources = _folder_splits(data)
+    return make_env(data, splits, sizes, sources, {**defaults, **options})
+
+
+def _folder_splits(data: ImageFolder) -> tuple[dict[str, int | None], dict[str, str | None]]:
+    """Return sizes and sources of an image folder's splits: by its partitions, if one of them is train."""
+    followed = data.partitions if "train" in data.partitions else {}
+    n = len(followed.get("train", data.names))
+    sizes: dict[str, int | None] = {
         "state": max(1, n // 20),
         "train": n // 4,
-        "reward": max(1, n // 6),
+        "reward": None if "val" in followed else max(1, n // 6),
         "eval": None,
-        "test": n // 5,
+        "test": None if "test" in followed else n // 5,
     }
-    return make_env(data, splits, sizes, {}, {**defaults, **options})
+    if not followed:
+        return sizes, {}
+    sources: dict[str, str | None] = dict.fromkeys(sizes, "train")
+    sources.update({split: name for split, name in (("reward", "val"), ("test", "test")) if name in followed})
+    return sizes, sources
 
 
 def make_env(
     data: SegmentationData,
     splits: SplitChoice,
     sizes: Mapping[str, int | None],
-    sources: Mapping[str, str],
+    sources: Mapping[str, str | None],
     options: Mapping[str, Any],
 ) -> RegionSelectionEnv:
     """Return an environment over ``data`` from plain values.
 
     Args:
         data: Images and masks.
-        splits: A seed to draw splits with; a json file of :meth:`~al_seg_env.datasets.Splits.save`; the name
-            of published splits (``"ralis"``); or ``{"seed": 0, "train": 50, ...}`` to draw other sizes.
+        splits: A seed to draw splits with; a JSON file of :meth:`~al_seg_env.datasets.Splits.save`; the name
+            of published splits (``"ralis"``); or a mapping such as
+            ``{"seed": 0, "train": 50, "test": {"from": "test"}}`` to draw other sizes, or from other partitions;
+            see :func:`~al_seg_env.datasets.splits.resolve_splits`.
         sizes: Images per split where they are drawn.
         sources: Partition of the data each split is drawn from.
         options: Fields of :class:`~al_seg_env.config.EnvConfig` and
@@ -231,26 +244,6 @@ def make_env(
     )
 
 
-def resolve_splits(
-    data: SegmentationData,
-    splits: SplitChoice,
-    sizes: Mapping[str, int | None],
-    sources: Mapping[str, str],
-) -> Splits:
-    """Return the splits meant by a seed, a file, a name, or a mapping of a seed and sizes."""
-    if isinstance(splits, str):
-        path = NAMED_SPLITS.get(splits, Path(splits))
-        if not path.is_file():
-            raise ValueError(
-                f"splits {splits!r} is neither a file nor one of the published splits {sorted(NAMED_SPLITS)}"
-            )
-        return Splits.load(path, data)
-    if isinstance(splits, Mapping):
-        changed = {name: size for name, size in splits.items() if name != "seed"}
-        return Splits.draw(data, splits.get("seed", 0), sizes={**sizes, **changed}, sources=sources)
-    return Splits.draw(data, splits, sizes=sizes, sources=sources)
-
-
 def named_scores(
     names: Sequence[str], bald_samples: int = 20, rarity: Callable[[], tuple[float, ...]] = tuple
 ) -> list[Score]:
@@ -274,10 +267,6 @@ def named_scores(
     if isinstance(names, str) or wrong:
         raise ValueError(f"scores is {names!r}; expected a list of names out of {sorted(known)}")
     return [known[name]() for name in names]
-
-
-def _size(size: Sequence[int] | None) -> tuple[int, int] | None:
-    return None if size is None else (int(size[0]), int(size[1]))
 
 
 def register_envs() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,17 +51,17 @@ class CamVid(PairedFiles):
 
     Label 11, void, becomes 255. Names are the files' stems, ``partitions`` are ``train``, ``val`` and
     ``test``. Images may be of any type that :class:`PairedFiles` reads; other files, such as ``train.txt``,
-    are left alone.
+    are ignored.
 
     Args:
         root: The folder that holds ``train``, ``trainannot``, ``val``, ``valannot``, ``test``, ``testannot``.
         image_size: ``(H, W)`` to resize to, or None.
 
     Raises:
-        ValueError: If folders or partners are missing, or files can't be read, naming all of them.
+        ValueError: If folders or partners are missing, or files cannot be read, naming all of them.
     """
 
-    def __init__(self, root: str | Path, image_size: tuple[int, int] | None = None) -> None:
+    def __init__(self, root: str | Path, image_size: Sequence[int] | None = None) -> None:
         root = Path(root)
         require_folders(root, [p + end for p in PARTITIONS for end in ("", "annot")], LAYOUT)
         names: list[str] = []

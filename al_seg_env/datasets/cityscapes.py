@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,17 +49,17 @@ class Cityscapes(PairedFiles):
     """Cityscapes with its fine annotations, 19 classes, 2975 / 500 images of 1024 x 2048.
 
     The ``labelIds`` masks are mapped to the 19 train ids; all other labels become 255. Names are as
-    ``"aachen_000000_000019"``, ``partitions`` are ``train`` and ``val`` (the labels of test aren't public).
+    ``"aachen_000000_000019"``, ``partitions`` are ``train`` and ``val`` (the labels of test are not public).
 
     Args:
         root: The folder that holds ``leftImg8bit`` and ``gtFine``.
         image_size: ``(H, W)`` to resize to, or None.
 
     Raises:
-        ValueError: If folders or partners are missing, or files can't be read, naming all of them.
+        ValueError: If folders or partners are missing, or files cannot be read, naming all of them.
     """
 
-    def __init__(self, root: str | Path, image_size: tuple[int, int] | None = None) -> None:
+    def __init__(self, root: str | Path, image_size: Sequence[int] | None = None) -> None:
         root = Path(root)
         require_folders(root, [f"{kind}/{p}" for kind in ("leftImg8bit", "gtFine") for p in PARTITIONS], LAYOUT)
         names: list[str] = []
@@ -87,7 +88,7 @@ class Cityscapes(PairedFiles):
 
 
 def train_ids() -> UInt8Array:
-    """Return the table from Cityscapes label id to train id, ``(256,)`` uint8, 255 for what isn't trained."""
+    """Return the table from Cityscapes label id to train id, ``(256,)`` uint8, 255 for what is not trained."""
     table: UInt8Array = np.full(256, IGNORE_LABEL, np.uint8)
     for train_id, (label, _, _) in enumerate(_TRAINED):
         table[label] = train_id

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from al_seg_env.datasets.image_files import PairedFiles, check_palette
+from al_seg_env.datasets.image_files import PairedFiles
 from al_seg_env.datasets.pairing import pair_files, require_folders
-from al_seg_env.datasets.segmentation_data import IGNORE_LABEL, check_classes, default_palette
+from al_seg_env.datasets.segmentation_data import IGNORE_LABEL, check_classes, check_palette, default_palette
 from al_seg_env.storage import read_json
 from al_seg_env.types import UInt8Array
 
@@ -33,22 +33,22 @@ class ImageFolder(PairedFiles):
 
     Images may also lie directly in ``images``: their names are then just ``"a"`` and they are in no
     partition. The first sub-folder, whatever it is called, is the partition. ``classes.json`` may also be a
-    plain list of names, or leave out ``color`` and ``ignore``. Files: png, jpg, jpeg, webp, bmp, tif, tiff.
+    plain list of names, or omit ``color`` and ``ignore``. Files: png, jpg, jpeg, webp, bmp, tif, tiff.
 
     Args:
         root: The folder that holds everything.
         images: Folder of the images, relative to ``root``.
         masks: Folder of the masks, relative to ``root``.
-        classes: The C class names. If given, ``classes.json`` isn't read.
+        classes: The C class names. If given, ``classes.json`` is not read.
         palette: C colours (red, green, blue), in preference to those in the file.
         image_size: ``(H, W)`` to resize to; None keeps the files' size, which must be the same for all.
         mask_suffix: What a mask's stem has that the image's has not, as ``"_mask"`` in ``a_mask.png``. Masks
-            without it are no masks, and left out.
+            without it are not masks, and ignored.
         ignore_labels: Labels to be read as 255 besides 255 itself and those that the file ignores. One may
             be the label of a class, which then never occurs.
 
     Raises:
-        ValueError: If folders, classes or partners are missing, or files can't be read or differ in size
+        ValueError: If folders, classes or partners are missing, or files cannot be read or differ in size
             (see :class:`PairedFiles`), naming all of them.
     """
 
@@ -60,15 +60,15 @@ class ImageFolder(PairedFiles):
         masks: str = "masks",
         classes: Sequence[str] | None = None,
         palette: Sequence[Sequence[int]] | UInt8Array | None = None,
-        image_size: tuple[int, int] | None = None,
+        image_size: Sequence[int] | None = None,
         mask_suffix: str = "",
         ignore_labels: Sequence[int] = (),
     ) -> None:
         root = Path(root)
         if not isinstance(mask_suffix, str):
-            raise ValueError(f"mask_suffix: expected a text, got {mask_suffix!r}")
+            raise ValueError(f"mask_suffix is {mask_suffix!r}; a text is expected")
         if not isinstance(ignore_labels, Iterable):
-            raise ValueError(f"ignore_labels: expected a list of labels, got {ignore_labels!r}")
+            raise ValueError(f"ignore_labels is {ignore_labels!r}; a list of labels is expected")
         require_folders(root, (images, masks), LAYOUT)
         if classes is None:
             classes, colours, ignored = read_classes(root / "classes.json")
@@ -98,8 +98,8 @@ def read_classes(path: str | Path) -> tuple[tuple[str, ...], UInt8Array, tuple[i
     Classes without a colour get the one that :func:`default_palette` has for them.
 
     Raises:
-        OSError: If there is something that is no file, or it can't be read.
-        ValueError: If there is no such file or it isn't in the format that :class:`ImageFolder` shows.
+        OSError: If there is something that is no file, or it cannot be read.
+        ValueError: If there is no such file or it is not in the format that :class:`ImageFolder` shows.
     """
     path, expected = Path(path), f"expected {CLASSES_FORMAT}"
     if not path.exists():
@@ -131,7 +131,7 @@ def _label_map(ignored: Sequence[Any]) -> UInt8Array:
     wrong = [label for label in ignored if type(label) is bool or not isinstance(label, (int, np.integer))]
     if wrong or any(not 0 <= label < 65536 for label in ignored):
         found = reprlib.repr(wrong or list(ignored))
-        raise ValueError(f"ignored labels: expected whole numbers from 0 to 65535, got {found}")
+        raise ValueError(f"ignore_labels is {found}; whole numbers from 0 to 65535 are expected")
     table = np.arange(max(256, *(label + 1 for label in ignored), 0), dtype=np.int64)
     kept = np.where(table < 256, table, IGNORE_LABEL - 1)
     kept[list(ignored)] = IGNORE_LABEL

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import warnings
 import weakref
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor
 
 from al_seg_env.datasets.segmentation_data import SegmentationData, check_labels
+from al_seg_env.storage import remove_unfinished, unfinished_name
 from al_seg_env.types import UInt8Array
 
 
@@ -24,8 +27,9 @@ class Frames:
     Args:
         data: Where they come from.
         cache: Folder to keep them in as memory-mapped files, for data larger than memory: all processes that
-            are given the folder share them, and the system keeps in memory what is in use. Left out, they
-            are kept in this process's memory.
+            are given the folder share them, and the system keeps in memory what is in use. Each file has a
+            checksum, which is verified when a process first maps it; a damaged file is made again. If
+            omitted, they are kept in this process's memory.
 
     Raises:
         ValueError: If there is a ``cache``, but the data have no ``fingerprint`` to tell their files from
@@ -42,9 +46,10 @@ class Frames:
             if fingerprint is None:
                 raise ValueError(
                     f"cache {str(cache)!r}: {type(data).__name__} has no fingerprint, a text that changes whenever its "
-                    "images or masks do; give it one, or leave the cache out"
+                    "images or masks do; give it one, or omit the cache"
                 )
             self._folder = Path(cache) / hashlib.sha256(fingerprint.encode()).hexdigest()[:16]
+            remove_unfinished(self._folder, "*.npy")
 
     @classmethod
     def shared(cls, data: SegmentationData, cache: str | Path | None = None) -> Frames:
@@ -96,14 +101,18 @@ class Frames:
             return decode(index)
         path = self._folder / f"{index}.{kind}.npy"
         shape = (*self.data.image_size, 3) if kind == "image" else tuple(self.data.image_size)
-        if (found := _mapped(path, shape)) is not None:
+        key = f"{self._folder.name} {path.name}"
+        if (found := _mapped(path, shape, key)) is not None:
             return found
         array = decode(index)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        unfinished = path.with_name(unfinished_name(path.name))
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with unfinished.open("wb") as file:
+            # No fsync: what a power failure leaves of the file is found by its checksum, and made again.
+            with unfinished.open("wb+") as file:
                 np.save(file, array)
+                file.seek(0)
+                file.write(_checksum(file.read(), key))
             os.replace(unfinished, path)
         except OSError as error:
             with suppress(OSError):
@@ -114,7 +123,7 @@ class Frames:
                 stacklevel=2,
             )
             return array
-        found = _mapped(path, shape)
+        found = _mapped(path, shape, key)
         return array if found is None else found
 
     def _check(self, index: int, kind: str, array: UInt8Array, shape: tuple[int, ...]) -> None:
@@ -142,11 +151,23 @@ class Frames:
 _shared: weakref.WeakValueDictionary[tuple[int | str, str | None], Frames] = weakref.WeakValueDictionary()
 
 
-def _mapped(path: Path, shape: tuple[int, ...]) -> UInt8Array | None:
-    """Return a file's array without reading it into memory, or ``None`` if there is none of this shape."""
+def _mapped(path: Path, shape: tuple[int, ...], key: str) -> UInt8Array | None:
+    """Return a file's array without copying it into memory, or ``None`` if there is none, or it is damaged."""
     try:
         # Mode "c": what is written to the array by mistake never reaches the file.
-        array = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        content: UInt8Array = np.memmap(path, np.uint8, "c")
+    except (OSError, ValueError):  # there is no file, or an empty one
         return None
-    return array if array.shape == shape and array.dtype == np.uint8 else None
+    end = len(content) - _CHECKSUM_BYTES
+    start = end - math.prod(shape)
+    if start < 0 or _checksum(content[:end].data, key) != content[end:].tobytes():
+        return None
+    return content[start:end].reshape(shape)
+
+
+_CHECKSUM_BYTES = 4
+
+
+def _checksum(content: bytes | memoryview, key: str) -> bytes:
+    """Return what tells a whole file from a damaged one, and from one whose place is elsewhere: of another ``key``."""
+    return zlib.crc32(content, zlib.crc32(key.encode(errors="surrogateescape"))).to_bytes(_CHECKSUM_BYTES, "little")

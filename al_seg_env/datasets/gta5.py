@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ class GTA5(PairedFiles):
     Labels are palette PNGs whose pixels are Cityscapes label ids (34 is the licence plate); they are mapped to
     the 19 train ids, all others become 255. Names are the files' stems, such as ``"00001"``. There are no
     partitions: the paper pretrains on all of it, and :meth:`Splits.draw` splits it. The pairs of
-    :data:`GTA5_UNUSABLE` are left out, so 24904 remain of the whole data set.
+    :data:`GTA5_UNUSABLE` are omitted, so 24904 remain of the whole data set.
 
     Args:
         root: The folder that holds ``images`` and ``labels``.
@@ -45,13 +46,11 @@ class GTA5(PairedFiles):
         classes: ``"cityscapes"``, or ``"camvid"`` for CamVid's 11 classes.
 
     Raises:
-        ValueError: If ``classes`` is another, folders or partners are missing, or files can't be read or differ in
+        ValueError: If ``classes`` is another, folders or partners are missing, or files cannot be read or differ in
             size, naming all.
     """
 
-    def __init__(
-        self, root: str | Path, image_size: tuple[int, int] | None = None, classes: str = "cityscapes"
-    ) -> None:
+    def __init__(self, root: str | Path, image_size: Sequence[int] | None = None, classes: str = "cityscapes") -> None:
         if classes not in ("cityscapes", "camvid"):
             raise ValueError(f"classes is {classes!r}; expected 'cityscapes' or 'camvid'")
         for_camvid = classes == "camvid"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,9 +12,10 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from al_seg_env.datasets.pairing import listed
-from al_seg_env.datasets.segmentation_data import IGNORE_LABEL, check_classes, default_palette
+from al_seg_env.datasets.segmentation_data import IGNORE_LABEL, check_classes, check_palette
 from al_seg_env.storage.images import open_image, too_many_pixels
-from al_seg_env.types import UInt8Array
+from al_seg_env.types import Size, UInt8Array
+from al_seg_env.validation import height_and_width, whole_number
 
 MASK_REMEDY = (
     "Store each mask as a PNG with one channel that holds class numbers (mode L, P or I;16), for example "
@@ -29,7 +29,7 @@ _ORIENTATION, _TIFF_WIDTH, _TIFF_HEIGHT = 0x0112, 256, 257
 
 
 class PairedFiles:
-    """Images and masks read from files when asked for, as a :class:`SegmentationData`.
+    """Images and masks read from files on request, as a :class:`SegmentationData`.
 
     Images of any kind become ``(H, W, 3)`` uint8 RGB: grey, palette, transparent (alpha is dropped) and
     16-bit ones (scaled to 8 bits), turned as their EXIF orientation says. Masks are files with one lossless
@@ -40,12 +40,12 @@ class PairedFiles:
         images: n image files.
         masks: n mask files, in the order of ``images``.
         classes: The C class names, at most 255.
-        names: One unique name per image; the stems of the image files if left out.
+        names: One unique name per image; the stems of the image files if omitted.
         image_size: ``(H, W)`` to resize to: images bilinear with antialiasing, masks nearest. None keeps the
             files' own size, which must then be the same for all.
         label_map: uint8 table from the label in the file to the class (or 255), any length; labels beyond
-            its end are errors. Left out: labels are kept as they are.
-        palette: ``(C, 3)`` uint8 colours; :func:`default_palette` if left out.
+            its end are errors. If omitted, labels are kept as they are.
+        palette: ``(C, 3)`` uint8 colours; :func:`default_palette` if omitted.
         partitions: Indices of the images in each official subset, by the name of the subset.
 
     Raises:
@@ -60,7 +60,7 @@ class PairedFiles:
         classes: Sequence[str],
         *,
         names: Sequence[str] | None = None,
-        image_size: tuple[int, int] | None = None,
+        image_size: Sequence[int] | None = None,
         label_map: UInt8Array | None = None,
         palette: UInt8Array | None = None,
         partitions: Mapping[str, Iterable[int]] | None = None,
@@ -68,8 +68,8 @@ class PairedFiles:
         self._images, self._masks = [Path(p) for p in images], [Path(p) for p in masks]
         if not self._images or len(self._images) != len(self._masks):
             raise ValueError(
-                f"got {len(self._images)} images and {len(self._masks)} masks; give at least one image, and "
-                "exactly one mask for each"
+                f"{len(self._images)} images and {len(self._masks)} masks are given; at least one image, and exactly "
+                "one mask for each, is expected"
             )
         self.classes = check_classes(classes)
         self.palette = check_palette(palette, len(self.classes))
@@ -77,15 +77,24 @@ class PairedFiles:
         twice = [name for name, n in Counter(self.names).items() if n > 1]
         if twice or len(self.names) != len(images):
             raise ValueError(
-                f"expected {len(images)} different names, one per image, got {len(self.names)}"
-                + (f"; more than once: {listed(twice)}" if twice else "")
+                f"names has {len(self.names)} entries; {len(images)} different names, one per image, are expected"
+                + (f". More than once: {listed(twice)}" if twice else "")
             )
-        self.partitions = {key: tuple(int(i) for i in ids) for key, ids in (partitions or {}).items()}
-        lut = np.arange(256) if label_map is None else label_map
-        self._label_map: UInt8Array = np.asarray(lut, np.uint8)
+        last = len(self.names) - 1
+        self.partitions = {
+            key: tuple(whole_number(f"an index in partition {key!r}", i, 0, last) for i in ids)
+            for key, ids in (partitions or {}).items()
+        }
+        self._label_map: UInt8Array = np.arange(256, dtype=np.uint8) if label_map is None else np.asarray(label_map)
+        if self._label_map.dtype != np.uint8 or self._label_map.ndim != 1:
+            raise ValueError(
+                f"label_map is {self._label_map.dtype} {self._label_map.shape}; uint8 with one entry per label in the "
+                "files is expected"
+            )
         self._resize = image_size is not None
-        found = _check_files(self._images, self._masks, common_size=image_size is None)
-        self.image_size = found if image_size is None else check_size(image_size)
+        resized = None if image_size is None else check_size(image_size)
+        found = _check_files(self._images, self._masks, common_size=resized is None)
+        self.image_size = found if resized is None else resized
 
     def __len__(self) -> int:
         return len(self._images)
@@ -155,35 +164,15 @@ class PairedFiles:
         return array
 
 
-def check_palette(palette: object, num_classes: int) -> UInt8Array:
-    """Return ``(num_classes, 3)`` uint8 colours, the default ones for None, or raise a ValueError."""
-    if palette is None:
-        return default_palette(num_classes)
-    try:
-        colours = np.asarray(palette)
-    except ValueError:  # not rectangular
-        colours = np.asarray(None)
-    whole = colours.shape == (num_classes, 3) and np.issubdtype(colours.dtype, np.integer)
-    if not whole or colours.min() < 0 or colours.max() > 255:
-        raise ValueError(
-            f"palette: expected {num_classes} colours (red, green, blue) of whole numbers 0 to 255, one per "
-            f"class, got shape {colours.shape} of {colours.dtype}: {reprlib.repr(palette)}"
-        )
-    return colours.astype(np.uint8)
-
-
-def check_size(image_size: Sequence[int]) -> tuple[int, int]:
-    """Return ``(H, W)``, or raise a ValueError if it is not two positive whole numbers."""
-    size = tuple(image_size) if isinstance(image_size, Sequence) else ()
-    whole = all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n > 0 for n in size)
-    if len(size) != 2 or not whole:
-        raise ValueError(f"image_size: expected (height, width) in pixels or None, got {reprlib.repr(image_size)}")
+def check_size(image_size: Sequence[int]) -> Size:
+    """Return ``(H, W)``, or raise a ValueError if it is not two positive whole numbers, or too large for Pillow."""
+    size = height_and_width("image_size", image_size)
     if problem := too_many_pixels(size):
-        raise ValueError(f"image_size: {problem}")
-    return int(size[0]), int(size[1])
+        raise ValueError(f"image_size is {image_size!r}; {problem}")
+    return size
 
 
-def _check_files(images: Sequence[Path], masks: Sequence[Path], common_size: bool) -> tuple[int, int]:
+def _check_files(images: Sequence[Path], masks: Sequence[Path], common_size: bool) -> Size:
     """Return the ``(H, W)`` of most images, or raise a ValueError that names all files with problems."""
     problems: list[str] = []
     image_sizes = [_header(path, problems, is_mask=False) for path in images]
@@ -234,7 +223,7 @@ def _load(path: Path, is_mask: bool) -> Image.Image:
             orientation = _orientation(image)
             image.load()
             if image.format == "PNG" and _orientation(image) != orientation:
-                raise ValueError("its EXIF orientation comes after the pixels; store it anew, with EXIF first or none")
+                raise ValueError("its EXIF orientation comes after the pixels; store EXIF first, or none")
             turned = ImageOps.exif_transpose(image) if orientation != 1 else image
     except Exception as error:  # decoders raise all sorts
         raise OSError(
@@ -257,7 +246,7 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
 
 
 def _problem(image: Image.Image, is_mask: bool) -> str | None:
-    """Return what is wrong with an opened file that isn't decoded yet."""
+    """Return what is wrong with an opened file that is not decoded yet."""
     if not is_mask:
         known = image.mode in _IMAGE_MODES
         return None if known else f"has the pixel mode {image.mode}; store it with 8 or 16 bits per channel"

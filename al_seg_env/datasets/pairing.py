@@ -13,10 +13,10 @@ def find_images(folder: Path, suffix: str = "") -> dict[str, list[Path]]:
     """Return the image files anywhere below ``folder`` by key, in order of the keys.
 
     A key is the path from ``folder`` without the file's suffix and without ``suffix``, with ``/`` between
-    its parts. Files whose stem does not end in ``suffix``, hidden files and other types are left out.
+    its parts. Files whose stem does not end in ``suffix``, hidden files and other types are ignored.
 
     Raises:
-        OSError: If a folder can't be listed.
+        OSError: If a folder cannot be listed.
         ValueError: If links lead to one folder twice.
     """
     found: dict[str, list[Path]] = {}

@@ -61,8 +61,8 @@ class ArrayData:
         images: n images, each ``(H, W, 3)`` uint8, all of one size.
         masks: n masks, each ``(H, W)`` uint8 with labels below ``len(classes)`` or 255.
         classes: Names of the classes.
-        names: Names of the images; their numbers if left out.
-        palette: ``(C, 3)`` uint8 colours; :func:`default_palette` if left out.
+        names: Names of the images; their numbers if omitted.
+        palette: ``(C, 3)`` uint8 colours; :func:`default_palette` if omitted.
 
     Raises:
         ValueError: If numbers, shapes, dtypes or labels do not fit, naming every offending image.
@@ -76,19 +76,24 @@ class ArrayData:
         names: Sequence[str] | None = None,
         palette: UInt8Array | None = None,
     ) -> None:
-        if not len(images):
-            raise ValueError("no images were given; at least one is needed")
-        if len(images) != len(masks):
-            raise ValueError(f"{len(images)} images but {len(masks)} masks; give one mask per image")
+        if not len(images) or len(images) != len(masks):
+            raise ValueError(
+                f"{len(images)} images and {len(masks)} masks are given; at least one image, and exactly one mask for "
+                "each, is expected"
+            )
         self.classes = check_classes(classes)
         self.names = tuple(names) if names is not None else tuple(str(i) for i in range(len(images)))
         if len(self.names) != len(images) or len(set(self.names)) != len(images):
-            raise ValueError(f"names: {len(images)} unique names are needed, one per image")
-        self.palette = default_palette(len(self.classes)) if palette is None else np.asarray(palette, np.uint8)
-        self.image_size = (int(images[0].shape[0]), int(images[0].shape[1]))
-        self._images, self._masks = list(images), list(masks)
+            raise ValueError(
+                f"names has {len(self.names)} entries; {len(images)} different names, one per image, are expected"
+            )
+        self.palette = check_palette(palette, len(self.classes))
+        self._images, self._masks = [np.asarray(image) for image in images], [np.asarray(mask) for mask in masks]
+        if self._images[0].ndim != 3 or not self._images[0].size:
+            raise ValueError(f"image {self.names[0]!r} is {self._images[0].shape}; (height, width, 3) is expected")
+        self.image_size = (self._images[0].shape[0], self._images[0].shape[1])
         problems = []
-        for name, image, mask in zip(self.names, images, masks, strict=True):
+        for name, image, mask in zip(self.names, self._images, self._masks, strict=True):
             if image.shape != (*self.image_size, 3) or image.dtype != np.uint8:
                 problems.append(f"image {name!r} is {image.dtype} {image.shape}")
             if mask.shape != self.image_size or mask.dtype != np.uint8:
@@ -125,6 +130,23 @@ def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
             f"labels are uint8, and {IGNORE_LABEL} means that nothing is labelled"
         )
     return names
+
+
+def check_palette(palette: object, num_classes: int) -> UInt8Array:
+    """Return ``(num_classes, 3)`` uint8 colours, the default ones for None, or raise a ValueError."""
+    if palette is None:
+        return default_palette(num_classes)
+    try:
+        colours = np.asarray(palette)
+    except ValueError:  # not rectangular
+        colours = np.asarray(None)
+    whole = colours.shape == (num_classes, 3) and np.issubdtype(colours.dtype, np.integer)
+    if not whole or colours.min() < 0 or colours.max() > 255:
+        raise ValueError(
+            f"palette is {reprlib.repr(palette)}; {num_classes} colours (red, green, blue), one per class, of whole "
+            "numbers from 0 to 255 are expected"
+        )
+    return colours.astype(np.uint8)
 
 
 def labels_out_of_range(mask: UInt8Array, num_classes: int) -> list[int]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import reprlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,7 @@ import numpy.typing as npt
 from al_seg_env.datasets.pairing import listed
 from al_seg_env.datasets.segmentation_data import SegmentationData
 from al_seg_env.storage import read_json, write_text
+from al_seg_env.validation import whole_number
 
 SPLITS = ("state", "train", "reward", "eval", "test")
 FORMAT, VERSION = "al-seg-env splits", 1
@@ -30,6 +33,10 @@ NAMED_SPLITS: Mapping[str, Path] = {
 test the test partition. ``"ralis_reward50"``: the same with 50 images of its D_R.
 """
 
+SplitChoice: TypeAlias = int | str | os.PathLike[str] | Mapping[str, Any]
+"""Splits in plain values; see :func:`resolve_splits`."""
+
+logger = logging.getLogger("al_seg_env")
 _SUBSETS = 1000  # random choices of D_S among which the one most like D_T is taken
 _SMOOTHING = 1e-6  # added to the share of each class, so that the KL divergence stays finite
 
@@ -40,9 +47,9 @@ class Splits:
 
     Attributes:
         state: D_S, the images whose predictions are the state. Not empty.
-        train: D_T, from which regions are acquired while an agent is trained. Empty only if ``eval`` isn't.
+        train: D_T, from which regions are acquired while an agent is trained. Empty only if ``eval`` is not.
         reward: D_R, on which the reward is measured. Not empty.
-        eval: D_V, from which a trained agent acquires. Empty only if ``train`` isn't.
+        eval: D_V, from which a trained agent acquires. Empty only if ``train`` is not.
         test: Images for the final figures; may be empty.
 
     Raises:
@@ -58,8 +65,8 @@ class Splits:
 
     def __post_init__(self) -> None:
         for name, ids in self._items():
-            if isinstance(ids, str) or any(not _is_count(i) for i in ids):
-                raise ValueError(f"{name}: expected indices of images, whole numbers from 0 on, got {ids!r}")
+            if isinstance(ids, str) or not isinstance(ids, Iterable) or any(not _is_count(i) for i in ids):
+                raise ValueError(f"{name} is {reprlib.repr(ids)}; indices, whole numbers from 0 on, are expected")
             object.__setattr__(self, name, tuple(int(i) for i in ids))
         problems = [
             f"{name} holds {again} more than once"
@@ -83,7 +90,7 @@ class Splits:
         seed: int,
         *,
         sizes: Mapping[str, int | None],
-        sources: Mapping[str, str] | None = None,
+        sources: Mapping[str, str | None] | None = None,
     ) -> Splits:
         """Draw splits at random, with a D_S that is like D_T (paper, section 4.1 and footnote 2).
 
@@ -94,10 +101,10 @@ class Splits:
 
         Args:
             data: The images.
-            seed: Equal seeds give equal splits.
+            seed: Equal seeds give equal splits; at least 0.
             sizes: The number of images in each split; None for all that the others leave of its source, at
-                most once per source. Splits left out are empty.
-            sources: The partition of ``data`` from which a split is drawn; all images if left out. State
+                most once per source. Splits that are omitted are empty.
+            sources: The partition of ``data`` from which a split is drawn; all images if omitted or None. State
                 and train must have the same.
 
         Raises:
@@ -105,7 +112,7 @@ class Splits:
         """
         sources = sources or {}
         _check_request(sizes, sources)
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(whole_number("seed", seed))
         state, train = sizes.get("state", 0), sizes.get("train", 0)
         wanted = {"state+train": None if state is None or train is None else state + train}
         wanted.update((name, sizes.get(name, 0)) for name in ("reward", "eval", "test"))
@@ -114,7 +121,7 @@ class Splits:
         count = state if state is not None else len(group) - (train or 0)
         if not 0 < count <= len(group):
             raise ValueError(
-                f"state={state} and train={train} can't be made of the {len(group)} images left of their "
+                f"state={state} and train={train} cannot be made of the {len(group)} images left of their "
                 "source; state needs at least 1"
             )
         chosen = _like_the_rest(data, group, count, rng)
@@ -129,8 +136,8 @@ class Splits:
         """Read splits that :meth:`save` wrote; images are found by name.
 
         Raises:
-            OSError: If the file can't be read.
-            ValueError: If it isn't such a file, or names images that ``data`` lacks; all are named.
+            OSError: If the file cannot be read.
+            ValueError: If it is no such file, or names images that ``data`` lacks; all are named.
         """
         content = _read(Path(path))
         index = {name: i for i, name in enumerate(data.names)}
@@ -167,27 +174,123 @@ class Splits:
         return [(name, getattr(self, name)) for name in SPLITS]
 
 
+def resolve_splits(
+    data: SegmentationData,
+    splits: SplitChoice,
+    sizes: Mapping[str, int | None],
+    sources: Mapping[str, str | None],
+) -> Splits:
+    """Return the splits that plain values mean.
+
+    The logger ``al_seg_env`` warns if the data have partitions that the splits do not follow, unless ``splits`` says of
+    one where it is drawn from.
+
+    Args:
+        data: The images.
+        splits: A seed to draw splits with; a file of :meth:`Splits.save`; one of :data:`NAMED_SPLITS`; or a mapping
+            of ``"seed"`` and of splits to draw in another way: to a number of images, to None for all that are
+            left, or to ``{"from": partition, "size": number}``, such as
+            ``{"seed": 0, "train": 50, "test": {"from": "test"}}``. Without a size, it is all of the partition that
+            other splits from there leave; without ``"from"``, the partition is as in ``sources``.
+        sizes: Images of each split that is drawn, where ``splits`` says nothing else; see :meth:`Splits.draw`.
+        sources: Its partition, likewise.
+
+    Raises:
+        ValueError: If ``splits`` is something else, or does not fit the data.
+    """
+    if isinstance(splits, str | os.PathLike):
+        path = Path(splits) if not isinstance(splits, str) else NAMED_SPLITS.get(splits, Path(splits))
+        if not path.is_file():
+            raise ValueError(
+                f"splits {str(splits)!r} is neither a file nor one of the published splits {sorted(NAMED_SPLITS)}"
+            )
+        return Splits.load(path, data)
+    if isinstance(splits, Mapping):
+        seed = splits.get("seed", 0)
+        sizes, sources = _request(data, {name: part for name, part in splits.items() if name != "seed"}, sizes, sources)
+    elif isinstance(splits, int | np.integer) and not isinstance(splits, bool):
+        seed = int(splits)
+    else:
+        raise ValueError(f"splits is {reprlib.repr(splits)}; a seed, a file, a name or a mapping is expected")
+    drawn = Splits.draw(data, seed, sizes=sizes, sources=sources)
+    if not isinstance(splits, Mapping) or not any(isinstance(part, Mapping) for part in splits.values()):
+        _tell_what_is_not_followed(data, {sources.get(name) for name in SPLITS if getattr(drawn, name)})
+    return drawn
+
+
+def _request(
+    data: SegmentationData,
+    parts: Mapping[str, Any],
+    sizes: Mapping[str, int | None],
+    sources: Mapping[str, str | None],
+) -> tuple[dict[str, int | None], dict[str, str | None]]:
+    """Return sizes and sources as the ``parts`` of a mapping change them; see :func:`resolve_splits`."""
+    sizes, sources = dict(sizes), dict(sources)
+    whole = []
+    for name, part in parts.items():
+        if not isinstance(part, Mapping):
+            sizes[name] = part
+            continue
+        source, sizes[name] = part.get("from", sources.get(name)), part.get("size")
+        if not part or not set(part) <= {"from", "size"} or not isinstance(source, str | None):
+            raise ValueError(
+                f"splits: {name} is {reprlib.repr(dict(part))}; a number of images, None, or "
+                '{"from": partition, "size": number} is expected'
+            )
+        sources[name] = source
+        if sizes[name] is None and source is not None:
+            whole.append(name)
+    for name in whole:
+        others = [size for other, size in sizes.items() if other != name and sources.get(other) == sources[name]]
+        numbers = [size for size in others if isinstance(size, int)]
+        if len(numbers) == len(others):
+            # As a number, so that it is drawn before splits that take images of any partition.
+            sizes[name] = max(0, len(_source_ids(data, sources[name])) - sum(numbers))
+    return sizes, sources
+
+
+def _tell_what_is_not_followed(data: SegmentationData, followed: set[str | None]) -> None:
+    """Log which of the data's partitions no split was drawn from: a test set may be among the training images."""
+    partitions: Mapping[str, Sequence[int]] = getattr(data, "partitions", {})
+    others = sorted(set(partitions) - followed)
+    if not others:
+        return
+    if None in followed:
+        logger.warning(
+            "the data's partitions %s are not followed: their images are drawn for any split. To follow them, name "
+            'them in splits, as in {"test": {"from": %r}}; in an image folder, train, val and test are followed',
+            others,
+            others[-1],
+        )
+    else:
+        logger.warning("the images of the data's partitions %s are in no split", others)
+
+
 def _is_count(value: Any) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= 0)
 
 
-def _check_request(sizes: Mapping[str, int | None], sources: Mapping[str, str]) -> None:
-    if unknown := sorted((set(sizes) | set(sources)) - set(SPLITS)):
-        raise ValueError(f"unknown splits {unknown}; sizes and sources may have {list(SPLITS)}")
-    if wrong := {name: n for name, n in sizes.items() if n is not None and not _is_count(n)}:
-        raise ValueError(f"sizes: expected numbers of images from 0 on, or None for the rest, got {wrong}")
+def _check_request(sizes: Mapping[str, int | None], sources: Mapping[str, str | None]) -> None:
+    if unknown := sorted(map(repr, (set(sizes) | set(sources)) - set(SPLITS))):
+        raise ValueError(f"splits has the unknown names {', '.join(unknown)}; names out of {list(SPLITS)} are expected")
+    for name, size in sizes.items():
+        if size is not None:
+            whole_number(f"{name} (images of this split, None for the rest)", size)
+    for name, source in sources.items():
+        if source is not None and not isinstance(source, str):
+            raise ValueError(f"the source of {name} is {source!r}; the name of a partition, or None, is expected")
     if sizes.get("train", 0) != 0 and sources.get("state") != sources.get("train"):
         raise ValueError(
             f"state and train must share a source, got {sources.get('state')!r} and {sources.get('train')!r}"
         )
     rests = Counter(sources.get(name) for name, size in sizes.items() if size is None)
     if twice := [source for source, n in rests.items() if n > 1]:
-        names = ", ".join(repr(source) if source else "all images" for source in twice)
+        names = ", ".join("all images" if source is None else repr(source) for source in twice)
         raise ValueError(f"only one split can take the rest (None) of a source, but several do of: {names}")
 
 
 def _source_ids(data: SegmentationData, source: str | None) -> Sequence[int]:
-    if not source:
+    if source is None:
         return range(len(data.names))
     partitions: Mapping[str, Sequence[int]] = getattr(data, "partitions", {})
     if source not in partitions:
@@ -205,12 +308,12 @@ def _draw_groups(
     drawn: dict[str, list[int]] = {}
     taken: set[int] = set()
     # Partitions before "all images", numbers before "the rest": what can be met then is met.
-    for name in sorted(sizes, key=lambda n: (sizes[n] is None, not sources.get(n))):
+    for name in sorted(sizes, key=lambda n: (sizes[n] is None, sources.get(n) is None)):
         size, source = sizes[name], sources.get(name)
         left = [i for i in _source_ids(data, source) if i not in taken]
         if size is not None and size > len(left):
-            of = f"partition {source!r}" if source else "all images"
-            raise ValueError(f"{name}: {size} images were asked for, but {len(left)} are left of {of}")
+            of = "all images" if source is None else f"partition {source!r}"
+            raise ValueError(f"{name}: {size} images are requested, but {len(left)} are left of {of}")
         drawn[name] = [int(left[i]) for i in rng.permutation(len(left))[:size]]
         taken.update(drawn[name])
     return drawn

@@ -5,7 +5,15 @@ plain values as safetensors and json: reading such a file executes nothing, and 
 opens images of known formats only.
 """
 
-from al_seg_env.storage.atomic import remove_unfinished, replacing, write_bytes, write_csv, write_json, write_text
+from al_seg_env.storage.atomic import (
+    remove_unfinished,
+    replacing,
+    unfinished_name,
+    write_bytes,
+    write_csv,
+    write_json,
+    write_text,
+)
 from al_seg_env.storage.comparison import differences
 from al_seg_env.storage.csv_values import parse_float, parse_int
 from al_seg_env.storage.images import open_image, write_png
@@ -37,6 +45,7 @@ __all__ = [
     "require_file",
     "save_tree",
     "tree_digest",
+    "unfinished_name",
     "unpack_tree",
     "write_bytes",
     "write_csv",

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from operator import index as index_of
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from al_seg_env.datasets.image_files import check_size
 from al_seg_env.datasets.segmentation_data import IGNORE_LABEL
 from al_seg_env.datasets.synthetic import scenery
 from al_seg_env.datasets.synthetic.canvas import FloatArray, value_noise
 from al_seg_env.datasets.synthetic.street_scene import Look, Street, Weather, draw_street, plan_street
 from al_seg_env.types import UInt8Array
+from al_seg_env.validation import one_of, whole_number
 
 _CLASSES: tuple[tuple[str, tuple[int, int, int]], ...] = (  # in the order of the labels in _scenery
     ("road", (128, 64, 128)),
@@ -96,10 +98,11 @@ _LOOKS = {
 }  # fmt: skip
 
 _MIN_SIDE = 32
+_MAX_COUNT = 10**6
 _MAX_CACHED_BYTES = 64 * 2**20
 
 
-_VERSION = 1  # of the drawing: to be raised whenever a scene changes
+_VERSION = 1  # of the drawing: raise it whenever a scene changes
 
 
 class SyntheticStreets:
@@ -115,12 +118,12 @@ class SyntheticStreets:
     pretraining: it stands in for a video game such as GTA5.
 
     Image ``i`` depends on ``seed``, ``style``, ``image_size`` and ``i`` alone, neither on ``count`` nor on
-    what was asked for before: a larger ``count`` adds images. Another size shows the same streets, a wider
-    one more of them. Scenes are drawn when asked for, a few milliseconds each, and kept (up to 64 MB);
-    pickling leaves them out.
+    what was requested before: a larger ``count`` adds images. Another size shows the same streets, a wider
+    one more of them. Scenes are drawn on request, in a few milliseconds each, and kept (up to 64 MB);
+    pickling omits them.
 
     Args:
-        count: Number of images.
+        count: Number of images, at most a million.
         image_size: ``(height, width)``, each at least 32.
         seed: Which world to draw; at least 0.
         style: ``"street"`` or ``"render"``.
@@ -133,7 +136,6 @@ class SyntheticStreets:
 
     Raises:
         ValueError: If an argument is out of its range, or the style is unknown.
-        TypeError: If a number is not an integer.
 
     Example:
         >>> data = SyntheticStreets(count=4, image_size=(96, 128))
@@ -142,24 +144,21 @@ class SyntheticStreets:
     """
 
     def __init__(
-        self, count: int = 200, image_size: tuple[int, int] = (96, 128), seed: int = 0, style: str = "street"
+        self, count: int = 200, image_size: Sequence[int] = (96, 128), seed: int = 0, style: str = "street"
     ) -> None:
-        if count < 1:
-            raise ValueError(f"count is {count}, but at least 1 image is needed; give a positive count")
-        if len(image_size) != 2 or min(image_size) < _MIN_SIDE:
+        whole_number("count", count, 1, _MAX_COUNT)
+        self.seed = whole_number("seed", seed)
+        one_of("style", style, tuple(_LOOKS))
+        self.style = style
+        self.image_size = check_size(image_size)
+        if min(self.image_size) < _MIN_SIDE:
             raise ValueError(
-                f"image_size is {tuple(image_size)}, but (height, width), each at least {_MIN_SIDE}, is "
-                "expected; smaller streets show nothing: give a larger size"
+                f"image_size is {tuple(image_size)}; sides of at least {_MIN_SIDE} pixels are expected: smaller "
+                "streets show nothing"
             )
-        if seed < 0:
-            raise ValueError(f"seed is {seed}, but a number from 0 up is expected; give a non-negative seed")
-        if style not in _LOOKS:
-            raise ValueError(f"style is {style!r}, which is unknown; give one of {', '.join(map(repr, _LOOKS))}")
-        self.style, self.seed = style, index_of(seed)
-        self.image_size = (index_of(image_size[0]), index_of(image_size[1]))
         self.classes = tuple(name for name, _ in _CLASSES)
         self.palette: UInt8Array = np.array([colour for _, colour in _CLASSES], np.uint8)
-        self.names = tuple(f"{style}-{index:04d}" for index in range(index_of(count)))
+        self.names = tuple(f"{style}-{index:04d}" for index in range(count))
         self._drawn: dict[int, tuple[UInt8Array, UInt8Array]] = {}
 
     def __len__(self) -> int:

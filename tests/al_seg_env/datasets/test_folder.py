@@ -274,7 +274,7 @@ def test_files_that_go_or_break_later(tmp_path):
         ({"classes": "road"}, "different names"),
         ({"classes": ("a", "")}, "different names"),
         ({"classes": [str(i) for i in range(256)]}, "1 to 255"),
-        ({"palette": [(0, 0, 0)]}, "expected 3 colours"),
+        ({"palette": [(0, 0, 0)]}, r"palette is \[\(0, 0, 0\)\]; 3 colours .* are expected"),
         ({"image_size": (4,)}, "height, width"),
         ({"image_size": (0, 4)}, "height, width"),
         ({"image_size": 4}, "height, width"),
@@ -292,5 +292,5 @@ def test_paired_files_checks_its_lists(tmp_path):
         PairedFiles([], [], CLASSES)
     with pytest.raises(ValueError, match="2 images and 1 masks"):
         PairedFiles([image, image], [mask], CLASSES)
-    with pytest.raises(ValueError, match="2 different names, .*more than once: i"):
+    with pytest.raises(ValueError, match="2 different names, .*More than once: i"):
         PairedFiles([image, image], [mask, mask], CLASSES)

@@ -1,7 +1,10 @@
 """Decoded frames and the crops that the segmentation network trains on."""
 
 import gc
+import io
 import os
+import pickle
+import signal
 
 import numpy as np
 import pytest
@@ -10,8 +13,10 @@ from fakes import numbered_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from processes import in_child
 
 from al_seg_env import ImageFolder, SyntheticStreets
+from al_seg_env.datasets import frames as frames_module
 from al_seg_env.datasets.frames import Frames
 from al_seg_env.learner.training_crops import training_crops
 from al_seg_env.regions import RegionGrid
@@ -162,24 +167,107 @@ def test_what_is_written_to_a_frame_does_not_reach_the_cache(tmp_path):
     np.testing.assert_array_equal(Frames(Fingerprinted(), cache=tmp_path).image(1), expected)
 
 
-@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"nonsense" * 100, "half", "pickle", "shape"])
-def test_a_damaged_file_of_the_cache_is_made_again(tmp_path, content):
+def flipped(content):
+    """A byte in the middle of the pixels, which makes another valid label of it."""
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+def archive(content):
+    with io.BytesIO() as file:
+        np.savez(file, np.zeros((HEIGHT, WIDTH), np.uint8))
+        return file.getvalue()
+
+
+def array(content):
+    with io.BytesIO() as file:
+        np.save(file, np.zeros((HEIGHT, WIDTH), np.uint8))
+        return file.getvalue()
+
+
+DAMAGES = {
+    "nothing": lambda content: b"",
+    "a byte": lambda content: b"x",
+    "nonsense": lambda content: b"nonsense" * 100,
+    "truncated": lambda content: content[: len(content) // 2],
+    "a flipped byte": flipped,
+    "a zeroed half": lambda content: content[: len(content) // 2] + bytes(len(content) // 2),
+    "labels out of range": lambda content: content[:-300] + bytes([9]) * 296 + content[-4:],
+    "longer": lambda content: content + b"x",
+    "a zip": archive,
+    "another array": array,
+    "a pickle": lambda content: pickle.dumps([1]),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize("kind", ["image", "mask"])
+def test_a_damaged_file_of_the_cache_is_made_again(tmp_path, kind, damage):
+    getattr(Frames(Fingerprinted(), cache=tmp_path), kind)(0)
+    (path,) = tmp_path.rglob("*.npy")
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    data = Fingerprinted()
+    found, expected = (getattr(frames, kind)(0) for frames in (Frames(data, cache=tmp_path), Frames(PositionData())))
+    np.testing.assert_array_equal(found, expected)
+    assert data.decoded == [0]
+    assert path.read_bytes() == whole
+    again = Fingerprinted()
+    getattr(Frames(again, cache=tmp_path), kind)(0)
+    assert not again.decoded
+
+
+def test_files_of_the_cache_that_changed_places_are_made_again(tmp_path):
+    frames = Frames(Fingerprinted(), cache=tmp_path)
+    for index in (0, 1):
+        frames.mask(index)
+    first, second = sorted(tmp_path.rglob("*.mask.npy"))
+    contents = first.read_bytes(), second.read_bytes()
+    first.write_bytes(contents[1])
+    second.write_bytes(contents[0])
+    data = Fingerprinted()
+    found = Frames(data, cache=tmp_path)
+    assert [int(found.mask(index)[0, 0]) for index in (0, 1)] == [0, 1]
+    assert data.decoded == [0, 1]
+
+
+def test_a_folder_in_the_place_of_a_cached_file_is_a_warning(tmp_path):
     Frames(Fingerprinted(), cache=tmp_path).mask(0)
     (path,) = tmp_path.rglob("*.npy")
-    if content == "half":
-        content = path.read_bytes()[: path.stat().st_size // 2]
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    elif content == "pickle":
-        np.save(path, np.array([object()]), allow_pickle=True)
-    else:
-        np.save(path, np.zeros((3, 3), np.uint8))
-    data = Fingerprinted()
-    np.testing.assert_array_equal(Frames(data, cache=tmp_path).mask(0), Frames(PositionData()).mask(0))
-    assert data.decoded == [0]
-    again = Fingerprinted()
-    Frames(again, cache=tmp_path).mask(0)
-    assert not again.decoded
+    path.unlink()
+    path.mkdir()
+    with pytest.warns(RuntimeWarning, match="cannot be written .*kept in memory"):
+        found = Frames(Fingerprinted(), cache=tmp_path).mask(0)
+    np.testing.assert_array_equal(found, Frames(PositionData()).mask(0))
+
+
+def test_what_a_killed_process_left_in_the_cache_is_removed(tmp_path):
+    def killed():
+        data = Fingerprinted()
+        frames = Frames(data, cache=tmp_path)
+        os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        frames.mask(0)
+
+    assert in_child(killed) == -9
+    (folder,) = tmp_path.iterdir()
+    assert len(list(folder.iterdir())) == 1
+    Frames(Fingerprinted(), cache=tmp_path).mask(0)
+    assert [path.name for path in folder.iterdir()] == ["0.mask.npy"]
+
+
+def test_a_file_of_the_cache_is_verified_once_and_then_only_mapped(tmp_path, monkeypatch):
+    Frames(Fingerprinted(), cache=tmp_path).image(0)
+    checks, checksum = [], frames_module._checksum
+
+    def counted(content, key):
+        checks.append(key)
+        return checksum(content, key)
+
+    monkeypatch.setattr(frames_module, "_checksum", counted)
+    frames = Frames(Fingerprinted(), cache=tmp_path)
+    for _ in range(3):
+        frames.images([0, 0])
+    assert len(checks) == 1
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path):

@@ -223,7 +223,7 @@ def test_exif_behind_the_pixels_is_not_overlooked(tmp_path):
     early = png(8, 0, [b"\0\1"], first=chunk(b"eXIf", exif.tobytes()[6:]))
     mask = np.zeros((1, 2), np.uint8)
     assert opened(tmp_path, early, mask).image(0)[0, :, 0].tolist() == [1, 0]
-    with pytest.raises(OSError, match=r"image\.png .*EXIF orientation comes after the pixels; store it anew"):
+    with pytest.raises(OSError, match=r"image\.png .*comes after the pixels; store EXIF first, or none"):
         opened(tmp_path, late, mask).image(0)
 
 
@@ -257,5 +257,5 @@ def test_small_files_of_huge_images_are_refused_before_they_are_decoded(tmp_path
         assert "2 problems" in str(caught.value)
         with pytest.raises(OSError, match=remedy):
             data.image(0)
-    with pytest.raises(ValueError, match="image_size: 100000 x 100000 are more than"):
+    with pytest.raises(ValueError, match=r"image_size is \(100000, 100000\); 100000 x 100000 are more than"):
         opened(tmp_path, np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2), np.uint8), image_size=(100_000, 100_000))

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from al_seg_env.datasets import ArrayData, Splits
-from al_seg_env.datasets.splits import SPLITS
+from al_seg_env.datasets.splits import SPLITS, resolve_splits
 
 SIZES = {"state": 3, "train": 6, "reward": 4, "eval": 5, "test": None}
 
@@ -137,10 +137,10 @@ def test_without_train_no_mask_is_read():
         (
             {"state": 3, "train": 6, "reward": 40},
             {},
-            "reward: 40 images were asked for, but 21 are left of all",
+            "reward: 40 images are requested, but 21 are left of all",
         ),
         ({"state": 2, "train": 2, "reward": 12}, {"reward": "val"}, "but 10 are left of partition 'val'"),
-        ({"state": 20, "train": 12, "reward": 1}, {}, r"state\+train: 32 images were asked for, but 30"),
+        ({"state": 20, "train": 12, "reward": 1}, {}, r"state\+train: 32 images are requested, but 30"),
         ({"state": None, "train": 29, "reward": 2}, {}, "state=None and train=29 .* 28 images"),
         ({"state": 29, "train": None, "reward": 2}, {}, "state=29 and train=None .* 28 images"),
         ({"state": 0, "train": 2, "reward": 2}, {}, "state needs at least 1"),
@@ -149,8 +149,11 @@ def test_without_train_no_mask_is_read():
         ({"state": 1, "train": None, "reward": 2, "eval": None}, {}, "only one split .* all images"),
         ({"state": 1, "train": 1, "reward": 2}, {"train": "val"}, "must share a source, got None and 'val'"),
         ({"state": 1, "train": 1, "reward": 2}, {"reward": "vl"}, r"no partition 'vl'.*'train', 'val'"),
-        ({"state": 1, "train": 1, "rewards": 2}, {}, "unknown splits.*rewards"),
-        ({"state": 1, "train": 1.5, "reward": -2}, {}, "train.*1.5.*reward.*-2"),
+        ({"state": 1, "train": 1, "rewards": 2}, {}, "unknown names .rewards."),
+        ({"state": 1, "train": 1.5, "reward": 2}, {}, "train .* is 1.5; a whole number of at least 0 is expected"),
+        ({"state": 1, "train": 1, "reward": -2}, {}, "reward .* is -2; a whole number"),
+        ({"state": 1, "train": 1, "reward": 2}, {"reward": 3}, "the source of reward is 3; the name of a partition"),
+        ({"state": 1, "train": 1, "reward": 2}, {"reward": ""}, r"no partition ''.*'train', 'val'"),
     ],
 )
 def test_requests_that_cannot_be_met(sizes, sources, message):
@@ -166,7 +169,7 @@ def test_splits_are_validated():
     with pytest.raises(ValueError, match="state and reward must hold"):
         Splits((), (2,), (), (6,))
     for wrong in ((1.0,), (True,), (-1,), "ab"):
-        with pytest.raises(ValueError, match="train: expected indices"):
+        with pytest.raises(ValueError, match="train is .*; indices, whole numbers from 0 on, are expected"):
             Splits((0,), wrong, (3,), (6,))
     splits = Splits([np.int64(0)], range(1, 3), np.array([3]), (4,))
     assert splits == Splits((0,), (1, 2), (3,), (4,))
@@ -239,3 +242,107 @@ def test_a_file_that_is_not_json(tmp_path):
             Splits.load(path, CountingData(9))
     with pytest.raises(OSError, match="nowhere"):
         Splits.load(tmp_path / "nowhere.json", CountingData(9))
+
+
+# Splits from plain values
+
+
+def test_a_mapping_draws_from_partitions():
+    data, sizes = partitioned(), {"state": 2, "train": 5, "reward": 4, "eval": None, "test": 3}
+    splits = resolve_splits(data, {"seed": 3, "test": {"from": "val", "size": 7}, "reward": {"size": 6}}, sizes, {})
+    assert set(splits.test) < set(data.partitions["val"])
+    assert [len(part) for part in parts(splits).values()] == [2, 5, 6, 10, 7]
+    whole = resolve_splits(data, {"test": {"from": "val"}}, sizes, {})
+    assert set(whole.test) == set(data.partitions["val"])
+    sources = dict.fromkeys(SPLITS, "train")
+    rest = resolve_splits(data, {"test": {"from": "val"}, "reward": {"from": "val", "size": 4}}, sizes, {})
+    assert set(rest.test) | set(rest.reward) == set(data.partitions["val"])
+    back = resolve_splits(data, {"test": {"from": None, "size": 12}}, sizes, sources)
+    assert len(back.test) == 12
+    assert set(back.test) & set(data.partitions["val"])
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        ({"test": {"form": "val"}}, "splits: test is {'form': 'val'}; a number of images, None, or"),
+        ({"test": {"from": [1]}}, r"splits: test is {'from': \[1\]}; a number"),
+        ({"test": {}}, "splits: test is {}; a number"),
+        ({"test": {"from": "vall"}}, r"no partition 'vall'; they have \['train', 'val'\]"),
+        ({"test": {"from": "val", "size": 11}}, "test: 11 images are requested, but 10 are left of partition 'val'"),
+        ({"test": {"from": "val", "size": -1}}, "test .* is -1; a whole number of at least 0"),
+        ({"tests": 3}, "unknown names 'tests'"),
+        ({"train": {"from": "val", "size": 3}}, "state and train must share a source, got None and 'val'"),
+        ({"seed": -1}, "seed is -1; a whole number of at least 0 is expected"),
+        ({"seed": 0.5}, "seed is 0.5; a whole number"),
+        ({"seed": {"from": "val"}}, "seed is {'from': 'val'}; a whole number"),
+        (-1, "seed is -1; a whole number"),
+        (1.5, "splits is 1.5; a seed, a file, a name or a mapping is expected"),
+        (True, "splits is True; a seed"),
+        (None, "splits is None; a seed"),
+        ([1, 2], r"splits is \[1, 2\]; a seed"),
+        ("ralis_", "splits 'ralis_' is neither a file nor one of the published splits"),
+    ],
+)
+def test_plain_values_that_mean_no_splits(splits, message):
+    sizes = {"state": 2, "train": 5, "reward": 4, "eval": None, "test": 3}
+    with pytest.raises(ValueError, match=message):
+        resolve_splits(partitioned(), splits, sizes, {})
+
+
+def test_partitions_that_are_not_followed_are_told_of(caplog):
+    data, sizes = partitioned(), {"state": 2, "train": 5, "reward": 4, "eval": None}
+    resolve_splits(data, 0, sizes, {})
+    assert caplog.records[-1].name == "al_seg_env"
+    assert "partitions ['train', 'val'] are not followed" in caplog.text
+    assert '{"test": {"from": \'val\'}}' in caplog.text
+    caplog.clear()
+    resolve_splits(data, 0, sizes, dict.fromkeys(SPLITS, "train"))
+    assert "the images of the data's partitions ['val'] are in no split" in caplog.text
+    caplog.clear()
+    resolve_splits(data, 0, sizes, {**dict.fromkeys(SPLITS, "train"), "reward": "val"})
+    resolve_splits(CountingData(30), 0, sizes, {})
+    assert not caplog.records
+
+
+ANYTHING = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 12),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=4),
+    st.lists(st.integers(-1, 40), max_size=3),
+    st.dictionaries(
+        st.sampled_from(["from", "size", "seed"]),
+        st.one_of(st.none(), st.integers(-2, 40), st.sampled_from(["train", "val", ""]), st.floats()),
+        max_size=2,
+    ),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    splits=st.one_of(ANYTHING, st.dictionaries(st.sampled_from([*SPLITS, "seed", "other", 3]), ANYTHING, max_size=4))
+)
+def test_any_plain_value_is_splits_or_a_value_error(splits):
+    sizes = {"state": 2, "train": 5, "reward": 4, "eval": None, "test": 3}
+    try:
+        drawn = resolve_splits(partitioned(), splits, sizes, {})
+    except ValueError:
+        return
+    ids = [i for part in parts(drawn).values() for i in part]
+    assert len(set(ids)) == len(ids)
+    assert drawn.state
+    assert drawn.reward
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(st.sampled_from(SPLITS), ANYTHING), ANYTHING)
+def test_any_sizes_and_seed_are_drawn_or_a_value_error(sizes, seed):
+    try:
+        drawn = Splits.draw(partitioned(), seed, sizes=sizes)
+    except ValueError:
+        return
+    assert drawn.state
+    assert all(size is None or len(getattr(drawn, name)) == size for name, size in sizes.items())

@@ -1,0 +1,114 @@
+"""Whatever is given to a data set: a valid object, or a ValueError that names it."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from al_seg_env import ArrayData, ImageFolder, SyntheticStreets
+from al_seg_env.datasets import PairedFiles
+from al_seg_env.storage import write_png
+
+ANYTHING = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 100),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=4),
+    st.lists(st.one_of(st.integers(-2, 70), st.floats(), st.text(max_size=2)), max_size=4),
+    st.tuples(st.integers(-40, 90), st.integers(-40, 90)),
+    st.dictionaries(st.text(max_size=2), st.integers(), max_size=2),
+    st.sampled_from([np.int64(40), np.zeros(2), b"x", 10**400]),
+)
+
+
+def made(kind, options, *args, **defaults):
+    """Return an object, or ``None`` if it was refused with an error that begins with the name of an option."""
+    try:
+        return kind(*args, **{**defaults, **options})
+    except ValueError as error:
+        if not str(error).startswith(tuple(options)):
+            raise
+        return None
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(st.sampled_from(["count", "image_size", "seed", "style"]), ANYTHING, min_size=1, max_size=3))
+def test_streets(options):
+    data = made(SyntheticStreets, options)
+    assert data is None or (len(data) >= 1 and min(data.image_size) >= 32)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("folder")
+    for name in ("a", "b"):
+        write_png(root / "images" / f"{name}.png", np.zeros((8, 10, 3), np.uint8))
+        write_png(root / "masks" / f"{name}.png", np.zeros((8, 10), np.uint8))
+    return root
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(st.sampled_from(["classes", "palette", "image_size", "ignore_labels"]), ANYTHING, min_size=1))
+def test_image_folders(root, options):
+    if options.get("classes", ()) is None:  # then classes.json is read
+        options = {**options, "classes": 1}
+    data = made(ImageFolder, options, root, **{"classes": ["x", "y"], **options})
+    assert data is None or (len(data) == 2 and data.image(0).shape == (*data.image_size, 3))
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "options", "message"),
+    [
+        ([], [], {}, "0 images and 0 masks are given"),
+        ([np.zeros((2, 2, 3), np.uint8)], [], {}, "1 images and 0 masks are given"),
+        ([np.zeros(3, np.uint8)], [np.zeros(3, np.uint8)], {}, r"image '0' is \(3,\); \(height, width, 3\)"),
+        ([np.zeros((0, 2, 3), np.uint8)], [np.zeros((0, 2), np.uint8)], {}, r"image '0' is \(0, 2, 3\); "),
+        ([np.zeros((2, 2, 3))], [np.zeros((2, 2), np.uint8)], {}, r"image '0' is float64 \(2, 2, 3\)"),
+        (None, None, {"names": ["a", "a"]}, "names has 2 entries; 1 different names"),
+        (None, None, {"palette": [[1, 2]]}, r"palette is \[\[1, 2\]\]; 2 colours .* are expected"),
+        (None, None, {"classes": [str(i) for i in range(256)]}, "256 in all; a list of 1 to 255 different names"),
+    ],
+)
+def test_arrays(images, masks, options, message):
+    images = [np.zeros((2, 2, 3), np.uint8)] if images is None else images
+    masks = [np.zeros((2, 2), np.uint8)] if masks is None else masks
+    with pytest.raises(ValueError, match=message):
+        ArrayData(images, masks, **{"classes": ["a", "b"], **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"label_map": np.arange(4)}, r"label_map is int64 \(4,\); uint8 with one entry per label"),
+        ({"partitions": {"train": [2]}}, "an index in partition 'train' is 2; a whole number from 0 to 1 is expected"),
+        ({"partitions": {"train": [-1]}}, "an index in partition 'train' is -1"),
+    ],
+)
+def test_paired_files(root, options, message):
+    files = [[root / kind / f"{name}.png" for name in "ab"] for kind in ("images", "masks")]
+    with pytest.raises(ValueError, match=message):
+        PairedFiles(*files, ["x", "y"], **options)
+
+
+@pytest.mark.parametrize("size", [[32], 32, [0, 32], [32.0, 32], [32, 32, 32], "32", [True, 40], [10**9, 10**9]])
+def test_a_size_that_is_none_through_the_ids(root, size):
+    for name, arguments in (("SyntheticStreets", {}), ("ImageFolder", {"root": str(root), "classes": ["x", "y"]})):
+        with pytest.raises(ValueError, match="image_size is .*"):
+            gym.make(f"al_seg_env/{name}-v0", image_size=size, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"images": 0}, "images is 0; a whole number of at least 1"),
+        ({"data_seed": -1}, "data_seed is -1; a whole number of at least 0"),
+        ({"data_seed": None}, "data_seed is None; a whole number"),
+        ({"style": "oil"}, "style is 'oil'; one of"),
+    ],
+)
+def test_numbers_through_the_id_are_called_what_the_id_calls_them(options, message):
+    with pytest.raises(ValueError, match=message):
+        gym.make("al_seg_env/SyntheticStreets-v0", **options)
