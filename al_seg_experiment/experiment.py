@@ -116,6 +116,24 @@ def close_match(name: Any, known: Any) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
+def agent_arguments(settings: Mapping[str, Any], steps: int) -> dict[str, Any]:
+    """Return the arguments of :class:`agents.SubActionDQN` for a training of so many environment steps.
+
+    Args:
+        settings: Its arguments; ``epsilon_steps`` among them is a linear decay of the exploration from 1 to 0.05 in so
+            many environment steps, ``learning_rate_decay`` a factor on the learning rate per step.
+        steps: Environment steps of the whole training.
+    """
+    arguments = dict(settings)
+    if {"epsilon", "epsilon_steps"} <= set(arguments):
+        raise ValueError("epsilon and epsilon_steps both say how the agent explores; keep one of them")
+    if (decayed := arguments.pop("epsilon_steps", None)) is not None:
+        arguments["epsilon"] = LinearEpsilon(1.0, 0.05, decayed)
+    if (decay := arguments.pop("learning_rate_decay", None)) is not None:
+        arguments["learning_rate"] = ExponentialRate(arguments.get("learning_rate", 1e-3), decay, steps)
+    return arguments
+
+
 Count = Annotated[int, Field(ge=1, le=MOST)]
 Seed = Annotated[int, Field(ge=0, le=MOST)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -155,6 +173,19 @@ class Stage(Entry):
     """Of this stage; the environment's if omitted."""
 
 
+def source_of(stage: Stage, env: str, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return id and arguments of the environment whose images a stage trains on.
+
+    Args:
+        stage: The stage.
+        env: Id of the environment whose theta_0 is trained.
+        arguments: Its arguments.
+    """
+    source = stage.env or env
+    kept = {name: value for name, value in arguments.items() if source == env or name in SHARED}
+    return source, {**kept, **stage.arguments}
+
+
 class Refit(Entry):
     """Fitting the trained agent's network again, from scratch, to its replay (:meth:`agents.SubActionDQN.refit`)."""
 
@@ -185,14 +216,7 @@ class Query(Entry):
 
     def agent_arguments(self, steps: int) -> dict[str, Any]:
         """Return the arguments of :class:`agents.SubActionDQN` for a training of so many environment steps."""
-        arguments: dict[str, Any] = dict(self.agent)
-        if {"epsilon", "epsilon_steps"} <= set(arguments):
-            raise ValueError("epsilon and epsilon_steps both say how the agent explores; keep one of them")
-        if (decayed := arguments.pop("epsilon_steps", None)) is not None:
-            arguments["epsilon"] = LinearEpsilon(1.0, 0.05, decayed)
-        if (decay := arguments.pop("learning_rate_decay", None)) is not None:
-            arguments["learning_rate"] = ExponentialRate(arguments.get("learning_rate", 1e-3), decay, steps)
-        return arguments
+        return agent_arguments(self.agent, steps)
 
 
 class Convergence(Entry):
@@ -319,9 +343,7 @@ class Experiment(Entry):
 
     def source(self, stage: Stage) -> tuple[str, dict[str, Any]]:
         """Return id and arguments of the environment whose images a stage trains on."""
-        env = stage.env or self.env
-        kept = {name: value for name, value in self.arguments.items() if env == self.env or name in SHARED}
-        return env, {**kept, **stage.arguments}
+        return source_of(stage, self.env, self.arguments)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain json values."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,20 @@ def read_result(path: Path) -> dict[str, Any]:
 def read_results_of(folder: Path) -> list[dict[str, Any]]:
     """Return the results in a trial's folder, by budget."""
     return sorted((read_result(path) for path in folder.glob("result-*.json")), key=lambda result: result["budget"])
+
+
+def set_damaged_aside(folder: Path) -> bool:
+    """Rename the results in a trial's folder that are damaged, with a warning; return whether there were any."""
+    found = False
+    for path in sorted(folder.glob("result-*.json")):
+        try:
+            read_result(path)
+        except ValueError as error:
+            aside = path.with_suffix(".damaged")
+            warnings.warn(f"{error}; it is set aside as {aside.name}, and made again", stacklevel=2)
+            path.replace(aside)
+            found = True
+    return found
 
 
 def result_row(variant: str, result: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,51 +12,60 @@ Prints the shares, and writes OUT/feature_signal.csv.
 
 from __future__ import annotations
 
-import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-from common import environment_parser, make_environment
+from tyro.conf import arg
 
 from agents import SubActionDQN
+from al_seg_env.command_line import EnvironmentOptions, run
 from al_seg_env.storage import write_csv
 
 
-def main() -> None:
-    parser = environment_parser(__doc__ or "", out="feature_signal")
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--draws", type=int, default=12, help="draws of K pools; two thirds for the regression")
-    parser.add_argument("--agent", type=Path, help="a SubActionDQN's file, whose choices are measured, too")
-    args = parser.parse_args()
-    env = make_environment(args, scores=["entropy", "privileged_rarity"])
-    observations = [env.reset(seed=args.seed + draw)[0] for draw in range(args.draws)]
+@dataclass(frozen=True)
+class Options(EnvironmentOptions):
+    """What is measured."""
+
+    draws: int = 12
+    """Draws of K pools; two thirds are for the regression."""
+    agent: Annotated[Path | None, arg(metavar="PATH")] = None
+    """File of a SubActionDQN whose choices are measured, too."""
+    seed: int = 0
+    """Seed of the first draw."""
+    out: Path = Path("runs/feature_signal")
+    """Folder of the results."""
+
+
+def main(options: Options) -> None:
+    env = options.make(scores=["entropy", "privileged_rarity"])
+    observations = [env.reset(seed=options.seed + draw)[0] for draw in range(options.draws)]
     features = np.stack([np.concatenate([o["candidates"], o["similarity"]], axis=-1) for o in observations])
     rarity = np.stack([o["score_privileged_rarity"] for o in observations])  # (draws, K, N)
     entropy = np.stack([o["score_entropy"] for o in observations])
-    split = 2 * args.draws // 3
+    split = 2 * options.draws // 3
     model = make_pipeline(StandardScaler(), RidgeCV(np.logspace(0, 5, 11)))
     model.fit(features[:split].reshape(-1, features.shape[-1]), np.sqrt(rarity[:split]).ravel())
     test = features[split:]
     predicted = model.predict(test.reshape(-1, test.shape[-1])).reshape(test.shape[:-1])
     truth = rarity[split:]
-    row = {
-        "draws": args.draws,
+    row: dict[str, Any] = {
+        "draws": options.draws,
         "r_squared": round(float(np.corrcoef(predicted.ravel(), np.sqrt(truth).ravel())[0, 1] ** 2), 3),
         "linear_in_features": round(share(truth, predicted), 3),
         "entropy": round(share(truth, entropy[split:]), 3),
     }
-    if args.agent is not None:
-        agent = SubActionDQN.load(args.agent, env=env, device="cpu")
+    if options.agent is not None:
+        agent = SubActionDQN.load(options.agent, env=env, device="cpu")
         actions = np.stack([agent.predict(o, deterministic=True)[0] for o in observations[split:]])  # (draws, K)
         chosen = np.arange(truth.shape[-1]) == actions[..., None]
         row["agent"] = round(share(truth, chosen), 3)
-    write_csv(args.out / "feature_signal.csv", [row])
+    write_csv(options.out / "feature_signal.csv", [row])
     print(row)
 
 
@@ -67,4 +76,4 @@ def share(truth: np.ndarray, score: np.ndarray) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main, Options, description=__doc__))

@@ -7,56 +7,71 @@ Each runs in a process of its own; its peak is the most that the system saw it u
 
 from __future__ import annotations
 
-import argparse
 import resource
-import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from timing import environment_parser, make_environment, write_csv
+from timing import autocast, torch_learner
+
+from al_seg_env.command_line import EnvironmentOptions, run
+from al_seg_env.storage import write_csv
 
 
-def main() -> None:
-    parser = environment_parser(__doc__ or "", out="memory")
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--steps", type=int, default=3, help="steps of the episode, and bare training steps")
-    parser.add_argument("--only", choices=("episode", "training"), help="what to run in this very process")
-    args = parser.parse_args()
-    if args.only:
-        run_episode(args) if args.only == "episode" else run_training(args)
-        sys.stdout.write(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
-        return
+@dataclass(frozen=True)
+class Options(EnvironmentOptions):
+    """What is measured."""
+
+    steps: int = 3
+    """Steps of the episode, and bare training steps."""
+    seed: int = 0
+    """Seed of the first episode."""
+    out: Path = Path("runs/memory")
+    """Folder of the results."""
+
+
+def main(options: Options) -> None:
     peaks = {}
-    for kind in ("training", "episode"):
-        command = [sys.executable, __file__, *sys.argv[1:], "--only", kind]
-        peaks[kind] = float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-    row = {**{f"{kind}_MiB": round(peak) for kind, peak in peaks.items()}}
-    row["ratio"] = round(peaks["episode"] / peaks["training"], 3)  # type: ignore[assignment]
-    write_csv(args.out / "memory.csv", [row])
+    for kind, work in {"training": run_training, "episode": run_episode}.items():
+        with ProcessPoolExecutor(1, get_context("spawn")) as process:
+            peaks[kind] = process.submit(peak_of, work, options).result()
+    row: dict[str, float] = {f"{kind}_MiB": round(peak) for kind, peak in peaks.items()}
+    row["ratio"] = round(peaks["episode"] / peaks["training"], 3)
+    write_csv(options.out / "memory.csv", [row])
     print(row)
 
 
-def run_episode(args: argparse.Namespace) -> None:
-    env = make_environment(args)
-    env.reset(seed=args.seed)
-    for _ in range(args.steps):
+def peak_of(work: Callable[[Options], None], options: Options) -> float:
+    """Return the most memory in MiB that this process has used, once the work is done."""
+    work(options)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def run_episode(options: Options) -> None:
+    env = options.make()
+    env.reset(seed=options.seed)
+    for _ in range(options.steps):
         env.step(env.action_space.sample())
 
 
-def run_training(args: argparse.Namespace) -> None:
+def run_training(options: Options) -> None:
     """Forward and backward pass and update on as many crops as a step trains on, and nothing else."""
-    env = make_environment(args).unwrapped
-    config, learner = env.config, env.learner  # type: ignore[attr-defined]
+    env = options.make_unwrapped()
+    config, learner = env.config, torch_learner(env)
     count = min(config.regions_per_step, config.fit_batch_size)
-    size = env.grid.image_size if config.crop_size is None else config.crop_size  # type: ignore[attr-defined]
+    size = env.grid.image_size if config.crop_size is None else config.crop_size
     rng = np.random.default_rng(0)
     images = torch.from_numpy(rng.integers(0, 256, (count, *size, 3), np.uint8)).permute(0, 3, 1, 2)
     targets = torch.from_numpy(rng.integers(0, learner.num_classes, (count, *size)))
     network, optimizer = learner.network.train(), learner.optimizer
-    for _ in range(args.steps):
-        with learner._autocast():
+    for _ in range(options.steps):
+        with autocast(learner):
             logits = network(learner.prepare(images))
         optimizer.zero_grad(set_to_none=True)
         F.cross_entropy(learner.prepare.undo(logits, images), targets).backward()
@@ -64,4 +79,4 @@ def run_training(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main, Options, description=__doc__))

@@ -16,61 +16,73 @@ once; those that are there are not repeated).
 
 from __future__ import annotations
 
-import argparse
 import csv
+import sys
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import stats
-from timing import describe, environment_parser, make_environment, median_and_range, steps_in_turn, write_csv
+from timing import describe, median_and_range, steps_in_turn, torch_learner
 from tqdm import tqdm
 
 from al_seg_env import RegionSelectionEnv
+from al_seg_env.command_line import EnvironmentOptions, run
 from al_seg_env.learner.fitting import FitSettings, evaluate, fit_to_convergence
 from al_seg_env.regions import RegionGrid
+from al_seg_env.storage import write_csv
 
 RELEASED = {"precision": "float32", "channels_last": False, "fold_batchnorm": False}
 
 
-def main() -> None:
-    parser = environment_parser(__doc__ or "", out="precision_cost")
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--steps", type=int, default=6, help="pairs of steps to time, after one to warm up")
-    parser.add_argument("--train", type=int, default=0, metavar="SEEDS", help="pairs of trainings")
-    parser.add_argument("--epochs", type=int, default=15, help="epochs of a training; the best one counts")
-    args = parser.parse_args()
-    envs: dict[str, Any] = {
-        "default": make_environment(args).unwrapped,
-        "released": make_environment(args, **RELEASED).unwrapped,
-    }
+@dataclass(frozen=True)
+class Options(EnvironmentOptions):
+    """What is measured."""
+
+    steps: int = 6
+    """Pairs of steps to time, after one to warm up."""
+    train: int = 0
+    """Pairs of trainings, each with a seed of its own."""
+    epochs: int = 15
+    """Epochs of a training; the best one counts."""
+    seed: int = 0
+    """Seed of the first episode."""
+    out: Path = Path("runs/precision_cost")
+    """Folder of the results."""
+
+
+def main(options: Options) -> None:
+    envs = {"default": options.make_unwrapped(), "released": options.make_unwrapped(**RELEASED)}
     for name, env in envs.items():
-        print(f"{name}: {env.learner.dtype}, channels_last={env.learner.channels_last}")
-    if args.steps:
-        time_steps(args, envs)
-    if args.train:
-        compare_training(args, envs)
+        learner = torch_learner(env)
+        print(f"{name}: {learner.dtype}, channels_last={learner.channels_last}")
+    if options.steps:
+        time_steps(options, envs)
+    if options.train:
+        compare_training(options, envs)
 
 
-def time_steps(args: argparse.Namespace, envs: dict[str, Any]) -> None:
-    rows = steps_in_turn(envs, args.seed, args.steps)
+def time_steps(options: Options, envs: dict[str, RegionSelectionEnv]) -> None:
+    rows = steps_in_turn(envs, options.seed, options.steps)
     for row in rows:
         row["speedup"] = round(row["released"] / row["default"], 3)
-    write_csv(args.out / "precision_cost.csv", rows)
+    write_csv(options.out / "precision_cost.csv", rows)
     print(describe(rows))
 
 
-def compare_training(args: argparse.Namespace, envs: dict[str, Any]) -> None:
-    path = args.out / "precision_training.csv"
+def compare_training(options: Options, envs: dict[str, RegionSelectionEnv]) -> None:
+    path = options.out / "precision_training.csv"
     rows: list[dict[str, Any]] = []
     if path.exists():
         with path.open(newline="") as file:
             rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-    for seed in tqdm(range(args.train), desc="pairs of trainings"):
+    for seed in tqdm(range(options.train), desc="pairs of trainings"):
         if any(row["seed"] == seed for row in rows):
             continue
         row: dict[str, Any] = {"seed": seed}
         for name, env in envs.items():
-            row[name] = train(env, seed, args.epochs)
+            row[name] = train(env, seed, options.epochs)
             state = env.learner.state_dict()
             for other in envs.values():
                 other.learner.load_state_dict(state)
@@ -110,4 +122,4 @@ def train(env: RegionSelectionEnv, seed: int, epochs: int) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main, Options, description=__doc__))

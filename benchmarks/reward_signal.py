@@ -14,66 +14,82 @@ independent steps has a ratio sqrt(n) times theirs; more than that tells that a 
 
 from __future__ import annotations
 
-import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-from common import environment_parser, make_environment, plot_lines
-
 from agents import EntropyPolicy, RareClassPolicy, UniformPolicy
+from al_seg_env.command_line import EnvironmentOptions, run
 from al_seg_env.storage import write_csv
+from al_seg_experiment.plotting import plot_lines
 
 KINDS = ("uniform", "entropy", "rare")
 
 
-def main() -> None:
-    parser = environment_parser(__doc__ or "", out="reward_signal")
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--episodes", type=int, default=6, help="episodes per setting and kind of choice")
-    parser.add_argument("--steps", type=int, default=1, help="steps of an episode")
-    parser.add_argument(
-        "--settings", nargs="+", default=["0.001:1", "0.01:1", "0.001:8"], help="learning rate:iterations"
-    )
-    args = parser.parse_args()
+@dataclass(frozen=True)
+class Options(EnvironmentOptions):
+    """What is measured."""
+
+    episodes: int = 6
+    """Episodes per setting and kind of choice; at least 2."""
+    steps: int = 1
+    """Steps of an episode."""
+    settings: tuple[str, ...] = ("0.001:1", "0.01:1", "0.001:8")
+    """Settings, each LEARNING_RATE:ITERATIONS."""
+    seed: int = 0
+    """Seed of the first episode."""
+    out: Path = Path("runs/reward_signal")
+    """Folder of the results."""
+
+
+def main(options: Options) -> None:
+    if options.episodes < 2:
+        raise ValueError(f"--episodes is {options.episodes}; expected at least 2, for a deviation")
     rows: list[dict[str, Any]] = []
-    for setting in tqdm(args.settings, desc="settings"):
-        rate, iterations = setting.split(":")
-        env = make_environment(
-            args,
+    for setting in tqdm(options.settings, desc="settings"):
+        rate, _, iterations = setting.partition(":")
+        env = options.make(
             learning_rate=float(rate),
             fit_iterations=int(iterations),
             scores=["entropy", "privileged_rarity"],
         )
-        for episode in range(args.episodes):
+        for episode in range(options.episodes):
             for kind in KINDS:
-                gains = play(env, kind, args.seed + episode, args.steps)
+                gains = play(env, kind, options.seed + episode, options.steps)
                 rows += [
                     {"setting": setting, "kind": kind, "episode": episode, "step": step + 1, "gain": round(gain, 4)}
                     for step, gain in enumerate(gains)
                 ]
-        played = [each for each in args.settings if any(row["setting"] == each for row in rows)]
+        played = [each for each in options.settings if any(row["setting"] == each for row in rows)]
         summary = [summarise(rows, each, of) for each in played for of in ("step", "episode")]
         tqdm.write("\n".join(map(str, summary[-2:])))
-        write_csv(args.out / "reward_signal.csv", rows)
-        write_csv(args.out / "summary.csv", summary)
+        write_csv(options.out / "reward_signal.csv", rows)
+        write_csv(options.out / "summary.csv", summary)
     lines = {
-        f"{setting} {kind}": (range(1, args.steps + 1), np.cumsum(by_step(rows, setting, kind)))
-        for setting in args.settings
+        f"{setting} {kind}": (range(1, options.steps + 1), np.cumsum(by_step(rows, setting, kind)))
+        for setting in options.settings
         for kind in KINDS
     }
-    plot_lines(args.out / "reward_signal.png", lines, "step", "mean gain so far (points)", "Gain by kind of choice")
+    plot_lines(
+        options.out / "reward_signal.png",
+        lines,
+        xlabel="step",
+        ylabel="mean gain so far [points]",
+        title="Gain by kind of choice",
+    )
 
 
 def play(env: Any, kind: str, seed: int, steps: int) -> list[float]:
     """Return the rewards of an episode's first steps; the seed fixes pools, so that kinds are paired in step 1."""
-    policy = {"uniform": UniformPolicy(seed), "entropy": EntropyPolicy(), "rare": RareClassPolicy()}[kind]
+    policies: dict[str, Any] = {"uniform": UniformPolicy(seed), "entropy": EntropyPolicy(), "rare": RareClassPolicy()}
+    policy = policies[kind]
     observation, _ = env.reset(seed=seed)
-    gains, terminated = [], False
+    gains: list[float] = []
+    terminated = False
     while len(gains) < steps and not terminated:
         observation, gain, terminated, _, _ = env.step(policy.predict(observation)[0])
         gains.append(float(gain))
@@ -109,4 +125,4 @@ def summarise(rows: list[dict[str, Any]], setting: str, of: str) -> dict[str, An
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main, Options, description=__doc__))

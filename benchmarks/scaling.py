@@ -10,8 +10,10 @@ Writes OUT/scaling.csv and OUT/scaling.png, after each point.
 
 from __future__ import annotations
 
-import argparse
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,39 +21,52 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import SubprocVecEnv
-from timing import timed, write_csv
+from timing import timed
 from tqdm import tqdm
 
-import al_seg_env  # noqa: F401
+import al_seg_env  # noqa: F401  (registers the environments)
+from al_seg_env.command_line import run
+from al_seg_env.storage import write_csv
+from al_seg_experiment.plotting import plot_panels
 
 ID = "al_seg_env/SyntheticStreets-v0"
 SIZES = [(48, 64), (96, 128), (192, 256), (384, 512)]
 CANDIDATES = [(4, 4), (8, 8), (16, 16), (24, 32)]
 LABELLED = [16, 160, 320, 640]
 ENVIRONMENTS = [1, 2, 4]
+PANELS = ("pixels per image", "candidates (K N)", "labelled regions", "environments")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=5, help="steps per point")
-    parser.add_argument("--out", type=Path, default=Path("runs/scaling"))
-    args = parser.parse_args()
+@dataclass(frozen=True)
+class Options:
+    """What is measured."""
+
+    steps: int = 5
+    """Steps per point."""
+    only: tuple[str, ...] = PANELS
+    """Quantities that are changed."""
+    out: Path = Path("runs/scaling")
+    """Folder of the results."""
+
+
+def main(options: Options) -> None:
     points: list[tuple[str, float, Callable[[], list[float]]]] = []
     for size in SIZES:
         region = (size[0] // 4, size[1] // 4)
-        points.append(("pixels per image", size[0] * size[1], lambda s=size, r=region: single(args.steps, s, r)))
+        points.append(("pixels per image", size[0] * size[1], partial(single, options.steps, size, region)))
     for k, n in CANDIDATES:
-        options = {"regions_per_step": k, "pool_size": n, "budget": k * (args.steps + 3)}
-        points.append(("candidates (K N)", k * n, lambda o=options: single(args.steps, **o)))
+        given: dict[str, Any] = {"regions_per_step": k, "pool_size": n, "budget": k * (options.steps + 3)}
+        points.append(("candidates (K N)", k * n, partial(single, options.steps, **given)))
     for labelled in LABELLED:
-        points.append(("labelled regions", labelled, lambda m=labelled: late(args.steps, m)))
+        points.append(("labelled regions", labelled, partial(late, options.steps, labelled)))
     for count in ENVIRONMENTS:
-        for name, run in {"SB3 one process": dummy, "SB3 processes": subproc, "make_vec sync": sync}.items():
-            points.append((f"environments, {name}", count, lambda c=count, r=run: r(args.steps, c)))
-        points.append(("environments, make_vec async", count, lambda c=count: asynchronous(args.steps, c)))
-    rows = []
-    for what, x, run in tqdm(points, desc="points"):
-        seconds = run()
+        for name, played in {"SB3 one process": dummy, "SB3 processes": subproc, "make_vec sync": sync}.items():
+            points.append((f"environments, {name}", count, partial(played, options.steps, count)))
+        points.append(("environments, make_vec async", count, partial(asynchronous, options.steps, count)))
+    points = [point for point in points if point[0].startswith(options.only)]
+    rows: list[dict[str, Any]] = []
+    for what, x, measure in tqdm(points, desc="points"):
+        seconds = measure()
         rows.append(
             {
                 "what": what,
@@ -61,8 +76,8 @@ def main() -> None:
                 "max_s": round(max(seconds), 4),
             }
         )
-        write_csv(args.out / "scaling.csv", rows)
-        plot(args.out / "scaling.png", rows)
+        write_csv(options.out / "scaling.csv", rows)
+        plot(options.out / "scaling.png", rows)
 
 
 def single(steps: int, image_size: Any = (96, 128), region_size: Any = (24, 32), **options: Any) -> list[float]:
@@ -116,32 +131,16 @@ def asynchronous(steps: int, count: int) -> list[float]:
 
 
 def plot(path: Path, rows: list[dict[str, Any]]) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    panels = ["pixels per image", "candidates (K N)", "labelled regions", "environments"]
-    figure, axes = plt.subplots(2, 2, figsize=(8, 6), layout="constrained")
-    for panel, ax in zip(panels, axes.flat, strict=True):
-        mine = [row for row in rows if row["what"].startswith(panel)]
-        for name, marker in zip(dict.fromkeys(row["what"] for row in mine), "osD^", strict=False):
-            line = [row for row in mine if row["what"] == name]
-            x, y = [row["x"] for row in line], [row["median_s"] for row in line]
-            low, high = ([abs(row["median_s"] - row[key]) for row in line] for key in ("min_s", "max_s"))
-            ax.errorbar(x, y, [low, high], marker=marker, capsize=3, label=name.partition(", ")[2] or None)
-        if panel == "environments":
-            ax.set_ylabel("seconds per environment's step")
-            if mine:
-                ax.legend(fontsize=8)
-        else:
-            ax.set_ylabel("seconds per step")
-        ax.set(xlabel=panel, ylim=(0, None))
-        ax.grid(alpha=0.3)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    """Draw the median seconds of every point measured so far."""
+    panels: dict[str, dict[str, Any]] = {}
+    for panel in PANELS:
+        for what in dict.fromkeys(row["what"] for row in rows if row["what"].startswith(panel)):
+            line = [row for row in rows if row["what"] == what]
+            name = what.partition(", ")[2] or "median"
+            panels.setdefault(panel, {})[name] = ([row["x"] for row in line], [row["median_s"] for row in line])
+    labels = dict.fromkeys(panels, "seconds per step") | {"environments": "seconds per environment's step"}
+    plot_panels(path, panels, xlabel={panel: panel for panel in panels}, ylabel=labels, ylim=(0, None))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main, Options, description=__doc__))

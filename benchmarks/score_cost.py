@@ -9,25 +9,37 @@ Prints times and ratios, and writes OUT/score_cost.csv.
 
 from __future__ import annotations
 
-import argparse
-from typing import Any
+import sys
+from dataclasses import dataclass
+from pathlib import Path
 
-from timing import describe, environment_parser, make_environment, steps_in_turn, write_csv
+from timing import describe, steps_in_turn
+
+from al_seg_env.command_line import EnvironmentOptions, run
+from al_seg_env.storage import write_csv
 
 
-def main() -> None:
-    parser = environment_parser(__doc__ or "", out="score_cost")
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--steps", type=int, default=6, help="rounds to time, after one to warm up")
-    args = parser.parse_args()
-    kinds = {"none": [], "entropy": ["entropy"], "bald": ["bald"]}
-    envs: dict[str, Any] = {name: make_environment(args, scores=scores).unwrapped for name, scores in kinds.items()}
-    rows = steps_in_turn(envs, args.seed, args.steps)
+@dataclass(frozen=True)
+class Options(EnvironmentOptions):
+    """What is measured."""
+
+    steps: int = 6
+    """Rounds to time, after one to warm up."""
+    seed: int = 0
+    """Seed of the first episode."""
+    out: Path = Path("runs/score_cost")
+    """Folder of the results."""
+
+
+def main(options: Options) -> None:
+    kinds: dict[str, list[str]] = {"none": [], "entropy": ["entropy"], "bald": ["bald"]}
+    envs = {name: options.make_unwrapped(scores=scores) for name, scores in kinds.items()}
+    rows = steps_in_turn(envs, options.seed, options.steps)
     for row in rows:
         row["bald_by_entropy"] = round(row["bald"] / row["entropy"], 4)
-    write_csv(args.out / "score_cost.csv", rows)
+    write_csv(options.out / "score_cost.csv", rows)
     print(describe(rows))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main, Options, description=__doc__))

@@ -7,7 +7,7 @@ with nothing else around them. The forward passes are made by the network itself
 in, in the batches of the step, in halves of them and in pairs; those that are the cheapest over all rounds count.
 
 A further step is made with a network that answers at once, from logits kept in memory: what is left is all that is not
-the network (images are still prepared). And the episode is started anew: what reset takes beyond its observation.
+the network (images are still prepared). And the episode is reset: what that takes beyond its observation.
 
     python benchmarks/step_cost.py
     python benchmarks/step_cost.py --env al_seg_env/CamVid-v0 --env-arg root=...
@@ -17,42 +17,56 @@ Prints median and range over the rounds, and writes OUT/step_cost.csv.
 
 from __future__ import annotations
 
-import argparse
 import copy
+import sys
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from timing import describe, environment_parser, make_environment, timed, write_csv
+from timing import autocast, describe, timed, torch_learner
 from torch import Tensor
 from tqdm import tqdm
 
 from al_seg_env import RegionSelectionEnv, TorchLearner
+from al_seg_env.command_line import EnvironmentOptions, run
+from al_seg_env.learner.folding import InferenceCopy
+from al_seg_env.learner.preparation import Preparation
+from al_seg_env.storage import write_csv
 
 Pass = Callable[[], Any]
 
 
-def main() -> None:
-    parser = environment_parser(__doc__ or "", out="step_cost")
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--steps", type=int, default=8, help="rounds to measure, after two to warm up")
-    args = parser.parse_args()
-    env: RegionSelectionEnv = make_environment(args).unwrapped  # type: ignore[assignment]
-    recorder = Recorder(env.learner)  # type: ignore[arg-type]
-    env.action_space.seed(args.seed)
-    env.reset(seed=args.seed)
-    rows = []
-    with tqdm(total=args.steps + 2, desc="rounds") as bar:
-        while len(rows) < args.steps + 2:
+@dataclass(frozen=True)
+class Options(EnvironmentOptions):
+    """What is measured."""
+
+    steps: int = 8
+    """Rounds to measure, after two to warm up."""
+    seed: int = 0
+    """Seed of the first episode."""
+    out: Path = Path("runs/step_cost")
+    """Folder of the results."""
+
+
+def main(options: Options) -> None:
+    env = options.make_unwrapped()
+    recorder = Recorder(torch_learner(env))
+    env.action_space.seed(options.seed)
+    env.reset(seed=options.seed)
+    rows: list[dict[str, float]] = []
+    with tqdm(total=options.steps + 2, desc="rounds") as bar:
+        while len(rows) < options.steps + 2:
             if env.config.budget - len(env.labels) <= 2 * env.config.regions_per_step:  # the last step observes nothing
                 env.reset()
             rows.append(one_round(env, recorder))
             bar.update()
     rows = against_floor(rows[2:])
-    write_csv(args.out / "step_cost.csv", rows)
+    write_csv(options.out / "step_cost.csv", rows)
     print(describe(rows))
     learner = recorder.learner
     print(f"{learner.device}, {learner.dtype}, channels_last={learner.channels_last}; times in seconds")
@@ -64,8 +78,8 @@ def one_round(env: RegionSelectionEnv, recorder: Recorder) -> dict[str, float]:
     recorder.record()
     row = {"step": timed(lambda: env.step(env.action_space.sample()), device)}
     recorder.prepare()
-    for name, run in recorder.forward_passes():
-        row[name] = timed(run, device)
+    for name, passes in recorder.forward_passes():
+        row[name] = timed(passes, device)
     state = env.learner.state_dict()
     row["training"] = timed(recorder.train, device)
     env.learner.load_state_dict(state)
@@ -100,18 +114,23 @@ class Recorder:
 
     def __init__(self, learner: TorchLearner) -> None:
         self.learner = learner
-        self._predict, self._fit_step = learner.predict, learner.fit_step
+        self._predict, self._fit_step, self._prepare = learner.predict, learner.fit_step, learner.prepare
 
     def record(self) -> None:
         """Forget what was noted, and note what comes."""
-        self._images: list[Tensor] = []
+        self._inputs: list[Tensor] = []
         self._updates: list[tuple[Tensor, Tensor]] = []
         self._logits: dict[tuple[int, ...], Tensor] = {}
         self.learner.predict, self.learner.fit_step = self._noting_predict, self._noting_fit_step  # type: ignore[method-assign]
 
     def _noting_predict(self, images: Tensor) -> Tensor:
-        self._images.append(images)
-        logits = self._predict(images)
+        preparation = NotingPreparation(self._prepare)
+        self.learner.prepare = preparation  # type: ignore[assignment]
+        try:
+            logits = self._predict(images)
+        finally:
+            self.learner.prepare = self._prepare
+        self._inputs += preparation.prepared
         self._logits[tuple(images.shape)] = logits
         return logits
 
@@ -122,8 +141,6 @@ class Recorder:
     def prepare(self) -> None:
         """Make the inputs of the bare passes ready, and stop noting."""
         self.learner.predict, self.learner.fit_step = self._predict, self._fit_step  # type: ignore[method-assign]
-        grown = self.learner._grown
-        self._inputs = [self.learner.prepare(images, grown(len(images))) for images in self._images]
         self._crops = [
             (images, self.learner.prepare(images), targets.to(self.learner.device).long())
             for images, targets in self._updates
@@ -131,7 +148,8 @@ class Recorder:
 
     def forward_passes(self) -> Iterable[tuple[str, Pass]]:
         """Return ways to make the forward passes, and their names."""
-        folded = self.learner._predictor(self._inputs[0])
+        learner = self.learner
+        folded = InferenceCopy(learner.network, self._inputs[0], learner.dtype, learner.memory_format).updated()
         halves = [half for x in self._inputs for half in x.split(max(1, len(x) // 2))]
         pairs = [torch.cat(self._inputs[i : i + 2]) for i in range(0, len(self._inputs), 2)]
         for folding, network in (("folded", folded), ("plain", self.learner.network)):
@@ -141,7 +159,7 @@ class Recorder:
     @torch.inference_mode()
     def _forward(self, network: torch.nn.Module, inputs: Iterable[Tensor]) -> None:
         for x in inputs:
-            with self.learner._autocast():
+            with autocast(self.learner):
                 network(x)
 
     def train(self) -> None:
@@ -149,7 +167,7 @@ class Recorder:
         network, optimizer = self.learner.network, self.learner.optimizer
         network.train()
         for images, x, targets in self._crops:
-            with self.learner._autocast():
+            with autocast(self.learner):
                 logits = network(x)
             optimizer.zero_grad(set_to_none=True)
             F.cross_entropy(self.learner.prepare.undo(logits, images), targets, ignore_index=255).backward()
@@ -161,6 +179,22 @@ class Recorder:
     def answering_at_once(self) -> Answering:
         """Return a context in which the network costs nothing."""
         return Answering(self.learner, self._logits)
+
+
+class NotingPreparation:
+    """Prepares images as a learner does, and notes what comes out of it."""
+
+    def __init__(self, preparation: Preparation) -> None:
+        self.preparation, self.prepared = preparation, list[Tensor]()
+
+    def __call__(self, images: Tensor, batch: int | None = None) -> Tensor:
+        """Return images prepared, and note them."""
+        self.prepared.append(self.preparation(images, batch))
+        return self.prepared[-1]
+
+    def undo(self, logits: Tensor, images: Tensor) -> Tensor:
+        """Crop what was grown off logits."""
+        return self.preparation.undo(logits, images)
 
 
 class Answering:
@@ -189,4 +223,4 @@ class Answering:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main, Options, description=__doc__))

@@ -1,33 +1,17 @@
-"""What the benchmarks share: timing, and telling a ratio with its spread."""
+"""What the benchmarks share: timing, and stating a ratio with its spread."""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-from common import environment_parser, make_environment, plot_lines
-
-from al_seg_env.storage import write_csv
-
-__all__ = [
-    "describe",
-    "environment_parser",
-    "make_environment",
-    "median_and_range",
-    "plot_lines",
-    "steps_in_turn",
-    "timed",
-    "write_csv",
-]
+from al_seg_env import RegionSelectionEnv, TorchLearner
 
 
 def timed(run: Callable[[], Any], device: torch.device | None = None) -> float:
@@ -42,7 +26,7 @@ def timed(run: Callable[[], Any], device: torch.device | None = None) -> float:
     return time.perf_counter() - start
 
 
-def steps_in_turn(envs: Mapping[str, Any], seed: int, rounds: int) -> list[dict[str, float]]:
+def steps_in_turn(envs: Mapping[str, RegionSelectionEnv], seed: int, rounds: int) -> list[dict[str, float]]:
     """Step environments in turn with the same seed and actions; return the seconds, without a first round."""
     for env in envs.values():
         env.reset(seed=seed)
@@ -54,6 +38,18 @@ def steps_in_turn(envs: Mapping[str, Any], seed: int, rounds: int) -> list[dict[
         row = {name: timed(partial(env.step, action), env.learner.device) for name, env in envs.items()}
         rows.append({name: round(value, 4) for name, value in row.items()})
     return rows[1:]
+
+
+def torch_learner(env: RegionSelectionEnv) -> TorchLearner:
+    """Return an environment's learner, whose network's passes can be made by themselves."""
+    if not isinstance(env.learner, TorchLearner):
+        raise ValueError(f"the learner is a {type(env.learner).__name__}; expected a TorchLearner")
+    return env.learner
+
+
+def autocast(learner: TorchLearner) -> torch.autocast:
+    """Return a context with the precision in which a learner's network runs."""
+    return torch.autocast(learner.device.type, learner.dtype, enabled=learner.dtype != torch.float32)
 
 
 def median_and_range(values: Sequence[float]) -> str:

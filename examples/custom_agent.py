@@ -1,22 +1,27 @@
-"""Plug in an agent of your own: all that it needs is the observation and the action space.
+"""Bring your own agent: all that it needs is the observation and the action space.
 
 This one learns, by recursive least squares, which mix of simple region statistics (how the predicted classes are
 spread, how uncertain they are, how unlike the labelled regions) comes before a gain in mean IoU, and picks the
-region with the highest expected gain of each pool. It needs no reinforcement-learning library:
+region with the highest expected gain from each pool. It needs no reinforcement-learning library:
 
     python examples/custom_agent.py --episodes 5
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from common import environment_parser, make_environment, plot_lines
 from tqdm import tqdm
 
+from al_seg_env.command_line import EnvironmentOptions, run
 from al_seg_env.storage import write_csv
+from al_seg_experiment.plotting import plot_lines
+
+Observation = dict[str, np.ndarray]
 
 
 class LinearAgent:
@@ -28,38 +33,46 @@ class LinearAgent:
         self.precision = np.eye(num_classes + 3)
         self.moment = np.zeros(num_classes + 3)
 
-    def describe(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+    def describe(self, observation: Observation) -> np.ndarray:
         """Return ``(K, N, C + 3)``: class shares, mean entropy, share of near-identical labelled regions, 1."""
         classes, entropy = np.split(observation["candidates"], [self.num_classes], axis=-1)
         similarity = observation.get("similarity", np.zeros((*classes.shape[:2], 1)))
         parts = [classes, entropy.mean(-1, keepdims=True), similarity[..., :1], np.ones((*classes.shape[:2], 1))]
         return np.concatenate(parts, axis=-1)
 
-    def predict(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+    def predict(self, observation: Observation) -> np.ndarray:
         """Return the action ``(K,)``: greedy, or random with probability ``explore`` per pool."""
         gain = self.describe(observation) @ np.linalg.solve(self.precision, self.moment)  # (K, N)
         random = self.rng.integers(gain.shape[1], size=gain.shape[0])
         return np.where(self.rng.random(gain.shape[0]) < self.explore, random, gain.argmax(axis=1))
 
-    def learn(self, observation: dict[str, np.ndarray], action: np.ndarray, reward: float) -> None:
+    def learn(self, observation: Observation, action: np.ndarray, reward: float) -> None:
         """Take in one step."""
         chosen = self.describe(observation)[np.arange(len(action)), action].mean(axis=0)
         self.precision += np.outer(chosen, chosen)
         self.moment += reward * chosen
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = environment_parser(__doc__ or "", out="custom_agent")
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--episodes", type=int, default=5)
-    parser.add_argument("--explore", type=float, default=0.2, help="share of random sub-actions")
-    args = parser.parse_args(argv)
+@dataclass(frozen=True)
+class Options(EnvironmentOptions):
+    """How to learn."""
 
-    env = make_environment(args)
-    agent = LinearAgent(len(env.get_wrapper_attr("layout")["classes"]), args.explore, args.seed)
-    rows = []
-    for episode in tqdm(range(args.episodes), desc="episodes"):
-        observation, info = env.reset(seed=args.seed + episode)
+    episodes: int = 5
+    """Episodes to play."""
+    explore: float = 0.2
+    """Share of random sub-actions."""
+    seed: int = 0
+    """Seed of agent and environment."""
+    out: Path = Path("runs/custom_agent")
+    """Folder of the results."""
+
+
+def main(options: Options) -> None:
+    env = options.make()
+    agent = LinearAgent(len(env.get_wrapper_attr("layout")["classes"]), options.explore, options.seed)
+    rows: list[dict[str, Any]] = []
+    for episode in tqdm(range(options.episodes), desc="episodes"):
+        observation, info = env.reset(seed=options.seed + episode)
         start, done = info["miou"], False
         while not done:
             action = agent.predict(observation)
@@ -67,11 +80,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             agent.learn(observation, action, float(reward))
             observation, done = following, terminated or truncated
         rows.append({"episode": episode + 1, "miou": round(info["miou"], 4), "gain": round(info["miou"] - start, 4)})
-        write_csv(args.out / "episodes.csv", rows)
-    lines = {"LinearAgent": ([row["episode"] for row in rows], [row["gain"] for row in rows])}
-    plot_lines(args.out / "episodes.png", lines, "episode", "gain in mean IoU (points)", "An agent of one's own")
-    print(f"gain in the last episode: {rows[-1]['gain']:.2f} points; results are in {args.out}")
+        write_csv(options.out / "episodes.csv", rows)
+    gains = {"LinearAgent": ([row["episode"] for row in rows], [row["gain"] for row in rows])}
+    plot_lines(options.out / "episodes.png", gains, xlabel="episode", ylabel="gain in mean IoU [points]")
+    print(f"gain in the last episode: {rows[-1]['gain']:.2f} points; see {options.out}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main, Options, description=__doc__))

@@ -1,108 +1,51 @@
 """Watch a query agent learn to choose regions, in a few minutes on two CPU cores and without any download.
 
-1. theta_0: a small segmentation network learns street scenes of one rendering style (in the paper: GTA5).
-2. SubActionDQN plays active learning on street scenes of another style, whose labels are known (D_T).
-3. The agent, entropy and uniform choice spend the same budget on scenes that none has seen (D_V).
-
     python examples/quickstart.py
 
-OUT holds the agent, the learning curve (train/episodes.png), the comparison (comparison.png and .csv), and what the
-agent asked for (requests.png).
+The pictures are in runs/quickstart: the agent's learning curve (agent/episodes.png), its comparison with uniform and
+entropy selection (report/figure_4_val.png, figure_4_test.png), and what it requested (trials/dqn-0/requests.png). Run
+again, the script resumes where it was interrupted. A dozen episodes show the loop at work; they are too few to win.
 """
 
-from __future__ import annotations
+from pathlib import Path
 
-import argparse
-import shutil
-import time
-from collections.abc import Sequence
-from typing import Any
+import gymnasium as gym
 
-import numpy as np
-import pretrain
-import train_dqn
-from common import environment_parser, make_environment, plot_lines
-from PIL import Image
-from tqdm import tqdm
+import al_seg_env  # noqa: F401  (registers the environments)
+from al_seg_experiment import Stage, evaluate, pretrain, train_agent
+from al_seg_experiment.report import report
 
-from agents import EntropyPolicy, SubActionDQN, UniformPolicy
-from al_seg_env.storage import write_csv
+OUT = Path("runs/quickstart")
+STREETS = "al_seg_env/SyntheticStreets-v0"
+EPOCHS, EPISODES, SEEDS = 12, 12, (0, 1, 2)
+BUDGETS = (96, 192)
 
+print("1/3  theta_0: a small network learns street scenes of one rendering style (in the paper: GTA5)")
+env = gym.make(STREETS, learning_rate=0.02)
+renderings = Stage(arguments={"style": "render"}, images="all", epochs=EPOCHS, patience=EPOCHS, updates=20)
+theta_0 = pretrain(env, [renderings], OUT / "theta_0")
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = environment_parser(__doc__ or "", out="quickstart")
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--episodes", type=int, default=12, help="training episodes of the agent")
-    parser.add_argument("--seeds", type=int, default=3, help="evaluation runs per policy")
-    parser.add_argument("--pretrain-epochs", type=int, default=12)
-    args = parser.parse_args(argv)
-    started = time.perf_counter()
-    passed_on = ["--env", args.env, "--seed", str(args.seed), *(f"--env-arg={item}" for item in args.env_arg)]
-    if args.env_file:
-        passed_on += ["--env-file", str(args.env_file)]
+print("2/3  The agent plays active learning on scenes of another style, whose labels are known (D_T)")
+env = gym.make(STREETS, weights=str(theta_0))
+agent = train_agent(
+    env,
+    OUT / "agent",
+    episodes=EPISODES,
+    epsilon_steps=6 * EPISODES,  # half of its steps; an episode has twelve
+    exploration="step",
+    buffer_size=4800,
+    batch_size=64,
+    gradient_steps=4,
+    gamma=0.5,
+)
 
-    print("1/3  Pretraining theta_0")
-    source = (
-        ["--source-arg", "style=render", "--images", "none"]
-        if args.env.startswith("al_seg_env/Synthetic")
-        else ["--images", "state"]
-    )
-    epochs = ["--epochs", str(args.pretrain_epochs), "--patience", "12", "--updates", "20"]
-    rate = ["--env-arg", "learning_rate=0.02"]
-    pretrain.main([*passed_on, *rate, *source, *epochs, "--out", str(args.out / "theta_0")])
-    weights = f"weights={args.out / 'theta_0' / 'theta_0.safetensors'}"
-
-    print("2/3  Training the query agent on D_T")
-    shutil.rmtree(args.out / "train" / "checkpoints", ignore_errors=True)  # of an earlier demonstration
-    agent_options = ["--buffer-size", "4800", "--batch-size", "64", "--gradient-steps", "4", "--gamma", "0.5"]
-    explore = ["--exploration", "step", "--epsilon-steps", str(6 * args.episodes)]
-    episodes = ["--episodes", str(args.episodes), "--out", str(args.out / "train")]
-    train_dqn.main([*passed_on, "--env-arg", weights, *agent_options, *explore, *episodes])
-
-    print("3/3  Spending the budget on D_V")
-    args.env_arg.append(weights)
-    env = make_environment(args, split="eval", scores=["entropy"], render_mode="rgb_array")
-    agent = SubActionDQN.load(args.out / "train" / "agent.safetensors", env=env)
-    policies = {"uniform": UniformPolicy(args.seed), "entropy": EntropyPolicy(), "dqn": agent}
-    curves = {name: [play(env, policy, seed, name) for seed in range(args.seeds)] for name, policy in policies.items()}
-    Image.fromarray(env.render()).save(args.out / "requests.png")
-    write_csv(
-        args.out / "comparison.csv",
-        [
-            {"policy": name, "seed": seed, "labelled": labelled, "miou": round(miou, 4)}
-            for name, runs in curves.items()
-            for seed, run in enumerate(runs)
-            for labelled, miou in run
-        ],
-    )
-    lines = {name: summary(runs) for name, runs in curves.items()}
-    title = f"Mean and standard deviation over {args.seeds} runs on D_V"
-    plot_lines(args.out / "comparison.png", lines, "labelled regions", "mean IoU on D_R (%)", title)
-    for name, (_, mean, spread) in lines.items():
-        print(f"  {name:8s} {mean[-1]:6.2f} +- {spread[-1]:.2f} % mean IoU at the end")
-    print(f"Done in {time.perf_counter() - started:.0f} s. Look at the pictures in {args.out}.")
-
-
-def play(env: Any, policy: Any, seed: int, name: str) -> list[tuple[int, float]]:
-    """Return ``(labelled regions, mean IoU in percent)`` along one episode."""
-    observation, info = env.reset(seed=seed)
-    curve, done = [(info["labelled"], info["miou"])], False
-    with tqdm(total=env.unwrapped.config.budget, desc=f"{name}, seed {seed}", leave=False) as bar:
-        while not done:
-            action, _ = policy.predict(observation, deterministic=True)
-            observation, _, terminated, truncated, info = env.step(action)
-            done = terminated or truncated
-            curve.append((info["labelled"], info["miou"]))
-            bar.update(len(info["chosen"]))
-    return curve
-
-
-def summary(runs: Sequence[Sequence[tuple[int, float]]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return labelled regions, mean and standard deviation of the mean IoU over the runs."""
-    miou = np.array([[value for _, value in run] for run in runs])
-    spread = miou.std(axis=0, ddof=1) if len(runs) > 1 else np.zeros(miou.shape[1])
-    return np.array([labelled for labelled, _ in runs[0]]), miou.mean(axis=0), spread
-
-
-if __name__ == "__main__":
-    main()
+print("3/3  The agent, entropy and uniform selection spend a budget on scenes that none has seen (D_V)")
+results = evaluate(
+    env,
+    ["uniform", "entropy", f"dqn={agent}"],
+    OUT,
+    seeds=SEEDS,
+    budgets=BUDGETS,
+    fit={"batch_size": 16, "max_epochs": 6, "patience": 3, "min_updates": 4},
+)
+print("Done. See", report(results), "and the pictures beside it")

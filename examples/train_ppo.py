@@ -2,54 +2,68 @@
 
     python examples/train_ppo.py --steps 240 --algorithm PPO
 
-OUT holds checkpoints with the agent, from which ``--resume`` goes on as if training had never been interrupted, the
-episodes (csv) and their returns (png).
+OUT holds checkpoints with the agent, from which --resume continues as if training had never been interrupted, the
+episodes (episodes.csv) and their returns (episodes.png).
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+import csv
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
-import numpy as np
-from common import checkpoint_folder, environment_parser, make_environment, plot_lines
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.monitor import Monitor
+from tyro.conf import FlagCreatePairsOff
 
-from agents import Checkpoint, InfoLogger
-from al_seg_env.storage import write_csv
+from agents import EpisodeRecorder, InfoLogger
+from al_seg_env.command_line import EnvironmentOptions, run
+from al_seg_experiment.query_training import learn, plot_returns
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = environment_parser(__doc__ or "", out="train_ppo")
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--algorithm", choices=("PPO", "A2C"), default="PPO")
-    parser.add_argument("--steps", type=int, default=240, help="environment steps")
-    parser.add_argument("--n-steps", type=int, default=24, help="environment steps per update")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in OUT")
-    args = parser.parse_args(argv)
+@dataclass(frozen=True)
+class Options(EnvironmentOptions):
+    """How to train."""
 
-    env = Monitor(make_environment(args))
-    algorithm = {"PPO": PPO, "A2C": A2C}[args.algorithm]
-    options = {"batch_size": args.n_steps} if args.algorithm == "PPO" else {}
-    agent = algorithm("MultiInputPolicy", env, n_steps=args.n_steps, seed=args.seed, **options)
-    checkpoint = Checkpoint(checkpoint_folder(args.out, args.resume), every=args.n_steps)
-    if args.resume:
-        checkpoint.resume(agent)
-    if agent.num_timesteps < args.steps:
-        remaining = args.steps - agent.num_timesteps
-        agent.learn(remaining, callback=[InfoLogger(), checkpoint], reset_num_timesteps=False, progress_bar=True)
+    algorithm: Literal["PPO", "A2C"] = "PPO"
+    """The algorithm."""
+    steps: int = 240
+    """Environment steps."""
+    n_steps: int = 24
+    """Environment steps per update."""
+    seed: int = 0
+    """Seed of agent and environment."""
+    resume: FlagCreatePairsOff[bool] = False
+    """Resume from the newest checkpoint in OUT."""
+    out: Path = Path("runs/train_ppo")
+    """Folder of the results."""
 
-    returns = env.get_episode_rewards()
-    rows = [{"episode": i + 1, "return": round(r, 4)} for i, r in enumerate(returns)]
-    if not rows:
-        print(f"no episode ended within {args.steps} steps; ask for more")
-        return
-    write_csv(args.out / "episodes.csv", rows)
-    lines = {args.algorithm.lower(): (np.arange(len(returns)) + 1, returns)}
-    plot_lines(args.out / "episodes.png", lines, "episode", "gain in mean IoU (points)", args.algorithm)
-    print(f"{len(rows)} episodes; mean gain of the last 10: {np.mean(returns[-10:]):.2f} points; see {args.out}")
+
+def main(options: Options) -> None:
+    env = Monitor(options.make())
+    shared: dict[str, Any] = {"n_steps": options.n_steps, "seed": options.seed}
+    if options.algorithm == "PPO":
+        agent: PPO | A2C = PPO("MultiInputPolicy", env, batch_size=options.n_steps, **shared)
+    else:
+        agent = A2C("MultiInputPolicy", env, **shared)
+    episodes = options.out / "episodes.csv"
+    learn(
+        agent,
+        steps=options.steps,
+        folder=options.out,
+        resume=options.resume,
+        checkpoint_every=options.n_steps,
+        callbacks=[EpisodeRecorder(episodes), InfoLogger()],
+    )
+    if not episodes.exists():
+        raise ValueError(f"no episode ended within {options.steps} steps; request more")
+    with episodes.open(newline="") as file:
+        returns = [float(row["return"]) for row in csv.DictReader(file)]
+    plot_returns(returns, options.out / "episodes.png", title=options.algorithm)
+    print(f"{len(returns)} episodes; mean gain of the last 10: {sum(returns[-10:]) / len(returns[-10:]):.2f} points")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main, Options, description=__doc__))

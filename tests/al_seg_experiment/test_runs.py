@@ -20,7 +20,8 @@ from al_seg_env.learner.fitting import evaluate
 from al_seg_experiment import load_experiment, pieces, run, status
 from al_seg_experiment.__main__ import main
 from al_seg_experiment.experiment import METHODS
-from al_seg_experiment.protocol import make_policy, train_query
+from al_seg_experiment.policies import make_policy
+from al_seg_experiment.protocol import train_query
 from al_seg_experiment.records import refuse_differences
 from al_seg_experiment.report import report
 
@@ -168,7 +169,7 @@ def test_a_damaged_acquisition_is_set_aside_and_made_again(whole, tmp_path):
     experiment = load_experiment(TINY)
 
     def again():
-        with pytest.warns(UserWarning, match="acquired-2.safetensors is damaged.* acquired anew"):
+        with pytest.warns(UserWarning, match="acquired-2.safetensors is damaged.* acquired again"):
             run(experiment, folder)
 
     assert in_child(again) == 0

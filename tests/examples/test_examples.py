@@ -2,144 +2,127 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
+import re
+import runpy
 import sys
 from pathlib import Path
 
-import numpy as np
+import gymnasium as gym
 import pytest
-from experiments import TINY, rows_of
-from PIL import Image
+from experiments import TINY, assert_picture, rows_of
+
+from al_seg_env.command_line import run
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
-    """Return a function that runs an example with arguments in a folder, and returns that folder."""
-    monkeypatch.syspath_prepend(EXAMPLES)
+def example(tmp_path, monkeypatch):
+    """Return a function that runs an example with arguments, and returns the folder of its results."""
     env_file = tmp_path / "tiny.json"
     env_file.write_text(json.dumps(TINY))
 
-    def run(name: str, *arguments: object, out: Path = tmp_path / "out", tiny: bool = True) -> Path:
-        module = importlib.import_module(name)
+    def play(name: str, *arguments: object, out: str = "out", tiny: bool = True, status: int = 0) -> Path:
+        module = loaded(name, monkeypatch)
         chosen = ["--env-file", str(env_file)] if tiny else []
-        module.main([*chosen, "--out", str(out), *map(str, arguments)])
-        return out
+        argv = [*chosen, "--out", str(tmp_path / out), *map(str, arguments)]
+        assert run(module.main, module.Options, argv, description=module.__doc__) == status
+        return tmp_path / out
 
-    return run
-
-
-def assert_picture(path: Path) -> None:
-    pixels = np.asarray(Image.open(path).convert("RGB"))
-    assert pixels.std() > 1, f"{path} is blank"
+    return play
 
 
-@pytest.fixture
-def weights(run, tmp_path):
-    out = run("pretrain", "--images", "state", "--epochs", 1, "--updates", 1, out=tmp_path / "theta_0")
-    return out / "theta_0.safetensors"
+def loaded(name, monkeypatch):
+    """Return an example as a module."""
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module
 
 
-def test_pretrain_goes_through_both_stages(run, weights):
-    out = run("pretrain", "--source-arg", "style=render", "--images", "train", "--epochs", 1, "--updates", 1)
-    assert [row["stage"] for row in rows_of(out / "pretrain.csv")] == ["source", "source", "train", "train"]
-    assert_picture(out / "pretrain.png")
-    assert (out / "theta_0.safetensors").stat().st_size > 100_000
+def test_from_theta_0_to_a_comparison(example):
+    theta_0 = example("pretrain", "--source-arg", "style=render", "--images", "state", "--epochs", 1, out="theta_0")
+    assert [row["stage"] for row in rows_of(theta_0 / "pretrain.csv")] == ["0", "0", "1", "1"]
+    assert_picture(theta_0 / "pretrain.png")
+    weighted = ("--env-arg", f"weights={theta_0 / 'theta_0.safetensors'}")
+
+    example("train_dqn", *weighted, "--episodes", 1, out="agent")
+    agent = example("train_dqn", *weighted, "--episodes", 2, "--resume", out="agent")
+    assert [row["steps"] for row in rows_of(agent / "episodes.csv")] == ["2", "4"]
+    assert_picture(agent / "episodes.png")
+
+    policies = ["uniform", f"dqn={agent / 'agent.safetensors'}"]
+    out = example("evaluate", *weighted, "--policies", *policies, "--seeds", 0, "--budgets", 2, 4, "--epochs", 1)
+    found = {(row["method"], row["seed"], row["budget"]) for row in rows_of(out / "results.csv")}
+    assert found == {(method, "0", budget) for method in ("uniform", "dqn") for budget in "024"}
+    for picture in ("report/figure_4_val.png", "report/figure_4_test.png", "trials/dqn-0/requests.png"):
+        assert_picture(out / picture)
 
 
-def test_pretrain_says_that_there_is_nothing_to_do(run):
-    with pytest.raises(SystemExit):
-        run("pretrain", "--images", "none")
+def test_the_quickstart_can_be_copied_and_run_again(tmp_path, monkeypatch, capsys):
+    source = (EXAMPLES / "quickstart.py").read_text()
+    assert len(source.splitlines()) <= 60
+    for line, tiny in (
+        ("EPOCHS, EPISODES, SEEDS = .*", "EPOCHS, EPISODES, SEEDS = 1, 1, (0,)"),
+        ("BUDGETS = .*", "BUDGETS = (2, 4)"),
+        (r"gym\.make\(STREETS", f"gym.make(STREETS, **{TINY!r}"),
+    ):
+        source, count = re.subn(line, tiny, source)
+        assert count
+    monkeypatch.chdir(tmp_path)
+    Path("copied.py").write_text(source)
+    runpy.run_path("copied.py")
+    out = tmp_path / "runs" / "quickstart"
+    first = (out / "results.csv").read_bytes()
+    assert {row["method"] for row in rows_of(out / "results.csv")} == {"uniform", "entropy", "dqn"}
+    for picture in ("agent/episodes.png", "report/figure_4_val.png", "trials/dqn-0/requests.png"):
+        assert_picture(out / picture)
+    runpy.run_path("copied.py")
+    assert (out / "results.csv").read_bytes() == first
+    assert "3/3" in capsys.readouterr().out
 
 
-def test_train_dqn_resumes_and_evaluate_compares(run, weights, tmp_path, capsys):
-    weighted = ("--env-arg", f"weights={weights}")
-    settings = (*weighted, "--batch-size", 4)
-    train = run("train_dqn", *settings, "--episodes", 1, out=tmp_path / "dqn")
-    run("train_dqn", *settings, "--episodes", 2, "--resume", out=tmp_path / "dqn")
-    assert [row["steps"] for row in rows_of(train / "episodes.csv")] == ["2", "4"]
-    with pytest.raises(SystemExit, match="dqn holds a training: --resume goes on with it; or choose another --out"):
-        run("train_dqn", *settings, "--episodes", 2, out=tmp_path / "dqn")
-    assert_picture(train / "episodes.png")
-
-    policies = ["--policies", "uniform", "entropy", "bald", f"dqn={train / 'agent.safetensors'}", "--seeds", 0, 1]
-    settings = [*weighted, "--budgets", 2, 4, "--epochs", 1, "--updates", 1]
-    out = run("evaluate", *policies, *settings)
-    rows = rows_of(out / "results.csv")
-    assert {(row["policy"], row["seed"], row["budget"]) for row in rows} == {
-        (policy, seed, budget) for policy in ("uniform", "entropy", "bald", "dqn") for seed in "01" for budget in "24"
-    }
-    for figure in ("val_miou", "test_miou"):
-        assert_picture(out / f"{figure}.png")
-    # What is finished is not done again, and an interrupted evaluation fills in what is missing.
-    (out / "trials" / "bald-1.json").unlink()
-    kept = {path: path.stat().st_mtime_ns for path in (out / "trials").glob("*.json")}
-    run("evaluate", *policies, *settings)
-    assert rows_of(out / "results.csv")[0].keys() == rows[0].keys()
-    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
-    again = rows_of(out / "results.csv")
-    timings = ("acquire_s", "fit_s")
-    assert [{k: v for k, v in row.items() if k not in timings} for row in again] == [
-        {k: v for k, v in row.items() if k not in timings} for row in rows
-    ]
-    (train / "agent.safetensors").write_bytes((train / "agent.safetensors").read_bytes() + b" ")
-    with pytest.raises(SystemExit, match=r"dqn-0.json is of another agent than .*agent.safetensors"):
-        run("evaluate", *policies, *settings)
-    with pytest.raises(SystemExit, match="other settings.*epochs|other settings.*fit"):
-        run("evaluate", *policies, *weighted, "--budgets", 2, 4, "--epochs", 2, "--updates", 1)
+def test_an_agent_of_ones_own(example):
+    out = example("custom_agent", "--episodes", 2)
+    assert [row["episode"] for row in rows_of(out / "episodes.csv")] == ["1", "2"]
+    assert_picture(out / "episodes.png")
 
 
-def test_summary_of_known_figures(run):
-    sys.path.insert(0, str(EXAMPLES))
-    evaluate = importlib.import_module("evaluate")
-    gains = [1.0, 2.0, 4.0]
-    rows = [
-        {"policy": policy, "seed": seed, "budget": 10, "val_miou": base, "test_miou": 50.0 + seed}
-        for seed, gain in enumerate(gains)
-        for policy, base in (("uniform", 40.0 + seed), ("dqn", 40.0 + seed + gain))
-    ]
-    uniform, dqn = evaluate.summarise(rows)
-    assert uniform["val_miou_mean"] == 41.0
-    assert uniform["val_miou_std"] == 1.0
-    assert uniform["val_miou_p"] == ""
-    assert dqn["val_miou_gain"] == round(7 / 3, 3)
-    # By hand: t = mean / (std / sqrt(n)) = 2.3333 / (1.5275 / 1.7321) = 2.6458 with 2 degrees of freedom.
-    assert dqn["val_miou_p"] == pytest.approx(0.1181, abs=1e-4)
+@pytest.mark.parametrize("algorithm", ["PPO", "A2C"])
+def test_algorithms_of_stable_baselines3_resume(example, algorithm, capsys):
+    chosen = ("--n-steps", 2, "--algorithm", algorithm)
+    example("train_ppo", "--steps", 2, *chosen)
+    example("train_ppo", "--steps", 4, *chosen, status=2)
+    assert "holds a training: resume it (resume=True, --resume)" in capsys.readouterr().err
+    out = example("train_ppo", "--steps", 4, *chosen, "--resume")
+    assert [row["steps"] for row in rows_of(out / "episodes.csv")] == ["2", "4"]
+    assert_picture(out / "episodes.png")
 
 
-def test_quickstart_can_be_run_again(run):
-    run("quickstart", "--episodes", 1, "--seeds", 1, "--pretrain-epochs", 1)
-    out = run("quickstart", "--episodes", 1, "--seeds", 1, "--pretrain-epochs", 1)
-    final = [row for row in rows_of(out / "comparison.csv") if row["labelled"] == "4"]
-    assert [row["policy"] for row in final] == ["uniform", "entropy", "dqn"]
-    for name in ("comparison.png", "requests.png", "train/episodes.png"):
-        assert_picture(out / name)
+def test_data_of_ones_own(example):
+    out = example("custom_dataset", "--budgets", 4, 8, "--env-arg", "pool_size=4", tiny=False)
+    assert {row["budget"] for row in rows_of(out / "results.csv")} == {"0", "4", "8"}
+    assert_picture(out / "report" / "figure_4_val.png")
+    layout = gym.make("examples/Cells-v0").unwrapped.layout
+    assert layout["classes"] == ["background", "cell", "nucleus"]
 
 
-def test_custom_agent_and_ppo(run, tmp_path):
-    assert len(rows_of(run("custom_agent", "--episodes", 2) / "episodes.csv")) == 2
-    for algorithm in ("PPO", "A2C"):
-        out = run("train_ppo", "--steps", 4, "--n-steps", 2, "--algorithm", algorithm, out=tmp_path / algorithm)
-        assert len(rows_of(out / "episodes.csv")) == 2
-        assert_picture(out / "episodes.png")
+@pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.py") if path.stem != "quickstart"))
+def test_help_shows_every_option_with_its_default(name, monkeypatch, capsys):
+    module = loaded(name, monkeypatch)
+    assert run(module.main, module.Options, ["--help"], description=module.__doc__) == 0
+    text = capsys.readouterr().out
+    assert module.__doc__.splitlines()[0] in text
+    for option in ("--env ID", "--env-arg NAME=VALUE", "--env-file PATH", "--out PATH"):
+        assert option in text
+    assert text.count("(default: ") + text.count("(repeatable)") == len(re.findall(r"│ --", text))
 
 
-def test_custom_dataset(run, tmp_path):
-    out = run("custom_dataset", "--budget", 8, tiny=False)
-    assert [row["labelled"] for row in rows_of(out / "curves.csv")] == ["0", "4", "8"] * 2
-    assert_picture(out / "last_request.png")
-    on_streets = run("custom_dataset", "--env", "al_seg_env/SyntheticStreets-v0", "--budget", 4, out=tmp_path / "s")
-    assert_picture(on_streets / "curves.png")
-
-
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
-def test_help(path, monkeypatch, capsys):
-    if path.stem == "common":
-        return
-    monkeypatch.syspath_prepend(EXAMPLES)
-    with pytest.raises(SystemExit) as stopped:
-        importlib.import_module(path.stem).main(["--help"])
-    assert stopped.value.code == 0
-    assert "--env" in capsys.readouterr().out
+def test_a_mistake_is_one_line(example, capsys):
+    example("evaluate", "--env-arg", "nothing", status=2)
+    error = capsys.readouterr().err.strip()
+    assert error.endswith("--env-arg is 'nothing'; expected NAME=VALUE")
+    assert "\n" not in error

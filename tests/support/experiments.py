@@ -2,6 +2,9 @@
 
 import csv
 
+import numpy as np
+from PIL import Image
+
 TINY = {
     "image_size": [32, 40],
     "images": 24,
@@ -46,3 +49,9 @@ TINY_EXPERIMENT = {
 def rows_of(path) -> list[dict[str, str]]:
     with path.open() as file:
         return list(csv.DictReader(file))
+
+
+def assert_picture(path) -> None:
+    """See that a file is a picture that is not blank."""
+    pixels = np.asarray(Image.open(path).convert("RGB"))
+    assert pixels.std() > 1, f"{path} is blank"

@@ -1,0 +1,24 @@
+"""The console script ``al-seg-env``, and ``python -m al_seg_env``, which is the same."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+
+def main() -> int:
+    """Run the console script; return the exit status.
+
+    Its commands belong to the experiment, which stands on this package. So this is the one place that imports it.
+    """
+    prog = "python -m al_seg_env" if Path(sys.argv[0]).name == "__main__.py" else "al-seg-env"
+    try:
+        from al_seg_experiment.cli import main as console_script
+    except ImportError as error:  # of a package that only the experiment needs
+        sys.stderr.write(f"{prog}: {error}\n")
+        return 2
+    return console_script(prog=prog)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

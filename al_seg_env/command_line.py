@@ -1,0 +1,149 @@
+"""What every command shares: options that choose an environment, and errors that are one line.
+
+The console script, the examples and the benchmarks declare their options as dataclasses, read by tyro.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import gymnasium as gym
+import tyro
+from gymnasium.envs.registration import EnvSpec
+
+from al_seg_env.env import RegionSelectionEnv
+from al_seg_env.registration import environment_spec, make_again, make_wrapped
+
+logger = logging.getLogger(__name__)
+
+Options = TypeVar("Options")
+Assignments = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE"), tyro.conf.UseAppendAction]
+"""The type of an option that may be repeated, each time with ``NAME=VALUE``."""
+
+USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError, MemoryError, gym.error.Error)
+"""What a user's mistake raises in this package; the message says how to mend it."""
+WRONG_USE, INTERRUPTED = 2, 130
+
+
+@dataclass(frozen=True)
+class EnvironmentOptions:
+    """Options that choose an environment; a command adds its own in a subclass."""
+
+    env: Annotated[str, tyro.conf.arg(metavar="ID")] = "al_seg_env/SyntheticStreets-v0"
+    """Id of a registered environment."""
+    env_arg: Assignments = ()
+    """Argument of the environment, its value as JSON or plain text (root=data/camvid, image_size=[180,240])."""
+    env_file: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    """JSON file with arguments of the environment; those of --env-arg take precedence."""
+
+    @property
+    def spec(self) -> EnvSpec:
+        """The specification of the chosen environment."""
+        return environment_spec(self.env, **self.arguments)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of the chosen environment.
+
+        Raises:
+            ValueError: If an option is malformed, or the file is no JSON object.
+        """
+        chosen = {} if self.env_file is None else _read_object(self.env_file)
+        return {**chosen, **assignments(self.env_arg, "--env-arg")}
+
+    def make(self, **arguments: Any) -> gym.Env:
+        """Make the chosen environment, with further arguments over the chosen ones."""
+        return make_wrapped(self.spec, **arguments)
+
+    def make_unwrapped(self, **arguments: Any) -> RegionSelectionEnv:
+        """Make the chosen environment without gymnasium's wrappers."""
+        return make_again(self.spec, **arguments)
+
+
+def assignments(items: Iterable[str], option: str) -> dict[str, Any]:
+    """Return the values in ``NAME=VALUE`` items, read as JSON, or as plain text where they are none.
+
+    >>> assignments(["root=data/camvid", "image_size=[180, 240]"], "--env-arg")
+    {'root': 'data/camvid', 'image_size': [180, 240]}
+
+    Raises:
+        ValueError: If an item has no name; the message names the ``option``.
+    """
+    values: dict[str, Any] = {}
+    for item in items:
+        name, separator, value = item.partition("=")
+        if not (name and separator):
+            raise ValueError(f"{option} is {item!r}; expected NAME=VALUE")
+        try:
+            values[name] = json.loads(value)
+        except (json.JSONDecodeError, RecursionError):
+            values[name] = value
+    return values
+
+
+def run(
+    action: Callable[[Options], object],
+    options: Any,
+    argv: Sequence[str] | None = None,
+    *,
+    prog: str | None = None,
+    description: str | None = None,
+) -> int:
+    """Read the command line and do what it says; return the exit status.
+
+    A mistake of the user's, found while reading or later, is one line on stderr and the status 2.
+
+    Args:
+        action: Called with the options.
+        options: A dataclass, or a union of several that are subcommands.
+        argv: The command line's arguments; the process's own if omitted.
+        prog: Name of the program in messages; that of the script if omitted.
+        description: What ``--help`` says first; the docstring of ``options`` if omitted.
+    """
+    prog = prog or Path(sys.argv[0]).name
+    messages = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(messages):
+            chosen = tyro.cli(options, prog=prog, args=argv, description=description)
+    except SystemExit as stop:
+        if stop.code:
+            sys.stderr.write(f"{prog}: {_one_line(messages.getvalue())}\n")
+            return WRONG_USE
+        return 0
+    try:
+        action(chosen)
+    except USER_ERRORS as error:
+        logger.debug("the command failed", exc_info=True)
+        error = getattr(error, "cause", None) or error  # Ray puts a whole traceback around it
+        sys.stderr.write(f"{prog}: {' '.join(str(error).split()) or type(error).__name__}\n")
+        return WRONG_USE
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{prog}: interrupted\n")
+        return INTERRUPTED
+    return 0
+
+
+def _one_line(box: str) -> str:
+    """Return the first message of tyro's box of several lines."""
+    lines = [re.sub(r"^[│|]\s*|\s*[│|]$", "", line) for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    rule = next((i for i, line in enumerate(lines) if re.fullmatch("[─-]+", line)), len(lines))
+    return " ".join(" ".join(lines[:rule]).split())
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} can't be read: {error}; expected JSON") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds {type(content).__name__}; expected an object of environment arguments")
+    return content

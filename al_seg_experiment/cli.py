@@ -1,0 +1,296 @@
+"""The console script ``al-seg-env``: ``experiment``, ``pretrain``, ``train`` and ``evaluate``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import FlagCreatePairsOff, Positional, arg, subcommand
+
+from al_seg_env.command_line import Assignments, EnvironmentOptions, assignments, run
+from al_seg_experiment.evaluation import evaluate
+from al_seg_experiment.experiment import Experiment, Stage
+from al_seg_experiment.pretraining import pretrain
+from al_seg_experiment.query_training import train_agent
+from al_seg_experiment.reading import load_experiment
+from al_seg_experiment.records import status
+from al_seg_experiment.report import report
+from al_seg_experiment.runner import run as run_experiment
+
+Flag = FlagCreatePairsOff[bool]
+PROGRAM = "al-seg-env"
+
+
+def say(text: object) -> None:
+    """Write a line of a command's result."""
+    sys.stdout.write(f"{text}\n")
+
+
+@dataclass(frozen=True)
+class ExperimentOptions:
+    """What all commands on an experiment share."""
+
+    file: Annotated[Positional[str], arg(metavar="FILE")]
+    """YAML or TOML file, or the name of a preset, such as synthetic_small."""
+    out: Annotated[Path | None, arg(metavar="PATH")] = None
+    """Folder of the results; runs/NAME if omitted."""
+    set: Assignments = ()
+    """Change an entry of the file, its value as JSON or plain text (arguments.root=data/camvid, seeds=[0,1])."""
+
+    def load(self) -> tuple[Experiment, Path]:
+        """Return the experiment and its folder."""
+        experiment = load_experiment(self.file, assignments(self.set, "--set"))
+        return experiment, self.out or Path("runs") / experiment.name
+
+
+@dataclass(frozen=True)
+class Run(ExperimentOptions):
+    """Run what is not finished of an experiment, then report."""
+
+    ray: Annotated[str | None, arg(metavar="ADDRESS")] = None
+    """Spread the pieces over Ray: "local" starts it on this machine; otherwise the address of a cluster."""
+
+    def __call__(self) -> None:
+        """Run the command."""
+        experiment, out = self.load()
+        run_experiment(experiment, out, self.ray)
+        say(report(out))
+
+
+@dataclass(frozen=True)
+class Status(ExperimentOptions):
+    """Show each piece of an experiment and its state."""
+
+    def __call__(self) -> None:
+        """Run the command."""
+        rows = status(*self.load())
+        width = max(len(row["piece"]) for row in rows)
+        for row in rows:
+            say(f"{row['piece']:{width}}  {row['state']:9}{row['results']}")
+        say(f"{sum(row['state'] == 'finished' for row in rows)} of {len(rows)} pieces finished")
+
+
+@dataclass(frozen=True)
+class Report(ExperimentOptions):
+    """Write tables and figures from what is stored, or from a results.csv, however it was made."""
+
+    def __call__(self) -> None:
+        """Run the command."""
+        if self.file.endswith(".csv"):
+            say(report(self.file, self.out))
+        else:
+            say(report(self.load()[1]))
+
+
+@dataclass(frozen=True)
+class Pretrain(EnvironmentOptions):
+    """Make theta_0: train the segmentation network on images whose labels are known before active learning begins.
+
+    The paper pretrains on a synthetic data set (GTA5), then on D_T (section 4.1). OUT/theta_0.safetensors holds the
+    weights: pass them on as --env-arg weights=OUT/theta_0.safetensors. Run again after a kill, it resumes.
+    """
+
+    images: Literal["train", "state", "none"] = "train"
+    """Images of the last stage: D_T, D_S, or no such stage."""
+    source_env: Annotated[str | None, arg(metavar="ID")] = None
+    """Id of the environment whose images a first stage trains on; that of --env if omitted."""
+    source_arg: Assignments = ()
+    """Argument of that environment, over those of --env (style=render). Without this and --source-env, there is no
+    first stage."""
+    source_images: Literal["all", "train", "state", "eval"] = "all"
+    """Images of the first stage: all except D_R and the test set, D_T, D_S, or D_V."""
+    epochs: int = 60
+    """Epochs of a stage, at most."""
+    patience: int = 10
+    """Epochs without a better mean IoU on D_R before a stage ends."""
+    updates: int = 10
+    """Updates per epoch, at least."""
+    batch_size: int = 16
+    """Training crops per update."""
+    learning_rate: Annotated[float | None, arg(metavar="FLOAT")] = None
+    """Learning rate (SGD); the environment's if omitted."""
+    seed: int = 0
+    """Seed of the order, crops and flips of the images."""
+    out: Path = Path("runs/pretrain")
+    """Folder of the results."""
+
+    def __call__(self) -> None:
+        """Run the command."""
+        settings: dict[str, Any] = {
+            "epochs": self.epochs,
+            "patience": self.patience,
+            "updates": self.updates,
+            "batch_size": self.batch_size,
+            "learning_rate": self.learning_rate,
+        }
+        stages = []
+        if self.source_env is not None or self.source_arg:
+            source = assignments(self.source_arg, "--source-arg")
+            stages.append(Stage(env=self.source_env, arguments=source, images=self.source_images, **settings))
+        if self.images != "none":
+            stages.append(Stage(images=self.images, **settings))
+        if not stages:
+            raise ValueError("nothing to train on: give --source-arg, or --images train or state")
+        say(pretrain(self.spec, stages, self.out, seed=self.seed))
+
+
+@dataclass(frozen=True)
+class Train(EnvironmentOptions):
+    """Train the paper's query agent, SubActionDQN, on D_T (section 3.2).
+
+    After every episode OUT holds the agent (agent.safetensors), the episodes so far (episodes.csv), the learning curve
+    (episodes.png) and a checkpoint.
+    """
+
+    episodes: int = 20
+    """Episodes to play in all."""
+    seed: int = 0
+    """Seed of agent and environment."""
+    learning_rate: float = 1e-3
+    """Learning rate of the query network (SGD)."""
+    buffer_size: int = 600
+    """Capacity of the replay, in decomposed transitions."""
+    batch_size: int = 16
+    """Decomposed transitions per gradient step."""
+    gradient_steps: int = 1
+    """Gradient steps per environment step."""
+    gamma: float = 0.99
+    """Discount factor per environment step."""
+    n_steps: int = 1
+    """Rewards (environment steps) that a target sums up before it bootstraps."""
+    td_target: Literal["paper", "van_hasselt"] = "paper"
+    """Which network chooses the next action: the target network (paper), or the query network."""
+    loss: Literal["squared", "huber"] = "squared"
+    """Loss between value and target."""
+    exploration: Literal["sub_action", "step", "episode"] = "sub_action"
+    """What explores at once: each sub-action by itself, all of a step, or all of an episode."""
+    guides: tuple[str, ...] = ("uniform",)
+    """What exploring follows: uniform, or a score such as score_entropy (with --env-arg 'scores=["entropy"]')."""
+    epsilon_steps: Annotated[int | None, arg(metavar="INT")] = None
+    """Environment steps over which the exploration rate falls from 1 to 0.05; if omitted, the released code's
+    schedule."""
+    envs: int = 1
+    """Environments that play side by side; more than one run in processes of their own."""
+    checkpoint_every: Annotated[int | None, arg(metavar="INT")] = None
+    """Environment steps between checkpoints; those of an episode if omitted."""
+    tensorboard: Annotated[Path | None, arg(metavar="PATH")] = None
+    """Folder of TensorBoard logs; none are written if omitted."""
+    resume: Flag = False
+    """Resume from the newest checkpoint in OUT, as if training had never been interrupted."""
+    out: Path = Path("runs/train")
+    """Folder of the results."""
+
+    def __call__(self) -> None:
+        """Run the command."""
+        agent = train_agent(
+            self.spec,
+            self.out,
+            episodes=self.episodes,
+            seed=self.seed,
+            resume=self.resume,
+            envs=self.envs,
+            checkpoint_every=self.checkpoint_every,
+            epsilon_steps=self.epsilon_steps,
+            learning_rate=self.learning_rate,
+            buffer_size=self.buffer_size,
+            batch_size=self.batch_size,
+            gradient_steps=self.gradient_steps,
+            gamma=self.gamma,
+            n_steps=self.n_steps,
+            td_target=self.td_target,
+            loss=self.loss,
+            exploration=self.exploration,
+            guides=self.guides,
+            tensorboard_log=None if self.tensorboard is None else str(self.tensorboard),
+        )
+        say(agent)
+
+
+@dataclass(frozen=True)
+class Evaluate(EnvironmentOptions):
+    """Compare policies: acquire on D_V to each budget, train to convergence, test (section 4.1), and report.
+
+    OUT holds results.csv, a row per policy, seed and budget, and report/REPORT.md with the paper's figures, tables and
+    tests. Run again after a kill, or with more policies and seeds, only what is missing is run.
+    """
+
+    policies: tuple[str, ...] = ("uniform", "entropy", "bald")
+    """Policies: uniform, entropy, bald, margin; rare and greedy, which know the truth; NAME=path/to/agent.safetensors;
+    NAME=module:function."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds: one trial of each policy per seed."""
+    budgets: tuple[int, ...] = (96, 192)
+    """Budgets in regions labelled; multiples of K, except for the largest one."""
+    full: int = 0
+    """Seeds (the first ones) with which all labels of D_V are trained on, too, for the line of full supervision."""
+    epochs: int = 40
+    """Epochs of a training to convergence, at most."""
+    patience: int = 8
+    """Epochs without a better mean IoU on D_R before it ends."""
+    updates: int = 8
+    """Updates per epoch, at least."""
+    batch_size: int = 32
+    """Training crops per update."""
+    out: Path = Path("runs/evaluate")
+    """Folder of the results."""
+
+    def __call__(self) -> None:
+        """Run the command."""
+        results = evaluate(
+            self.spec,
+            self.policies,
+            self.out,
+            seeds=self.seeds,
+            budgets=self.budgets,
+            fit={
+                "batch_size": self.batch_size,
+                "patience": self.patience,
+                "max_epochs": self.epochs,
+                "min_updates": self.updates,
+            },
+            full=self.full,
+        )
+        say(report(results))
+
+
+ExperimentCommand = (
+    Annotated[Run, subcommand("run")]
+    | Annotated[Status, subcommand("status")]
+    | Annotated[Report, subcommand("report")]
+)
+Command = (
+    Annotated[
+        ExperimentCommand,
+        subcommand("experiment", description="Run an experiment from a file, show how far it is, or report."),
+    ]
+    | Annotated[Pretrain, subcommand("pretrain")]
+    | Annotated[Train, subcommand("train")]
+    | Annotated[Evaluate, subcommand("evaluate")]
+)
+
+
+def main(argv: Sequence[str] | None = None, *, prog: str = PROGRAM) -> int:
+    """Run the console script; return the exit status."""
+    return run(_call, Command, _with_ray_address(argv), prog=prog)
+
+
+def experiment_main(argv: Sequence[str] | None = None, *, prog: str = "python -m al_seg_experiment") -> int:
+    """Run a command on an experiment; return the exit status."""
+    return run(_call, ExperimentCommand, _with_ray_address(argv), prog=prog)
+
+
+def _call(command: Any) -> None:
+    command()
+
+
+def _with_ray_address(argv: Sequence[str] | None) -> list[str]:
+    """Return the arguments with ``local`` after a ``--ray`` that no address follows."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    return [
+        part
+        for item, following in zip(given, [*given[1:], "-"], strict=True)
+        for part in ([item, "local"] if item == "--ray" and following.startswith("-") else [item])
+    ]

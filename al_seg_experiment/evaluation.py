@@ -1,0 +1,144 @@
+"""Comparing policies as the paper does, outside of an experiment file: one folder of trials, and ``results.csv``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
+from tqdm import tqdm
+
+from al_seg_env.env import RegionSelectionEnv
+from al_seg_env.learner.fitting import FitSettings
+from al_seg_env.registration import environment_spec, make_again
+from al_seg_env.storage import write_json
+from al_seg_experiment.acquisition import acquire, is_acquired, measure_theta_0, supervise_fully
+from al_seg_experiment.checking import equal_budgets
+from al_seg_experiment.folders import claimed, identity
+from al_seg_experiment.policies import NamedPolicy, make_policy, parse_policy
+from al_seg_experiment.trial_results import read_results_of, result_row, set_damaged_aside, write_rows
+
+PolicyMaker: TypeAlias = Callable[[RegionSelectionEnv, int], Any]
+"""Returns a policy for an environment and a seed."""
+RESULTS = "results.csv"
+NUMERICS = "numerics.json"
+FULL, THETA_0 = "full", "theta_0"
+
+
+def evaluate(
+    env: str | gym.Env | EnvSpec,
+    policies: Sequence[str] | Mapping[str, PolicyMaker],
+    folder: str | Path,
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    budgets: Sequence[int] = (96, 192),
+    fit: Mapping[str, Any] | None = None,
+    full: int = 0,
+) -> Path:
+    """Let policies acquire regions of D_V, train to convergence at each budget, and test (section 4.1).
+
+    Policies share theta_0, splits and seeds, so that they can be compared seed by seed. Every trial is stored as soon
+    as a budget is done; called again after a kill, or with more policies and seeds, only what is missing is run.
+
+    Args:
+        env: An id, an environment or its ``spec``; ``weights`` among its arguments is theta_0.
+        policies: Names (``"uniform"``, ``"entropy"``, ``"bald"``, ``"margin"``, and ``"rare"`` and ``"greedy"``,
+            which know the truth), ``"NAME=path/to/agent.safetensors"`` and ``"NAME=module:function"``; or a mapping
+            from names to functions that return a policy for an environment and a seed.
+        folder: Where results are and go.
+        seeds: One trial of each policy per seed.
+        budgets: Regions labelled; all except the largest are rounded up to multiples of K, and must differ then.
+        fit: Fields of :class:`~al_seg_env.learner.fitting.FitSettings` for the training to convergence; ``crop_size``
+            is the environment's if omitted.
+        full: Number of seeds with which all labels of D_V are trained on, too, for the line of full supervision.
+
+    Returns:
+        The path of ``results.csv``: a row per policy, seed and budget, 0 being theta_0, with mean IoU and IoU per class
+        in percent on D_R (``val``) and on the test set, and the pixels requested per class. See
+        :func:`al_seg_experiment.report.report` for tables, figures and tests.
+
+    Raises:
+        ValueError: If an argument is wrong, or the folder holds results of another environment or other settings.
+    """
+    compared = _named(policies)
+    seeds, budgets = _whole(seeds, "seeds"), sorted(_whole(budgets, "budgets"))
+    spec = environment_spec(env, split="eval", budget=budgets[-1])
+    first = make_again(spec)
+    if problem := next(equal_budgets(tuple(budgets), first.config.regions_per_step, compared[0][0].name), None):
+        raise ValueError(f"budgets is {budgets}; {problem}")
+    settings = FitSettings(**{"crop_size": first.config.crop_size, **(fit or {})})
+    folder = Path(folder)
+    if (folder / "protocol.json").exists():
+        raise ValueError(f"{folder} holds results of an earlier version; choose another folder")
+    made_with = {**identity(spec), "budgets": budgets, "fit": asdict(settings)}
+    with claimed(folder, "evaluate", made_with):
+        spec = environment_spec(spec, **_numerics(first, folder / NUMERICS))
+        set_damaged_aside(folder / THETA_0)
+        measure_theta_0(make_again(spec), folder / THETA_0)
+        trials = [(named, seed) for seed in seeds for named in compared]
+        for (named, maker), seed in tqdm(trials, desc="trials"):
+            own = folder / "trials" / f"{named.name}-{seed}"
+            with claimed(own, "trial", {**_plain(named, maker), "seed": seed}):
+                set_damaged_aside(own)
+                if not is_acquired(own, budgets):
+                    player = make_again(spec, **named.arguments)
+                    policy = maker(player, seed)
+                    acquire(player, policy, own, method=named.name, seed=seed, budgets=budgets, fit=settings)
+        for seed in seeds[:full]:
+            with claimed(folder / "trials" / f"{FULL}-{seed}", "full supervision", {"seed": seed}) as own:
+                set_damaged_aside(own)
+                supervise_fully(make_again(spec), own, seed=seed, fit=settings)
+        rows = list(_rows(folder))
+        write_rows(folder / RESULTS, rows)
+    return folder / RESULTS
+
+
+def _named(policies: Sequence[str] | Mapping[str, PolicyMaker]) -> list[tuple[NamedPolicy, PolicyMaker]]:
+    """Return the policies and how each is made."""
+    if isinstance(policies, Mapping):
+        found = [(NamedPolicy(name, f"{make.__module__}:{make.__qualname__}"), make) for name, make in policies.items()]
+    else:
+        parsed = [parse_policy(text) for text in ([policies] if isinstance(policies, str) else policies)]
+        found = [(each, _maker(each)) for each in parsed]
+    names = [named.name for named, _ in found]
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"policies are {names}; expected at least one, and a name for each")
+    return found
+
+
+def _maker(named: NamedPolicy) -> PolicyMaker:
+    return lambda env, seed: make_policy(named.policy, env, seed, named.agent)
+
+
+def _plain(named: NamedPolicy, maker: PolicyMaker) -> dict[str, Any]:
+    agent = None if named.agent is None else hashlib.sha256(named.agent.read_bytes()).hexdigest()
+    return {"policy": named.policy, "arguments": dict(named.arguments), "agent": agent}
+
+
+def _whole(values: Sequence[int], name: str) -> list[int]:
+    if not values or any(type(value) is not int or value < 0 for value in values) or len(set(values)) != len(values):
+        raise ValueError(f"{name} is {list(values)}; expected different whole numbers")
+    return list(values)
+
+
+def _numerics(env: RegionSelectionEnv, path: Path) -> dict[str, Any]:
+    """Return the precision and layout that the first process measured, so that no clock decides between policies."""
+    if not path.exists():
+        write_json(path, getattr(env.learner, "numerics", {}))
+    numerics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return numerics
+
+
+def _rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of all trials in a folder; each curve begins with theta_0."""
+    (theta_0,) = read_results_of(folder / THETA_0)
+    for trial in sorted((folder / "trials").iterdir()):
+        results = read_results_of(trial)
+        if results and results[0]["method"] != FULL:
+            yield result_row("", {**theta_0, "method": results[0]["method"], "seed": results[0]["seed"]})
+        yield from (result_row("", result) for result in results)

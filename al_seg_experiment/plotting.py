@@ -1,0 +1,72 @@
+"""Plots of a few lines, in the colours of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from al_seg_env.storage import replacing
+from al_seg_experiment.report.figures import styles
+
+Line: TypeAlias = tuple[Iterable[float], Iterable[float]] | tuple[Iterable[float], Iterable[float], Iterable[float]]
+"""``(x, y)`` or ``(x, y, spread)``."""
+
+
+def plot_lines(
+    path: str | Path,
+    lines: Mapping[str, Line],
+    *,
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
+) -> None:
+    """Draw named lines as a PNG; a spread becomes a band. Methods have the colours that they have in reports.
+
+    Raises:
+        ImportError: Without matplotlib; the message says how to install it.
+    """
+    plot_panels(path, {title: lines}, xlabel={title: xlabel}, ylabel={title: ylabel})
+
+
+def plot_panels(
+    path: str | Path,
+    panels: Mapping[str, Mapping[str, Line]],
+    *,
+    xlabel: Mapping[str, str],
+    ylabel: Mapping[str, str],
+    columns: int = 2,
+    **axis: Any,
+) -> None:
+    """Draw panels of named lines side by side, by title; labels are by title, too.
+
+    Args:
+        path: The PNG.
+        panels: Lines by title.
+        xlabel: Of each panel.
+        ylabel: Of each panel.
+        columns: Panels in a row, at most.
+        axis: Properties of all axes, such as ``ylim=(0, None)``.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('figures need matplotlib; install it with: pip install "al-seg-env[examples]"') from error
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(6.4, 4.2) if len(panels) == 1 else (4 * columns, 3 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax, (title, lines) in zip(axes, panels.items(), strict=False):
+        for (name, line), style in zip(lines.items(), styles(list(lines)).values(), strict=True):
+            x, y, *spread = (np.asarray(list(values), float) for values in line)
+            ax.plot(x, y, label=name, markersize=4, **style._asdict())
+            if spread:
+                ax.fill_between(x, y - spread[0], y + spread[0], color=style.color, alpha=0.15, linewidth=0)
+        ax.set(xlabel=xlabel[title], ylabel=ylabel[title], title=title, **axis)
+        ax.grid(alpha=0.3)
+        if len(lines) > 1:
+            ax.legend(fontsize=8)
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, dpi=120, format="png")

@@ -1,0 +1,141 @@
+"""Making theta_0: training on images whose labels are known before active learning begins (section 4.1)."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+from torch import Tensor
+
+from al_seg_env.datasets.frames import Frames
+from al_seg_env.env import RegionSelectionEnv
+from al_seg_env.learner.fitting import Fit, FitSettings, fit_to_convergence
+from al_seg_env.learner.weights import save_weights
+from al_seg_env.regions import RegionGrid
+from al_seg_env.registration import environment_spec, make_again
+from al_seg_env.storage import load_tree, save_tree, write_csv
+from al_seg_env.types import UInt8Array
+from al_seg_experiment.experiment import Stage, source_of
+from al_seg_experiment.folders import claimed, identity
+from al_seg_experiment.plotting import plot_lines
+
+WEIGHTS = "theta_0.safetensors"
+CURVES = "pretrain.csv"
+
+
+def pretrain(env: str | gym.Env | EnvSpec, stages: Sequence[Stage], folder: str | Path, *, seed: int = 0) -> Path:
+    """Train theta_0 in stages, each with early stopping on D_R, and store it.
+
+    Writes ``theta_0.safetensors``, the mean IoU on D_R after each epoch as ``pretrain.csv`` and, with matplotlib, its
+    curve as ``pretrain.png``. Called again after a kill it resumes; a finished folder is left as it is.
+
+    Args:
+        env: The environment whose network is trained: an id, an environment or its ``spec``.
+        stages: One after another; a stage may name an environment of its own (a source, such as GTA5) whose images
+            are trained on.
+        folder: Where results are and go.
+        seed: Seeds order, crops and flips of the images.
+
+    Returns:
+        The path of the weights: pass it as ``weights=`` when an environment is made.
+
+    Raises:
+        ValueError: If the folder holds results of other stages or of another environment.
+    """
+    spec = environment_spec(env)
+    made_with = {**identity(spec), "stages": [stage.model_dump(mode="json") for stage in stages], "seed": seed}
+    with claimed(folder, "pretrain", made_with) as claimed_folder:
+        weights = run_stages(spec, stages, claimed_folder, seed=seed)
+        if stages and importlib.util.find_spec("matplotlib"):
+            _plot(_curves(claimed_folder, stages), claimed_folder / "pretrain.png")
+    return weights
+
+
+def run_stages(spec: EnvSpec, stages: Sequence[Stage], folder: Path, *, seed: int = 0) -> Path:
+    """Do the work of :func:`pretrain`, in a folder that is held already."""
+    before: dict[str, Any] = {}
+    for number, stage in enumerate(stages):
+        path = folder / f"stage-{number}.safetensors"
+        history = folder / f"stage-{number}.history.safetensors"
+        if not (path.exists() and history.exists()):
+            rate = {} if stage.learning_rate is None else {"learning_rate": stage.learning_rate}
+            env = make_again(spec, **rate, **before)
+            fit = _train_stage(spec, env, stage, folder / f"stage-{number}.part", number, seed)
+            save_weights(env.learner, path, env.data.classes)
+            save_tree(history, "history", {"history": fit.history, "best_epoch": fit.best_epoch})
+        before = {"weights": str(path)}
+    if rows := _curves(folder, stages):
+        write_csv(folder / CURVES, rows)
+    env = make_again(spec, **before)
+    save_weights(env.learner, folder / WEIGHTS, env.data.classes)
+    return folder / WEIGHTS
+
+
+def _train_stage(spec: EnvSpec, env: RegionSelectionEnv, stage: Stage, checkpoint: Path, number: int, seed: int) -> Fit:
+    source = env
+    if stage.env is not None or stage.arguments:
+        source_id, arguments = source_of(stage, spec.id, spec.kwargs)
+        source = make_again(source_id, **arguments)
+        if source.data.classes != env.data.classes or source.grid.image_size != env.grid.image_size:
+            raise ValueError(
+                f"stage {number} trains on {source.grid.image_size} images of {list(source.data.classes)}, but the "
+                f"environment's are {env.grid.image_size} of {list(env.data.classes)}; they must be the same"
+            )
+    splits = source.splits
+    images = (*splits.state, *splits.train, *splits.eval) if stage.images == "all" else getattr(splits, stage.images)
+    frames, validation = source.frames, source.splits.reward
+    if source is not env:  # validated on the target's own images, so both must be at hand
+        frames = JoinedFrames(source.frames, images, env.frames, env.splits.reward)
+        images, validation = tuple(range(len(images))), tuple(range(len(images), len(images) + len(env.splits.reward)))
+    settings = FitSettings(env.config.crop_size, stage.batch_size, stage.patience, stage.epochs, stage.updates)
+    whole = RegionGrid(env.grid.image_size, env.grid.image_size)
+    rng = np.random.default_rng([seed, number])
+    return fit_to_convergence(
+        env.learner, frames, whole, images, frames.mask, validation, settings, rng, f"stage {number}", checkpoint
+    )
+
+
+def _curves(folder: Path, stages: Sequence[Stage]) -> list[dict[str, Any]]:
+    """Return a row per stage and epoch: mean IoU on D_R, and whether its weights were kept."""
+    rows: list[dict[str, Any]] = []
+    for number in range(len(stages)):
+        done = load_tree(folder / f"stage-{number}.history.safetensors", "history")
+        rows += [
+            {"stage": number, "epoch": epoch, "val_miou": round(miou, 4), "kept": epoch == done["best_epoch"]}
+            for epoch, miou in enumerate(done["history"])
+        ]
+    return rows
+
+
+def _plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    curves = {
+        number: [row for row in rows if row["stage"] == number] for number in {row["stage"]: None for row in rows}
+    }
+    lines = {
+        f"stage {number}": ([row["epoch"] for row in curve], [row["val_miou"] for row in curve])
+        for number, curve in curves.items()
+    }
+    plot_lines(path, lines, xlabel="epoch", ylabel="mean IoU on D_R [%]", title="Pretraining of theta_0")
+
+
+class JoinedFrames(Frames):
+    """The images of two data sets of the same classes and size, one after another; decoded and kept by theirs."""
+
+    def __init__(self, a: Frames, of_a: Sequence[int], b: Frames, of_b: Sequence[int]) -> None:
+        super().__init__(a.data)
+        self._parts = [(a, index) for index in of_a] + [(b, index) for index in of_b]
+
+    def image(self, index: int) -> Tensor:
+        """Return an image, ``(H, W, 3)`` uint8."""
+        frames, inner = self._parts[index]
+        return frames.image(inner)
+
+    def mask(self, index: int) -> UInt8Array:
+        """Return the true labels of an image, ``(H, W)`` uint8."""
+        frames, inner = self._parts[index]
+        return frames.mask(inner)

@@ -1,0 +1,166 @@
+"""Training the query agent on D_T (section 3.2), so that it resumes as if it had never been interrupted."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecMonitor
+
+from agents import Checkpoint, EpisodeRecorder, InfoLogger, SubActionDQN
+from al_seg_env.registration import environment_spec, make_again, make_wrapped
+from al_seg_env.storage import folder_lock
+from al_seg_experiment.experiment import agent_arguments
+from al_seg_experiment.plotting import plot_lines
+
+AGENT = "agent.safetensors"
+CHECKPOINTS = "checkpoints"
+AVERAGED = 10
+"""Episodes in a moving mean."""
+
+
+def train_agent(
+    env: str | gym.Env | EnvSpec,
+    folder: str | Path,
+    *,
+    episodes: int,
+    seed: int = 0,
+    resume: bool = True,
+    envs: int = 1,
+    checkpoint_every: int | None = None,
+    refit: Mapping[str, Any] | None = None,
+    callbacks: Sequence[BaseCallback] = (),
+    plot: bool = True,
+    **settings: Any,
+) -> Path:
+    """Train the paper's query agent, :class:`~agents.SubActionDQN`, and store it.
+
+    After every episode the agent (``agent.safetensors``), a row of ``episodes.csv`` and, with matplotlib, the learning
+    curve (``episodes.png``) are written, and a checkpoint. A folder may be moved, and its training extended by more
+    episodes.
+
+    Args:
+        env: The environment that it plays: an id, an environment or its ``spec``. It acquires from D_T.
+        folder: Where results are and go.
+        episodes: Episodes to play in all.
+        seed: Of agent and environment.
+        resume: Resume from the newest checkpoint in the folder; if false, a folder that holds one is refused.
+        envs: Environments that play side by side; more than one run in processes of their own.
+        checkpoint_every: Environment steps between checkpoints; those of an episode if omitted.
+        refit: Arguments of :meth:`agents.SubActionDQN.refit`, which fits the agent's network again at the end.
+        callbacks: Of Stable-Baselines3, besides those that record and write checkpoints.
+        plot: Draw the learning curve.
+        settings: Arguments of :class:`~agents.SubActionDQN`, such as ``gamma``; ``epsilon_steps`` for an exploration
+            rate that falls from 1 to 0.05 in so many environment steps; ``learning_rate_decay`` for a factor on the
+            learning rate per step.
+
+    Returns:
+        The path of the agent.
+
+    Raises:
+        ValueError: If a setting is wrong, or the folder holds a training that can't be resumed with these settings.
+    """
+    folder = Path(folder)
+    if type(episodes) is not int or episodes < 1 or type(envs) is not int or envs < 1:
+        raise ValueError(f"episodes is {episodes!r} and envs is {envs!r}; expected whole numbers, at least 1")
+    if not resume:
+        _refuse_training(folder)
+    with folder_lock(folder):
+        players = make_players(environment_spec(env, split="train"), envs)
+        per_episode = steps_per_episode(players)
+        steps = episodes * per_episode
+        agent = SubActionDQN("QueryPolicy", players, seed=seed, **agent_arguments(settings, steps))
+
+        def after_episode() -> None:
+            agent.save(folder / AGENT)
+            if plot and importlib.util.find_spec("matplotlib"):
+                returns = [float(row["return"]) for row in recorder.rows]
+                plot_returns(returns, folder / "episodes.png", title="Training of the query agent on D_T")
+
+        recorder = EpisodeRecorder(folder / "episodes.csv", after_episode)
+        learn(
+            agent,
+            steps=steps,
+            folder=folder,
+            checkpoint_every=checkpoint_every or per_episode,
+            callbacks=[recorder, InfoLogger(), *callbacks],
+        )
+        if refit:
+            agent.refit(**refit)
+        agent.save(folder / AGENT)
+        players.close()
+    return folder / AGENT
+
+
+def make_players(spec: EnvSpec, envs: int) -> VecEnv:
+    """Return environments that play side by side, in processes of their own if there are several."""
+    if envs == 1:
+        return DummyVecEnv([lambda: Monitor(make_wrapped(spec))])
+    # Without gymnasium's wrappers, whose state in other processes can't be restored.
+    return VecMonitor(SubprocVecEnv([partial(make_again, spec)] * envs))
+
+
+def steps_per_episode(players: VecEnv) -> int:
+    """Return the environment steps that label the whole budget."""
+    config = players.get_attr("config", [0])[0]
+    return math.ceil(config.budget / config.regions_per_step)
+
+
+def learn(
+    agent: BaseAlgorithm,
+    *,
+    steps: int,
+    folder: Path,
+    checkpoint_every: int,
+    resume: bool = True,
+    callbacks: Sequence[BaseCallback] = (),
+) -> None:
+    """Let an algorithm of Stable-Baselines3 learn, with checkpoints in a folder.
+
+    Args:
+        agent: The algorithm.
+        steps: Environment steps in all.
+        folder: Where checkpoints are and go.
+        checkpoint_every: Environment steps between two of them.
+        resume: Resume from the newest checkpoint; if false, a folder that holds one is refused.
+        callbacks: Of Stable-Baselines3, besides the one that writes checkpoints.
+
+    Raises:
+        ValueError: If the folder holds a training that can't be resumed.
+    """
+    if not resume:
+        _refuse_training(folder)
+    checkpoint = Checkpoint(folder / CHECKPOINTS, every=checkpoint_every)
+    checkpoint.resume(agent)
+    if agent.num_timesteps < steps:
+        agent.learn(
+            steps - agent.num_timesteps,
+            callback=[*callbacks, checkpoint],
+            reset_num_timesteps=False,
+            progress_bar=True,
+        )
+
+
+def _refuse_training(folder: Path) -> None:
+    if any((folder / CHECKPOINTS).glob("checkpoint-*")):
+        raise ValueError(
+            f"{folder} holds a training: resume it (resume=True, --resume), choose another folder, or remove it"
+        )
+
+
+def plot_returns(returns: Sequence[float], path: Path, *, title: str) -> None:
+    """Draw the return of each episode, and the mean of the last ten."""
+    numbers = range(1, len(returns) + 1)
+    smooth = [float(np.mean(returns[max(0, i - AVERAGED) : i])) for i in numbers]
+    lines = {"return": (numbers, returns), f"mean of the last {AVERAGED}": (numbers, smooth)}
+    plot_lines(path, lines, xlabel="episode", ylabel="gain in mean IoU [points]", title=title)

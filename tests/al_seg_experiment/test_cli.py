@@ -1,0 +1,166 @@
+"""The console script: every command at tiny size, resumed and refused, and its mistakes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from experiments import TINY, TINY_EXPERIMENT, assert_picture, rows_of
+
+import al_seg_env.__main__
+from al_seg_experiment import __main__ as experiment_module
+from al_seg_experiment.cli import main
+
+STAGE = ("--images", "state", "--epochs", 1, "--updates", 1)
+
+
+@pytest.fixture
+def env_file(tmp_path):
+    path = tmp_path / "tiny.json"
+    path.write_text(json.dumps({**TINY, "device": "cpu"}))
+    return ("--env-file", path)
+
+
+def call(*arguments):
+    return main([str(argument) for argument in arguments])
+
+
+def test_from_theta_0_to_a_comparison(tmp_path, env_file, capsys):
+    theta_0, agent, out = (tmp_path / name for name in ("theta_0", "agent", "out"))
+    source = ("--source-arg", "style=render", "--source-arg", "data_seed=1")
+    assert call("pretrain", *env_file, *source, *STAGE, "--out", theta_0) == 0
+    assert {row["stage"] for row in rows_of(theta_0 / "pretrain.csv")} == {"0", "1"}
+    assert_picture(theta_0 / "pretrain.png")
+    assert capsys.readouterr().out.strip() == str(theta_0 / "theta_0.safetensors")
+
+    weighted = (*env_file, "--env-arg", f"weights={theta_0 / 'theta_0.safetensors'}")
+    train = ("train", *weighted, "--batch-size", 4, "--epsilon-steps", 2, "--out", agent)
+    assert call(*train, "--episodes", 1) == 0
+    assert call(*train, "--episodes", 2) == 2
+    assert "agent holds a training: resume it" in capsys.readouterr().err
+    assert call(*train, "--episodes", 2, "--resume") == 0
+    assert [row["steps"] for row in rows_of(agent / "episodes.csv")] == ["2", "4"]
+    assert call(*train, "--episodes", 3, "--resume", "--gamma", 0.5) == 2
+    assert "gamma is 0.99 there, 0.5 here" in capsys.readouterr().err
+
+    policies = ("--policies", "uniform", "entropy", f"dqn={agent / 'agent.safetensors'}")
+    evaluate = ("evaluate", *weighted, *policies, "--budgets", 2, 4, "--epochs", 1, "--updates", 1, "--out", out)
+    assert call(*evaluate, "--seeds", 0) == 0
+    first = rows_of(out / "results.csv")
+    assert {(row["method"], row["budget"]) for row in first} == {
+        (method, budget) for method in ("uniform", "entropy", "dqn") for budget in "024"
+    }
+    assert_picture(out / "report" / "figure_4_test.png")
+    kept = {path: path.stat().st_mtime_ns for path in out.glob("trials/*/result-*.json")}
+
+    # An equal theta_0, made again elsewhere, is the same; so is the folder's configuration.
+    again = tmp_path / "again"
+    assert call("pretrain", *env_file, *source, *STAGE, "--out", again) == 0
+    (theta_0 / "theta_0.safetensors").write_bytes((again / "theta_0.safetensors").read_bytes())
+    (out / "trials" / "uniform-0" / "result-4.json").unlink()
+    assert call(*evaluate, "--seeds", 0, 1, "--full", 1) == 0
+    rows = rows_of(out / "results.csv")
+    assert [row for row in rows if row["seed"] == "0" and row["method"] != "full"] == first
+    assert {row["seed"] for row in rows if row["method"] == "full"} == {"0"}
+    assert all(path.stat().st_mtime_ns == at for path, at in kept.items() if path.parent.name != "uniform-0")
+
+    capsys.readouterr()
+    assert call(*evaluate, "--patience", 3) == 2
+    assert "out holds results of another configuration: fit.patience is 8 there, 3 here" in capsys.readouterr().err
+    assert call("pretrain", *env_file, *STAGE, "--out", theta_0) == 2
+    assert "theta_0 holds results of another configuration: stages is" in capsys.readouterr().err
+
+
+def test_an_experiment_is_run_shown_and_reported(tmp_path, capsys):
+    short = {**TINY_EXPERIMENT, "methods": ["uniform"], "seeds": [0], "theta_0": [], "full": False}
+    file = tmp_path / "tiny.json.yaml"
+    file.write_text(json.dumps(short))  # JSON is YAML
+    out = ("--out", tmp_path / "out")
+    assert call("experiment", "report", file, *out) == 2
+    assert "holds no result yet; run the experiment first" in capsys.readouterr().err
+    assert call("experiment", "run", file, *out, "--set", "budgets=[2]") == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "out" / "report" / "REPORT.md")
+    assert call("experiment", "status", file, *out, "--set", "budgets=[2]") == 0
+    assert "3 of 3 pieces finished" in capsys.readouterr().out
+    assert call("experiment", "report", tmp_path / "out" / "results.csv", "--out", tmp_path / "by_hand") == 0
+    assert_picture(tmp_path / "by_hand" / "figure_4_val.png")
+    assert experiment_module.main(["status", str(file), *map(str, out), "--set", "budgets=[2]"]) == 0
+
+
+COMMANDS = (
+    ("pretrain",),
+    ("train",),
+    ("evaluate",),
+    ("experiment", "run"),
+    ("experiment", "status"),
+    ("experiment", "report"),
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_shows_every_option_with_its_default(command, capsys):
+    assert call(*command, "--help") == 0
+    text = capsys.readouterr().out
+    options = text.count("│ --") - text.count("│ --help")
+    assert options > 1
+    assert text.count("(default: ") + text.count("(repeatable)") == options
+    assert "--out PATH" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "Expected one of {experiment, pretrain, train, evaluate}."),
+        (("experiment",), "Expected one of {run, status, report}."),
+        (("experiment", "run"), "Missing from al-seg-env experiment run: FILE"),
+        (("experiment", "run", "camvid_smal"), "'camvid_smal' is neither a file nor a preset"),
+        (("experiment", "status", "synthetic_small", "--set", "seeds"), "--set is 'seeds'; expected NAME=VALUE"),
+        (("experiment", "report", "nowhere.csv"), "nowhere.csv"),
+        (("pretrain", "--images", "none"), "nothing to train on: give --source-arg, or --images train or state"),
+        (("pretrain", "--env", "al_seg_env/Streets-v0"), "environment 'al_seg_env/Streets-v0' is unknown"),
+        (("pretrain", "--env", "al_seg_env/CamVid-v0"), "missing 1 required keyword-only argument: 'root'"),
+        (("pretrain", "--env-arg", "lerning_rate=1"), "unknown options ['lerning_rate']; known are architecture"),
+        (("train", "--episodes", "0"), "episodes is 0 and envs is 1; expected whole numbers, at least 1"),
+        (("train", "--exploration", "none"), "invalid choice 'none'"),
+        (("train", "--gamma", "2"), "gamma is 2.0: expected a number from 0 to 1"),
+        (("evaluate", "--policies", "entropie"), "policy 'entropie' is unknown; expected one of uniform, entropy"),
+        (("evaluate", "--policies", "dqn"), "policy 'dqn' is unknown"),
+        (("evaluate", "--policies", "a=nowhere.safetensors"), "there is no file 'nowhere.safetensors'"),
+        (("evaluate", "--policies", "full=a:b"), "and not 'full'"),
+        (
+            ("evaluate", "--policies", "uniform", "uniform"),
+            "policies are ['uniform', 'uniform']; expected at least one",
+        ),
+        (("evaluate", "--seeds", "1", "1"), "seeds is [1, 1]; expected different whole numbers"),
+        (("evaluate", "--budgets", "3", "4"), "budgets is [3, 4]; expected multiples of regions_per_step, 2"),
+        (("evaluate", "--budgets", "0"), "budget is 0"),
+        (("evaluate", "--env-arg", "weights=nowhere.safetensors"), "'nowhere.safetensors': there is no such file"),
+    ],
+)
+def test_a_mistake_is_one_line_and_the_status_2(arguments, message, env_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tiny = () if arguments[:1] in ((), ("experiment",)) or "al_seg_env/CamVid-v0" in arguments else env_file
+    assert call(*arguments, *tiny) == 2
+    error = capsys.readouterr().err
+    last = error.splitlines()[-1]
+    assert last.startswith("al-seg-env: ")
+    assert message in last
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("module", ["al_seg_env", "al_seg_experiment"])
+def test_the_modules_are_programs(module):
+    command = [sys.executable, "-m", module, "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    assert shown.stdout.startswith(f"usage: python -m {module}")
+    assert "report" in shown.stdout
+
+
+def test_what_the_commands_need_is_named_where_it_is_missing(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "al_seg_experiment.cli", None)
+    monkeypatch.setattr(sys, "argv", ["al-seg-env", "train"])
+    assert al_seg_env.__main__.main() == 2
+    assert capsys.readouterr().err.startswith("al-seg-env: import of al_seg_experiment.cli halted")

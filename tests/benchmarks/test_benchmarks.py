@@ -1,0 +1,51 @@
+"""Every benchmark runs at its smallest setting, and writes its figures."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+from experiments import TINY, rows_of
+
+from al_seg_env.command_line import run
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+SMALLEST = {
+    "feature_signal": ["--draws", "3"],
+    "kl_cost": ["--candidates", "8", "--labelled", "4", "--classes", "3", "--rounds", "1"],
+    "memory": ["--steps", "1"],
+    "precision_cost": ["--steps", "1", "--train", "2", "--epochs", "1"],
+    "reward_signal": ["--episodes", "2", "--settings", "0.01:1"],
+    "scaling": ["--steps", "1", "--only", "pixels per image"],
+    "score_cost": ["--steps", "1"],
+    "step_cost": ["--steps", "1"],
+}
+WITHOUT_ENVIRONMENT = ("kl_cost", "scaling")
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """Return a function that imports a benchmark, as its own folder's Python would."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module
+
+
+def test_each_benchmark_is_run():
+    assert set(SMALLEST) == {path.stem for path in BENCHMARKS.glob("*.py")} - {"timing"}
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_benchmark(name, benchmark, tmp_path, monkeypatch):
+    module = benchmark(name)
+    argv = [*SMALLEST[name], "--out", str(tmp_path / "out")]
+    if name not in WITHOUT_ENVIRONMENT:
+        (tmp_path / "tiny.json").write_text(json.dumps({**TINY, "budget": 12, "device": "cpu"}))
+        argv += ["--env-file", str(tmp_path / "tiny.json")]
+    if name == "scaling":
+        monkeypatch.setattr(module, "SIZES", [(48, 64)])
+    assert run(module.main, module.Options, argv) == 0
+    written = list((tmp_path / "out").glob("*.csv"))
+    assert written
+    assert all(rows_of(path) for path in written)
