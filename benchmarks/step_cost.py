@@ -17,7 +17,6 @@ Prints median and range over the rounds, and writes OUT/step_cost.csv.
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -85,10 +84,8 @@ def one_round(env: RegionSelectionEnv, recorder: Recorder) -> dict[str, float]:
     env.learner.load_state_dict(state)
     with recorder.answering_at_once():
         row["other"] = timed(lambda: env.step(env.action_space.sample()), device)
-    labels = copy.deepcopy(env.labels)
-    labels.clear()
     reset = timed(env.reset, device)
-    observing = timed(lambda: env.observer.observe(env.pools, labels, env.np_random, initial=True), device)
+    observing = timed(lambda: env.observer.observe(env.pools, env.labels, env.np_random, initial=True), device)
     row["reset"] = reset - observing
     return row
 

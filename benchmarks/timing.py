@@ -35,7 +35,7 @@ def steps_in_turn(envs: Mapping[str, RegionSelectionEnv], seed: int, rounds: int
     rows = []
     for _ in tqdm(range(1 + rounds), desc="rounds"):
         action = space.sample()
-        row = {name: timed(partial(env.step, action), env.learner.device) for name, env in envs.items()}
+        row = {name: timed(partial(env.step, action), torch_learner(env).device) for name, env in envs.items()}
         rows.append({name: round(value, 4) for name, value in row.items()})
     return rows[1:]
 
