@@ -128,7 +128,7 @@ def test_the_experiment_of_the_guide_runs(tmp_path, monkeypatch):
     (block,) = fenced(ROOT / "docs/guide/experiments.md", "yaml")
     shown = yaml.safe_load(block)
     small = {f"arguments.{name}": value for name, value in TINY.items() if name != "pool_size"}
-    small |= {"arguments.images": 40, "arguments.splits.eval": 16}  # enough for pools of whole images
+    small |= {"arguments.images": 40, "arguments.splits.train": 8, "arguments.splits.eval": 16}  # pools of whole images
     small |= {"arguments.device": "cpu", "seeds": [0], "budgets": [2, 4], "full": False}
     small |= {"theta_0": [{"epochs": 1, "updates": 1}], "fit.max_epochs": 1, "fit.min_updates": 1}
     results = read_results(run(load_experiment(shown, small), tmp_path))
