@@ -330,7 +330,7 @@ def _bin_indices(divergence: Tensor, its_own: Tensor | None, bins: int, edges: s
     if edges == "fixed":
         scaled = divergence.mul_(bins / kl_upper_bound(num_classes))
         if its_own is not None:
-            its_own.fill_(0)  # as it is, but for rounding
+            its_own.fill_(0)  # as it is, up to rounding
     elif edges == "row":
         if its_own is not None:
             its_own.fill_(torch.inf)
