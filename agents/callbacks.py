@@ -10,7 +10,7 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from agents.validation import check, check_int, check_names, check_path, well_formed
+from agents.arguments import check, check_int, check_names, check_path, well_formed
 from al_seg_env.storage import parse_float, parse_int, require_file, write_text
 
 _PARSERS: dict[str, Callable[[str, str], int | float]] = {

@@ -13,8 +13,8 @@ from weakref import WeakValueDictionary
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
+from agents.arguments import check_int, check_path, well_formed
 from agents.training_state import restore_training, training_state
-from agents.validation import check_int, check_path, well_formed
 from al_seg_env.storage import folder_lock, load_tree, remove_unfinished, save_tree
 
 KIND = "training checkpoint"

@@ -9,8 +9,8 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from agents.types import Observation
-from agents.validation import check, check_int, check_seed
+from agents.arguments import check, check_int, check_seed
+from agents.observations import Observation
 
 
 class GreedyOraclePolicy:

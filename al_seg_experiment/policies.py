@@ -46,8 +46,8 @@ def parse_policy(text: str) -> NamedPolicy:
 
     >>> parse_policy("entropy").arguments
     {'scores': ['entropy']}
-    >>> parse_policy("mine=runs/train/agent.safetensors").agent.name
-    'agent.safetensors'
+    >>> parse_policy("mine=my_module:make_policy")
+    NamedPolicy(name='mine', policy='my_module:make_policy', arguments={}, agent=None)
 
     Raises:
         ValueError: If it is none of these, or there is no such file.

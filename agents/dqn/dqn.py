@@ -25,6 +25,18 @@ from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
 from torch import Tensor
 from torch.nn import functional as F
 
+from agents.arguments import (
+    LARGEST_SEED,
+    check,
+    check_arguments,
+    check_choice,
+    check_device,
+    check_int,
+    check_names,
+    check_number,
+    check_seed,
+    well_formed,
+)
 from agents.dqn.exploration import (
     EXPLORATIONS,
     UNIFORM,
@@ -51,19 +63,7 @@ from agents.dqn.saving import (
 )
 from agents.dqn.spaces import Sizes, check_same_task, read_layout
 from agents.dqn.targets import TD_TARGETS, td_targets
-from agents.types import Observation
-from agents.validation import (
-    LARGEST_SEED,
-    check,
-    check_arguments,
-    check_choice,
-    check_device,
-    check_int,
-    check_names,
-    check_number,
-    check_seed,
-    well_formed,
-)
+from agents.observations import Observation
 
 SelfSubActionDQN = TypeVar("SelfSubActionDQN", bound="SubActionDQN")
 

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from agents.arguments import check_int, check_number
 from agents.baselines import ScorePolicy
-from agents.validation import check_int, check_number
 
 EXPLORATIONS = ("sub_action", "step", "episode")
 UNIFORM = "uniform"

@@ -14,12 +14,12 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
+from agents.arguments import check, check_device, is_finite, well_formed
 from agents.dqn.exploration import rate_at
 from agents.dqn.network import QueryNetwork
 from agents.dqn.saving import POLICY_KIND, pack_settings, pack_spaces, unpack_settings, unpack_spaces
 from agents.dqn.spaces import Sizes
-from agents.types import Observation
-from agents.validation import check, check_device, is_finite, well_formed
+from agents.observations import Observation
 from al_seg_env.storage import load_tree, save_tree
 
 SelfQueryPolicy = TypeVar("SelfQueryPolicy", bound="QueryPolicy")

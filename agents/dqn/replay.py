@@ -14,9 +14,9 @@ from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
+from agents.arguments import check_int, check_number, check_seed
 from agents.dqn.spaces import Sizes
-from agents.types import Observation
-from agents.validation import check_int, check_number, check_seed
+from agents.observations import Observation
 from al_seg_env.storage import differences
 
 Indices = npt.NDArray[np.int64]

@@ -18,9 +18,9 @@ from gymnasium import spaces
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq
 
+from agents.arguments import well_formed
 from agents.dqn.exploration import ExponentialEpsilon, ExponentialRate, LinearEpsilon
 from agents.dqn.replay import DecomposedReplayBuffer
-from agents.validation import well_formed
 from al_seg_env.storage import load_tree, save_tree
 
 AGENT_KIND, POLICY_KIND, REPLAY_KIND = "agent", "query policy", "replay"
