@@ -112,7 +112,7 @@ class Frames:
             with unfinished.open("wb+") as file:
                 np.save(file, array)
                 file.seek(0)
-                file.write(_checksum(file.read(), key))
+                file.write(checksum(file.read(), key))
             os.replace(unfinished, path)
         except OSError as error:
             with suppress(OSError):
@@ -160,7 +160,7 @@ def _mapped(path: Path, shape: tuple[int, ...], key: str) -> UInt8Array | None:
         return None
     end = len(content) - _CHECKSUM_BYTES
     start = end - math.prod(shape)
-    if start < 0 or _checksum(content[:end].data, key) != content[end:].tobytes():
+    if start < 0 or checksum(content[:end].data, key) != content[end:].tobytes():
         return None
     return content[start:end].reshape(shape)
 
@@ -168,6 +168,6 @@ def _mapped(path: Path, shape: tuple[int, ...], key: str) -> UInt8Array | None:
 _CHECKSUM_BYTES = 4
 
 
-def _checksum(content: bytes | memoryview, key: str) -> bytes:
+def checksum(content: bytes | memoryview, key: str) -> bytes:
     """Return what tells a whole file from a damaged one, and from one whose place is elsewhere: of another ``key``."""
     return zlib.crc32(content, zlib.crc32(key.encode(errors="surrogateescape"))).to_bytes(_CHECKSUM_BYTES, "little")

@@ -200,14 +200,14 @@ class SyntheticStreets:
             raise IndexError(f"there is no image {index}: this data set holds images 0 to {len(self) - 1}")
         scene = self._drawn.get(index)
         if scene is None:
-            scene = _draw(self.seed, self.style, self.image_size, int(index))
+            scene = draw_scene(self.seed, self.style, self.image_size, int(index))
             if (len(self._drawn) + 1) * (scene[0].nbytes + scene[1].nbytes) > _MAX_CACHED_BYTES:
                 self._drawn.clear()
             self._drawn[index] = scene
         return scene
 
 
-def _draw(seed: int, style: str, size: tuple[int, int], index: int) -> tuple[UInt8Array, UInt8Array]:
+def draw_scene(seed: int, style: str, size: tuple[int, int], index: int) -> tuple[UInt8Array, UInt8Array]:
     """Draw one scene, at twice the size, and take a picture of it."""
     look, stream = _LOOKS[style], (seed, list(_LOOKS).index(style), index)
     rng, grain = (np.random.default_rng((*stream, part)) for part in range(2))

@@ -257,13 +257,13 @@ def test_what_a_killed_process_left_in_the_cache_is_removed(tmp_path):
 
 def test_a_file_of_the_cache_is_verified_once_and_then_only_mapped(tmp_path, monkeypatch):
     Frames(Fingerprinted(), cache=tmp_path).image(0)
-    checks, checksum = [], frames_module._checksum
+    checks, checksum = [], frames_module.checksum
 
     def counted(content, key):
         checks.append(key)
         return checksum(content, key)
 
-    monkeypatch.setattr(frames_module, "_checksum", counted)
+    monkeypatch.setattr(frames_module, "checksum", counted)
     frames = Frames(Fingerprinted(), cache=tmp_path)
     for _ in range(3):
         frames.images([0, 0])

@@ -85,8 +85,8 @@ def test_what_was_dropped_from_the_cache_is_drawn_again_the_same(monkeypatch):
 def test_a_scene_is_drawn_once(monkeypatch):
     from al_seg_env.datasets.synthetic import streets
 
-    drawn, draw = [], streets._draw
-    monkeypatch.setattr(streets, "_draw", lambda *args: drawn.append(args) or draw(*args))
+    drawn, draw = [], streets.draw_scene
+    monkeypatch.setattr(streets, "draw_scene", lambda *args: drawn.append(args) or draw(*args))
     data = SyntheticStreets(count=2, image_size=SMALL)
     assert not drawn
     for _ in range(3):
