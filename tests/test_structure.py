@@ -86,10 +86,10 @@ def test_packages_import_only_downwards():
 
 
 def test_the_entry_point_imports_the_command_line_only_when_it_is_run():
-    if (path := FILES.get(ENTRY_POINT)) is not None:
-        functions = [node for node in ast.walk(parsed(path)) if isinstance(node, ast.FunctionDef)]
-        inside = {id(node) for function in functions for node in ast.walk(function)}
-        assert [module for module, node in imports(path) if is_within(module, ENTERED) and id(node) not in inside] == []
+    path = FILES[ENTRY_POINT]
+    functions = [node for node in ast.walk(parsed(path)) if isinstance(node, ast.FunctionDef)]
+    inside = {id(node) for function in functions for node in ast.walk(function)}
+    assert [module for module, node in imports(path) if is_within(module, ENTERED) and id(node) not in inside] == []
 
 
 def test_agents_know_the_environment_by_its_spaces():
