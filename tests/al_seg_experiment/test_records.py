@@ -1,7 +1,6 @@
 """The folder of an experiment: each of its files damaged in turn, and what it is made with, changed."""
 
 import json
-import re
 import shutil
 import warnings
 
@@ -9,22 +8,13 @@ import numpy as np
 import pytest
 from experiments import SMALLEST_EXPERIMENT as SMALLEST
 from experiments import TINY_EXPERIMENT as TINY
-from experiments import quick_pieces, rows_of
+from experiments import contents, quick_pieces, rows_of
 from processes import in_child
 
 from al_seg_env.storage import folder_lock
 from al_seg_experiment import load_experiment, run, status
 from al_seg_experiment.__main__ import main
 from al_seg_experiment.report import report
-
-
-def contents(folder):
-    """All files by name, except the lock and those set aside, without the version of the code."""
-    return {
-        path.relative_to(folder).as_posix(): re.sub(rb'"code": ".*"', b"", path.read_bytes())
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.suffix != ".damaged" and path.name != ".lock"
-    }
 
 
 @pytest.fixture

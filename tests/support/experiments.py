@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import re
 import types
 from pathlib import Path
 
@@ -62,6 +63,15 @@ def assert_picture(path) -> None:
     """See that a file is a picture that is not blank."""
     pixels = np.asarray(Image.open(path).convert("RGB"))
     assert pixels.std() > 1, f"{path} is blank"
+
+
+def contents(folder) -> dict[str, bytes]:
+    """Return all files by name, except the lock and those set aside, without the version of the code."""
+    return {
+        path.relative_to(folder).as_posix(): re.sub(rb'"code": ".*"', b"", path.read_bytes())
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix != ".damaged" and path.name != ".lock"
+    }
 
 
 SMALLEST_EXPERIMENT = {
