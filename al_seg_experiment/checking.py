@@ -30,6 +30,7 @@ from al_seg_env.learner.building import LearnerConfig
 from al_seg_env.registration import ENV_OPTIONS, LEARNER_OPTIONS, named_scores
 from al_seg_env.storage.comparison import differences
 from al_seg_experiment.experiment import METHODS, Experiment, Stage, close_match
+from al_seg_experiment.pieces import experiment_of, pieces
 from al_seg_experiment.policies import policy_function
 
 NOT_DATA = ("splits", "image_size", "images", "cache", "render_mode")
@@ -360,6 +361,10 @@ def check_data(experiment: Experiment) -> None:
     for where, part in _variants(experiment):
         for message in _of_data(part, make):
             found[f"{where}{message}"] = None
+    for piece in pieces(experiment):  # a theta_0 may be shared by variants
+        if piece.kind in ("theta_0", "query_theta_0"):
+            for message in _sources(experiment_of(experiment, piece), piece.kind, make):
+                found[message] = None
     if found:
         raise ValueError("; ".join(found))
 
@@ -379,16 +384,20 @@ def _of_data(experiment: Experiment, make: Make) -> Iterator[str]:
                 yield f"methods[{name!r}]: {error}"
         played = make(experiment.env, {**experiment.arguments, "split": "eval", **method.arguments})
         yield from (f"budgets: {each}" for each in equal_budgets(experiment.budgets, played.step, name))
-    for entry in ("theta_0", "query_theta_0"):
-        for number, stage in enumerate(getattr(experiment, entry)):
-            source = make(*experiment.source(stage)) if stage.env or stage.arguments else base
-            if (source.classes, source.image_size) != (base.classes, base.image_size):
-                yield (
-                    f"{entry}[{number}]: its images are {source.image_size} of {list(source.classes)}, and the "
-                    f"experiment's are {base.image_size} of {list(base.classes)}; they must be the same"
-                )
     if experiment.learnt_methods:
         yield from _training(experiment, base, make)
+
+
+def _sources(experiment: Experiment, entry: str, make: Make) -> Iterator[str]:
+    """Compare the images that theta_0 is trained on with the experiment's own."""
+    target = make(experiment.env, experiment.arguments)
+    for number, stage in enumerate(getattr(experiment, entry)):
+        source = make(*experiment.source(stage)) if stage.env or stage.arguments else target
+        if (source.classes, source.image_size) != (target.classes, target.image_size):
+            yield (
+                f"{entry}[{number}]: its images are {source.image_size} of {list(source.classes)}, and the "
+                f"experiment's are {target.image_size} of {list(target.classes)}; they must be the same"
+            )
 
 
 def _training(experiment: Experiment, base: _Made, make: Make) -> Iterator[str]:

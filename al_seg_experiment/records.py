@@ -6,7 +6,9 @@ import hashlib
 import importlib.metadata
 import subprocess
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +97,10 @@ def damage(experiment: Experiment, folder: Path, piece: Piece) -> dict[Path, str
     if not (own / FINISHED).exists():
         return {}
     try:
-        noted = read_record(own / FINISHED).get("files")
+        noted = _noted(own)
     except ValueError as error:
         return {own / FINISHED: str(error)}
-    if not isinstance(noted, dict) or not set(products(experiment, piece)) <= set(noted):
+    if not {PIECE, *products(experiment, piece)} <= set(noted):
         return {own / FINISHED: f"{own / FINISHED} does not list the piece's files"}
     found = {}
     for name, digest in noted.items():
@@ -183,10 +185,28 @@ def gather(experiment: Experiment, folder: str | Path) -> Path:
     return path
 
 
-def made_with(experiment: Experiment, folder: Path, piece: Piece, numerics: Mapping[str, Any]) -> dict[str, Any]:
+def weights_of(folder: Path, found: Sequence[Piece]) -> dict[str, str | None]:
+    """Return the checksum of the weights that each of these pieces left, ``None`` if it is not finished and whole."""
+    checksums: dict[str, str | None] = {}
+    for piece in found:
+        checksums[piece.name] = None
+        with suppress(ValueError):
+            for name, noted in _noted(own := folder / piece.name).items():
+                if name.endswith(".safetensors") and (own / name).is_file() and _digest(own / name) == noted:
+                    checksums[piece.name] = noted
+    return checksums
+
+
+def made_with(
+    experiment: Experiment, piece: Piece, numerics: Mapping[str, Any], weights: Mapping[str, str | None]
+) -> dict[str, Any]:
     """Return what a piece is made with, besides what all pieces of an experiment share.
 
-    ``needs`` has the checksums of theta_0 and of the agent that it plays; ``None`` where those are not finished.
+    Args:
+        experiment: The experiment.
+        piece: The piece.
+        numerics: Precision and memory layout that all pieces compute in.
+        weights: Checksums of the theta_0 and the agent that it needs (:func:`weights_of`).
     """
     plain = experiment.as_dict()
     variant = experiment.variants.get(piece.variant, Variant())
@@ -196,7 +216,7 @@ def made_with(experiment: Experiment, folder: Path, piece: Piece, numerics: Mapp
         "variant": None if shared else variant.model_dump(mode="json"),
         "method": plain["methods"].get(piece.method),
         "seed": piece.seed,
-        "needs": {name: _main_product(folder / name) for name in piece.needs},
+        "needs": {name: weights[name] for name in piece.needs},
         "numerics": dict(numerics),
     }
 
@@ -214,22 +234,50 @@ def claim(folder: Path, piece: Piece, content: Mapping[str, Any]) -> None:
 def check_piece(folder: Path, piece: Piece, content: Mapping[str, Any]) -> None:
     """Refuse a piece, begun or finished, that was made with something else."""
     path = folder / piece.name / PIECE
-    if path.exists():
-        stored = {key: value for key, value in read_record(path).items() if key != "code"}
-        needs = content["needs"]
-        if isinstance(known := stored.get("needs"), dict):  # compared where what is needed is finished now
-            needs = {name: known.get(name) if digest is None else digest for name, digest in needs.items()}
-        refuse_differences(stored, {**content, "needs": needs}, path.parent)
+    if not path.exists() or _is_damaged(path):
+        return
+    stored = {key: value for key, value in read_record(path).items() if key != "code"}
+    if set(stored) != set(content):
+        raise ValueError(
+            f"{path} does not say what its piece was made with; restore it, or remove {path.parent} to run it again"
+        )
+    needs = content["needs"]
+    if isinstance(known := stored.get("needs"), dict):  # compared if what is needed is finished now
+        needs = {name: known.get(name) if digest is None else digest for name, digest in needs.items()}
+    if (then := stored.get("numerics")) != content["numerics"]:
+        raise ValueError(
+            f"{folder / NUMERICS} holds {content['numerics']}, and {path.parent} was made with {then}; restore it"
+        )
+    refuse_differences(stored, {**content, "needs": needs}, path)
 
 
-def refuse_differences(stored: Mapping[str, Any], own: Mapping[str, Any], folder: Path) -> None:
-    """Raise a ValueError that lists how a folder's configuration differs from the one in use, places of data apart."""
+def refuse_differences(stored: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> None:
+    """Raise a ValueError that lists how a file's configuration differs from the one in use, places of data apart."""
     differing = differences(_without_places(stored), _without_places(own))
     if differing:
         raise ValueError(
-            f"{folder} holds results of another configuration: {'; '.join(differing)}. Choose another folder, or "
-            "return to that configuration"
+            f"{path} is of another configuration: {'; '.join(differing)}. Choose another folder, or return to that "
+            "configuration"
         )
+
+
+def _is_damaged(path: Path) -> bool:
+    """Return whether a file is not what was noted when its piece was finished; then it is made again."""
+    try:
+        noted = _noted(path.parent)
+    except ValueError:
+        return False
+    return path.name in noted and noted[path.name] != _digest(path)
+
+
+def _noted(own: Path) -> dict[str, str]:
+    """Return the checksums of a finished piece's files, by name; empty if it is not finished."""
+    if not (own / FINISHED).exists():
+        return {}
+    files = read_record(own / FINISHED).get("files")
+    if not isinstance(files, dict):
+        raise ValueError(f"{own / FINISHED} does not list the piece's files")
+    return files
 
 
 def _without_places(value: Any) -> Any:
@@ -238,6 +286,7 @@ def _without_places(value: Any) -> Any:
     return [_without_places(item) for item in value] if isinstance(value, list) else value
 
 
+@cache
 def code_version() -> str:
     """Return the package's version, and the commit where it runs from a clone."""
     version = importlib.metadata.version("al-seg-env")
@@ -253,17 +302,6 @@ def code_version() -> str:
     except (OSError, subprocess.SubprocessError):
         return version
     return f"{version} ({shown.stdout.strip()})"
-
-
-def _main_product(own: Path) -> str | None:
-    """Return the noted checksum of the weights that a finished piece left, ``None`` if it is not finished."""
-    if not (own / FINISHED).exists():
-        return None
-    files = read_record(own / FINISHED).get("files")
-    found = (
-        [digest for name, digest in files.items() if name.endswith(".safetensors")] if isinstance(files, dict) else []
-    )
-    return found[0] if found else None
 
 
 def _digest(path: Path) -> str:

@@ -33,12 +33,16 @@ from al_seg_experiment.records import (
     read_record,
     refuse_differences,
     set_aside,
+    weights_of,
     write_record,
 )
 
 logger = logging.getLogger(__name__)
 
-_UNFINISHED = re.compile(rf"\.{re.escape(EXPERIMENT)}\.\d+")
+WITH_WEIGHTS = ("theta_0", "query_theta_0", "query")
+"""Kinds of pieces that leave weights which others need."""
+
+_UNFINISHED = re.compile(rf"\..+\.unfinished|\.{re.escape(EXPERIMENT)}\.\d+")
 
 
 def run(experiment: Experiment, folder: str | Path, ray_address: str | None = None) -> Path:
@@ -66,8 +70,9 @@ def run(experiment: Experiment, folder: str | Path, ray_address: str | None = No
             write_record(folder / EXPERIMENT, experiment.as_dict())
             write_record(folder / NUMERICS, _measured(experiment))
         numerics = read_record(folder / NUMERICS)
+        weights = weights_of(folder, [piece for piece in pieces(experiment) if piece.kind in WITH_WEIGHTS])
         for piece in pieces(experiment):
-            check_piece(folder, piece, made_with(experiment, folder, piece, numerics))
+            check_piece(folder, piece, made_with(experiment, piece, numerics, weights))
         for piece in pieces(experiment):
             set_aside(experiment, folder, piece)
         todo = [piece for piece in pieces(experiment) if not (folder / piece.name / FINISHED).exists()]
@@ -94,17 +99,17 @@ def run_piece(experiment: Experiment, folder: Path, numerics: Mapping[str, Any],
         piece: The piece.
     """
     own = folder / piece.name
-    claim(folder, piece, made_with(experiment, folder, piece, numerics))
+    needed = [each for each in pieces(experiment) if each.name in piece.needs]
+    claim(folder, piece, made_with(experiment, piece, numerics, weights_of(folder, needed)))
     cache = {"cache": str(folder / "cache")} if experiment.cache else {}
     part = experiment_of(experiment.with_arguments({**numerics, **cache}), piece)
-    kinds = {each.name: each.kind for each in pieces(experiment)}
-    needed = {kinds[name]: folder / name for name in piece.needs}
-    weights = needed.get("theta_0", own) / protocol.WEIGHTS
-    agent = needed["query"] / protocol.AGENT if "query" in needed else None
+    folders = {each.kind: folder / each.name for each in needed}
+    weights = folders.get("theta_0", own) / protocol.WEIGHTS
+    agent = folders["query"] / protocol.AGENT if "query" in folders else None
     work: dict[str, Callable[[], None]] = {
         "theta_0": lambda: protocol.pretrain(part, part.theta_0, own),
         "query_theta_0": lambda: protocol.pretrain(part, part.query_theta_0, own),
-        "query": lambda: protocol.train_query(part, needed["query_theta_0"] / protocol.WEIGHTS, own, piece.seed),
+        "query": lambda: protocol.train_query(part, folders["query_theta_0"] / protocol.WEIGHTS, own, piece.seed),
         "reference": lambda: protocol.run_theta_0(part, weights, own),
         "full": lambda: protocol.run_full(part, piece.seed, weights, own),
         "trial": lambda: protocol.run_trial(part, piece.method, piece.seed, weights, agent, own),
@@ -125,7 +130,7 @@ def _check_folder(experiment: Experiment, folder: Path) -> bool:
         if begun:
             stored = read_experiment(folder)
             _check_agents(experiment, stored, folder)
-            refuse_differences(_settled(stored), _settled(experiment), folder)
+            refuse_differences(_settled(stored), _settled(experiment), folder / EXPERIMENT)
     elif begun:
         raise ValueError(
             f"{folder / EXPERIMENT} is missing, and {folder} holds pieces of an experiment; restore it, or choose "

@@ -1,0 +1,76 @@
+"""Experiments that are killed at their writes, and run again."""
+
+import itertools
+import os
+import shutil
+import signal
+
+import numpy as np
+from experiments import SMALLEST_EXPERIMENT as SMALLEST
+from experiments import TINY_EXPERIMENT as TINY
+from experiments import contents, quick_pieces
+from processes import in_child
+
+from al_seg_experiment import load_experiment, run
+
+
+def run_killed_at(write, experiment, folder):
+    """Run in a child that is killed just before its n-th call of os.fsync or os.replace; return its exit status."""
+
+    def work():
+        calls = itertools.count(1)
+
+        def killing(original):
+            def counted(*args, **kwargs):
+                if next(calls) == write:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return original(*args, **kwargs)
+
+            return counted
+
+        os.fsync, os.replace = killing(os.fsync), killing(os.replace)
+        run(experiment, folder)
+
+    return in_child(work)
+
+
+def test_killed_at_each_write_in_turn_ends_with_the_same_bytes(tmp_path, monkeypatch):
+    """All writes of the runner and of pieces that train nothing; those of the real ones are below."""
+    quick_pieces(monkeypatch)
+    experiment = load_experiment(SMALLEST)
+    assert in_child(lambda: run(experiment, tmp_path / "whole")) == 0
+    undisturbed, folder = contents(tmp_path / "whole"), tmp_path / "killed"
+    for write in itertools.count(1):
+        status = run_killed_at(write, experiment, folder)
+        if status == 0:
+            break
+        assert status == -signal.SIGKILL
+        assert in_child(lambda: run(experiment, folder)) == 0, write
+        assert contents(folder) == undisturbed, write
+        shutil.rmtree(folder)
+    assert write > 2 * len(undisturbed)  # each file is brought to the disk, then renamed
+
+
+def test_killed_at_many_writes_one_run_after_another(whole, tmp_path):
+    """The real pieces, each run killed a few writes after the one before it."""
+    experiment, folder, rng = load_experiment(TINY), tmp_path / "killed", np.random.default_rng(0)
+    statuses = [run_killed_at(int(rng.integers(4, 18)), experiment, folder) for _ in range(10)]
+    assert statuses.count(-signal.SIGKILL) >= 8
+    assert in_child(lambda: run(experiment, folder)) == 0
+    after, undisturbed = contents(folder), contents(whole)
+    clocks = ("result-", "finished.json", "checkpoint")  # which hold the seconds it took, or checksums of that
+    same = [name for name in undisturbed if not any(each in name for each in clocks) and "report" not in name]
+    assert {name: after.get(name) for name in same} == {name: undisturbed[name] for name in same}
+    assert len(same) > 30
+
+
+def test_killed_in_the_very_first_write(tmp_path, monkeypatch):
+    quick_pieces(monkeypatch)
+    experiment = load_experiment(SMALLEST)
+    assert run_killed_at(1, experiment, tmp_path / "run") == -signal.SIGKILL
+    left = [path.name for path in (tmp_path / "run").iterdir()]
+    assert any(name.endswith(".unfinished") for name in left)
+    assert not any(name.endswith(".json") for name in left)
+    (tmp_path / "run" / ".experiment.json.4321").write_text("{")  # as earlier versions left it
+    assert in_child(lambda: run(experiment, tmp_path / "run")) == 0
+    assert (tmp_path / "run" / "results.csv").exists()
