@@ -89,18 +89,25 @@ def restore_training(model: BaseAlgorithm, state: Tree) -> None:
             "buffer_size, and with environments of the same spaces, as many of them."
         )
     _restore_environments(model.env, state["envs"])
-    model.set_parameters(state["parameters"], exact_match=True, device=model.device)
-    for name, value in state["variables"].items():
-        if value is not None:
+    set_parameters(model, state["parameters"])
+    for name in model._get_torch_save_params()[1]:
+        if (value := state["variables"][name]) is not None:
             _get(model, name).data = value.to(model.device)
-    vars(model).update(state["progress"])
+    _set_attributes(model, state["progress"])
     if buffer is not None:
-        vars(buffer).update(replay)
+        _set_attributes(buffer, replay)
     random.setstate(state["random"]["python"])
     np.random.set_state(state["random"]["numpy"])  # noqa: NPY002
     torch.set_rng_state(state["random"]["torch"])
     if torch.cuda.is_available() and len(state["random"]["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["random"]["cuda"])
+
+
+def set_parameters(model: BaseAlgorithm, parameters: Any) -> None:
+    """Put networks and optimisers into an algorithm. If given a text, Stable-Baselines3 would unpickle that file."""
+    if not isinstance(parameters, dict):
+        raise ValueError(f"the parameters are a {type(parameters).__name__}: expected a dict")
+    model.set_parameters(parameters, exact_match=True, device=model.device)
 
 
 def _arguments(model: BaseAlgorithm) -> list[str]:
@@ -247,7 +254,7 @@ def _plain_attributes(thing: Any, excluded: frozenset[str] = frozenset()) -> Tre
     for name, value in vars(thing).items():
         if isinstance(value, RunningMeanStd):
             found[name] = {"mean": value.mean, "var": value.var, "count": value.count}
-        elif name not in excluded and not isinstance(value, str) and _is_plain(value):
+        elif name not in excluded and _is_counted(value):
             found[name] = value
     return found
 
@@ -276,10 +283,17 @@ def _with_empty_rows(tree: Any) -> Any:
 
 def _set_attributes(thing: Any, attributes: Tree) -> None:
     for name, value in attributes.items():
-        if isinstance(statistics := getattr(thing, name, None), RunningMeanStd):
-            vars(statistics).update(value)
-        else:
+        present = vars(thing).get(name)
+        if isinstance(present, RunningMeanStd):
+            present.mean, present.var, present.count = value["mean"], value["var"], value["count"]
+        elif _is_counted(present) and _is_counted(value):
             setattr(thing, name, value)
+        else:
+            raise ValueError(f"{name!r} of {type(thing).__name__} is a {type(present).__name__} that can't be restored")
+
+
+def _is_counted(value: Any) -> bool:
+    return not isinstance(value, str) and _is_plain(value)
 
 
 def _is_plain(value: Any) -> bool:

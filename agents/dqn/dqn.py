@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
@@ -64,6 +65,7 @@ from agents.dqn.saving import (
 from agents.dqn.spaces import Sizes, check_same_task, read_layout
 from agents.dqn.targets import TD_TARGETS, td_targets
 from agents.observations import Observation
+from agents.training_state import set_parameters
 
 SelfSubActionDQN = TypeVar("SelfSubActionDQN", bound="SubActionDQN")
 
@@ -217,6 +219,11 @@ class SubActionDQN(OffPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         self.sizes = Sizes.from_spaces(self.observation_space, self.action_space)
+        if self.env is not None:  # without one, an agent was loaded, and may play where there are no scores
+            assert isinstance(self.observation_space, spaces.Dict)
+            known = (UNIFORM, *(key for key in self.observation_space if key.startswith("score_")))
+            remedy = f"some of {known}; the environment's argument scores adds others"
+            check("guides", self.guides, set(self.guides) <= set(known), remedy)
         _check_normalization(self._vec_normalize_env)
         _check_episodes(self.train_freq, self.n_envs)
         rng = self.rng  # a loaded agent's goes on where it was, instead of starting again from the seed
@@ -367,8 +374,8 @@ class SubActionDQN(OffPolicyAlgorithm):
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """Take gradient steps on Eq. (2), each on a batch of decomposed transitions."""
         assert self.replay_buffer is not None
-        rate_at(self.lr_schedule, self._current_progress_remaining)
         self._update_learning_rate(self.policy.optimizer)
+        check_number("the present learning_rate", self.policy.optimizer.param_groups[0]["lr"], least=0)
         losses, q_means = [], []
         for _ in range(gradient_steps):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
@@ -541,7 +548,7 @@ class SubActionDQN(OffPolicyAlgorithm):
         if given.get("seed") is None:
             agent.rng = tree["rng"]
         agent._setup_model()
-        agent.set_parameters(tree["parameters"], exact_match=True, device=device)
+        set_parameters(agent, tree["parameters"])
         vars(agent).update({name: tree["progress"][name] for name in PROGRESS})
         return agent
 

@@ -83,15 +83,23 @@ class ExponentialRate:
 
 def epsilon_at(epsilon: Epsilon, num_timesteps: int) -> float:
     """Epsilon after ``num_timesteps`` environment steps; ``ValueError`` if it is no probability."""
-    value = epsilon(num_timesteps) if callable(epsilon) else epsilon
-    other = "" if callable(epsilon) else "a function of the environment steps"
-    return float(check_number(f"epsilon after {num_timesteps} steps", value, least=0, most=1, alternative=other))
+    name, other = f"epsilon after {num_timesteps} steps", "a function of the environment steps"
+    if callable(epsilon):
+        return check_number(name, _called(epsilon, num_timesteps, "epsilon", other), least=0, most=1)
+    return check_number(name, epsilon, least=0, most=1, alternative=other)
 
 
 def rate_at(schedule: Callable[[float], float], progress_remaining: float) -> float:
     """Learning rate when ``progress_remaining`` is left; ``ValueError`` if it is negative or not finite."""
-    name = f"learning_rate with {progress_remaining:g} of the progress remaining"
-    return check_number(name, schedule(progress_remaining), least=0)
+    rate = _called(schedule, progress_remaining, "learning_rate", "a function of the progress remaining")
+    return check_number(f"learning_rate with {progress_remaining:g} of the progress remaining", rate, least=0)
+
+
+def _called(schedule: Callable[[Any], Any], argument: float, name: str, expected: str) -> Any:
+    try:
+        return schedule(argument)
+    except TypeError as error:
+        raise ValueError(f"{name} is {schedule!r}: expected {expected} ({error}).") from error
 
 
 def draw_guides(
