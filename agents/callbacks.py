@@ -74,8 +74,9 @@ class EpisodeRecorder(BaseCallback):
         name = self.path.name
         self.rows = []
         if self.num_timesteps and name in self._recorded:
-            self.rows = _parsed(self._recorded[name], self.path)
-            write_text(self.path, self._recorded[name])
+            if self._recorded[name]:
+                self.rows = _parsed(self._recorded[name], self.path)
+                write_text(self.path, self._recorded[name])
         elif self.num_timesteps and self.path.exists():
             require_file(self.path)
             with well_formed(self.path):
