@@ -136,9 +136,10 @@ def _parsed(text: str, path: Path) -> list[dict[str, Any]]:
             name: _PARSERS[name](cell, f"{where}: {name}") if name in _PARSERS else cell
             for name, cell in zip(header, cells, strict=True)
         }
-        if row["episode"] != number or (rows and row["steps"] < rows[-1]["steps"]):
-            raise ValueError(
-                f"{where} is of episode {row['episode']}: expected {number}; restore the file, or remove it"
-            )
+        remedy = "restore the file, or remove it"
+        if row["episode"] != number:
+            raise ValueError(f"{where} is of episode {row['episode']}: expected {number}; {remedy}")
+        if rows and row["steps"] < rows[-1]["steps"]:
+            raise ValueError(f"{where} has {row['steps']} steps: expected at least {rows[-1]['steps']}; {remedy}")
         rows.append(row)
     return rows

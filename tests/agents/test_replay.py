@@ -1,12 +1,17 @@
 import copy
+import itertools
 
 import numpy as np
 import pytest
 import torch
 from agents_fakes import FakeRegionEnv
 from gymnasium import spaces
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from agents import SubActionDQN
 from agents.dqn import DecomposedReplayBuffer, td_targets
+from agents.dqn.saving import load_replay, save_replay
+from al_seg_env.storage import load_tree, save_tree, tree_digest
 
 PARTS = ("state", "candidates", "similarity")
 
@@ -207,6 +212,70 @@ def test_refuses_counts_that_cannot_be():
         buffer.add(*step, [{"chosen": (1, 2, 3, 4)}])
     with pytest.raises(ValueError, match="next_active"):
         buffer.add(*step, [{"next_active": 0}])
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_malformed_replay_is_refused_or_drawn_from(tmp_path):
+    """Each value of a stored replay in turn is another; a load that is refused changes nothing."""
+    env = FakeRegionEnv()
+    buffer = DecomposedReplayBuffer(9, env.observation_space, env.action_space, "cpu", seed=0)
+    run(buffer, env, 20, 0)
+    save_replay(tmp_path / "replay", buffer)
+    tree = load_tree(tmp_path / "replay.safetensors", "replay")
+    odd = [
+        None,
+        0,
+        -1,
+        "x",
+        [],
+        {},
+        np.zeros(0),
+        np.zeros((4, 1)),
+        np.full((4, 1), 99),
+        np.full((4, 1), -1),
+        np.array(3),
+    ]
+    loaded, refused = 0, 0
+    zeros = [(key, np.zeros_like(value)) for key, value in tree.items() if isinstance(value, np.ndarray)]
+    for key, value in [*itertools.product([*tree, "another"], odd), *zeros]:
+        save_tree(tmp_path / "odd.safetensors", "replay", {**tree, key: value})
+        kept = tree_digest(buffer.state_dict())
+        try:
+            load_replay(tmp_path / "odd", buffer)
+        except ValueError as error:
+            assert str(tmp_path / "odd.safetensors") in str(error)  # noqa: PT017
+            assert tree_digest(buffer.state_dict()) == kept
+            refused += 1
+        else:
+            if buffer.size():
+                buffer.sample(20)
+            loaded += 1
+            load_replay(tmp_path / "replay", buffer)
+    assert loaded > 0
+    assert refused > 100
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("n_envs", [0, -1, 2.5, "1", None, [], 2**60])
+def test_an_agents_file_with_an_impossible_number_of_environments_is_refused(n_envs, tmp_path):
+    agent = SubActionDQN("QueryPolicy", FakeRegionEnv(), seed=0, device="cpu")
+    agent.save(tmp_path / "agent.safetensors")
+    tree = load_tree(tmp_path / "agent.safetensors", "agent")
+    save_tree(tmp_path / "agent.safetensors", "agent", {**tree, "n_envs": n_envs})
+    with pytest.raises(ValueError, match="agent.safetensors"):
+        SubActionDQN.load(tmp_path / "agent", device="cpu")
+
+
+def test_a_path_in_a_file_is_not_followed(tmp_path):
+    """Stable-Baselines3 takes a text in place of parameters for the name of a file that it unpickles."""
+    agent = SubActionDQN("QueryPolicy", FakeRegionEnv(), seed=0, device="cpu")
+    OffPolicyAlgorithm.save(agent, tmp_path / "parameters.zip")
+    agent.save(tmp_path / "agent.safetensors")
+    tree = load_tree(tmp_path / "agent.safetensors", "agent")
+    odd = {**tree, "parameters": str(tmp_path / "parameters.zip")}
+    save_tree(tmp_path / "agent.safetensors", "agent", odd)
+    with pytest.raises(ValueError, match="agent.safetensors: the parameters are a str: expected a dict"):
+        SubActionDQN.load(tmp_path / "agent", device="cpu")
 
 
 def test_td_targets_by_hand():
