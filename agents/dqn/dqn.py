@@ -226,7 +226,7 @@ class SubActionDQN(OffPolicyAlgorithm):
             check("guides", self.guides, set(self.guides) <= set(known), remedy)
         _check_normalization(self._vec_normalize_env)
         _check_episodes(self.train_freq, self.n_envs)
-        rng = self.rng  # a loaded agent's goes on where it was, instead of starting again from the seed
+        rng = self.rng  # a loaded agent's continues where it was, instead of starting again from the seed
         with warnings.catch_warnings():  # the base expects n_steps in replay_buffer_kwargs, where they are
             warnings.filterwarnings("ignore", "`n_steps")
             super()._setup_model()

@@ -199,7 +199,7 @@ def test_without_checkpoints_training_starts(tmp_path):
 
 
 def test_names_of_folders_are_not_taken_from_a_checkpoint(tmp_path):
-    """A wrapper that writes files goes on writing where this run's wrapper does."""
+    """A wrapper that writes files keeps writing where this run's wrapper does."""
 
     class Writer(gym.Wrapper):
         def __init__(self, env, folder):

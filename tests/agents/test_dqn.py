@@ -267,7 +267,7 @@ def test_saved_and_loaded(tmp_path, with_env):
     assert loaded.exploration_rate == agent.exploration_rate == pytest.approx(0.34)
     for pools in (3, 5):
         observation = observe(FakeRegionEnv(pools=pools))
-        for deterministic in (True, False):  # exploration goes on from where it was
+        for deterministic in (True, False):  # exploration continues where it was
             ours, theirs = (a.predict(observation, deterministic=deterministic)[0] for a in (agent, loaded))
             np.testing.assert_array_equal(ours, theirs)
     if with_env:
@@ -310,6 +310,17 @@ def test_refuses_another_task(tmp_path, settings, message):
         SubActionDQN.load(tmp_path / "agent.zip", env=env)
 
 
+def test_guides_must_be_in_the_observation_while_training(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"guides is \('score_bald',\): expected some of \('uniform', 'score_entropy'\)"
+    ):
+        make_agent(FakeRegionEnv(scores=True), guides=("score_bald",))
+    agent = make_agent(FakeRegionEnv(scores=True), guides=["score_entropy"]).learn(4)
+    agent.save(tmp_path / "agent")
+    loaded = SubActionDQN.load(tmp_path / "agent", env=FakeRegionEnv(), device="cpu")  # plays without scores
+    assert loaded.predict(observe(FakeRegionEnv()), deterministic=True)[0].shape == (3,)
+
+
 def test_takes_other_pools_scores_and_unknown_layouts():
     agent = make_agent(FakeRegionEnv(layout={**LAYOUT, "classes": ("road", "car")})).learn(10)
     size = agent.replay_buffer.size()
@@ -329,6 +340,16 @@ def test_environments_side_by_side_must_agree():
         make_agent(DummyVecEnv([lambda: FakeRegionEnv(layout={"a": 1}), lambda: FakeRegionEnv(layout={"a": 2})]))
     with pytest.raises(ValueError, match="plain JSON"):
         make_agent(FakeRegionEnv(layout={"a": object()}))
+
+
+@pytest.mark.parametrize("part", ["state", "candidates"])
+def test_refuses_spaces_without_size(part):
+    env = FakeRegionEnv()
+    shape = {"state": (0, 6), "candidates": (3, 0, 6)}[part]
+    parts = {"state": env.observation_space["state"], "candidates": env.observation_space["candidates"]}
+    env.observation_space = spaces.Dict({**parts, part: spaces.Box(0, 1, shape)})
+    with pytest.raises(ValueError, match="expected no size of 0"):
+        make_agent(env)
 
 
 def test_refuses_spaces_of_another_kind():

@@ -1,4 +1,4 @@
-"""A small environment that honours the agents' contract; its best regions can be read off their features."""
+"""A small environment with the spaces and info that agents need; features tell which regions are the best."""
 
 from __future__ import annotations
 

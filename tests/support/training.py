@@ -1,4 +1,4 @@
-"""What the states of two trainings have in common, whatever the clock said."""
+"""What two equal trainings have in common: their states without clock readings."""
 
 from collections import deque
 
@@ -6,7 +6,7 @@ CLOCKS = ("t", "start_time", "t_start", "episode_times", "_num_timesteps_at_star
 
 
 def clean(state):
-    """Leave out clock readings."""
+    """Return a state without clock readings."""
     if isinstance(state, dict):
         return {key: clean(value) for key, value in state.items() if key not in CLOCKS}
     return [clean(item) for item in state] if isinstance(state, list | deque) else state
