@@ -23,8 +23,8 @@ class GreedyOraclePolicy:
 
     Args:
         env: The environment that is played. Unlike other policies, this one needs more of it than its spaces:
-            ``get_state``, ``set_state``, ``fork``, ``config.budget``, and an oracle that may be asked about regions that
-            are not requested in the end.
+            ``get_state``, ``set_state``, ``fork``, ``config.budget``, and an oracle that may answer for regions
+            that are not requested in the end.
         draws: Random whole choices to start with.
         per_pool: Candidates tried in each pool after that, in random order; 0 for none.
         suggestions: Policies whose choices are tried first, such as an entropy policy.
