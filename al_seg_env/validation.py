@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import reprlib
+import sys
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -31,15 +32,13 @@ def real_number(
     below: float = math.inf,
 ) -> float:
     """Return a finite number with ``least <= number <= most`` and ``above < number < below``, or raise a ValueError."""
-    real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    if not (real and least <= value <= most and above < value < below and abs(value) <= _LARGEST):
+    plain = value.item() if isinstance(value, np.integer | np.floating) else value
+    real = isinstance(plain, int | float) and not isinstance(plain, bool)
+    if not (real and least <= plain <= most and above < plain < below and abs(plain) <= sys.float_info.max):
         limits = (("of at least", least), ("above", above), ("of at most", most), ("below", below))
         stated = " and ".join(f"{words} {limit:g}" for words, limit in limits if math.isfinite(limit))
         raise ValueError(f"{name} is {reprlib.repr(value)}; a finite number {stated}".rstrip() + " is expected")
-    return float(value)
-
-
-_LARGEST = np.finfo(np.float64).max
+    return float(plain)
 
 
 def height_and_width(name: str, value: Any) -> Size:

@@ -18,7 +18,7 @@ def is_dropout(module: nn.Module) -> bool:
 
 
 def split_at_dropout(network: nn.Module) -> tuple[Callable[[Any], Tensor], Callable[[Tensor], Any]]:
-    """Split a network into what must run for every sample and what, coming before it, needs to run but once."""
+    """Split a network into the part that must run for every sample and the part before it, which runs once."""
     encoder, decoder, head = (getattr(network, name, None) for name in ("encoder", "decoder", "segmentation_head"))
     if encoder is None or decoder is None or head is None:
         return network, lambda x: x

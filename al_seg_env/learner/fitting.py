@@ -73,10 +73,10 @@ class FitSettings:
     Attributes:
         crop_size: ``(height, width)`` of a training crop; ``None`` for whole images.
         batch_size: Crops per update.
-        patience: Epochs without a better validation mean IoU before it stops.
-        max_epochs: Epochs after which it stops in any case.
-        min_updates: An epoch goes over the labelled regions as often as this number of updates needs, so that
-            a few labels do not make epochs of one update.
+        patience: Epochs without a better validation mean IoU after which it stops.
+        max_epochs: The most epochs.
+        min_updates: An epoch repeats the labelled regions until it has this many updates, so that a few labels do
+            not make epochs of one update.
 
     Raises:
         ValueError: If a setting is out of its range.
@@ -115,7 +115,7 @@ def fit_to_convergence(
     """Train on labelled regions with early stopping, and keep the best weights (section 4.1, "Evaluation").
 
     Args:
-        learner: The network; training goes on from its present state.
+        learner: The network; training starts from its present state.
         frames: The images.
         grid: The grid of regions.
         regions: Ids of the labelled regions; an epoch takes a crop around each, in random order.
@@ -123,12 +123,15 @@ def fit_to_convergence(
         validation: D_R, for early stopping.
         settings: Crops, batches and patience.
         rng: Source of randomness.
-        progress: Title of a progress bar, if one is wanted.
-        checkpoint: File to keep the training in while it goes on, so that a call with the same arguments after a kill
+        progress: Title of the progress bar; none is shown if omitted.
+        checkpoint: File to keep the training in while it runs, so that a call with the same arguments after a kill
             continues it exactly; removed at the end.
 
     Returns:
-        What was reached. The learner has the best weights on return.
+        How it went. The learner has the best weights on return.
+
+    Raises:
+        ValueError: If there is no region to train on.
     """
     if not len(regions):
         raise ValueError("there is no labelled region to train on; acquire some first")

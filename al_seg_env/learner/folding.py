@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from timm.layers import BatchNormAct2d
+from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
 from al_seg_env.learner.hardware import is_out_of_memory
@@ -19,12 +19,12 @@ TOLERANCE = 1e-3
 
 
 class InferenceCopy:
-    """A copy of a network in evaluation mode that follows the network's weights.
+    """A copy of a network in evaluation mode that is kept up to date with the network's weights.
 
     Each BatchNorm that alone takes a convolution's output becomes part of that convolution:
     ``w' = w g / s`` and ``b' = (b - mean) g / s + beta``, with ``s = sqrt(var + eps)``. The convolutions keep
-    their weights in the precision they run in. Should the copy not compute what the network does, it
-    is the network itself.
+    their weights in the precision they run in. If the copy does not compute what the network does, the network
+    itself is used.
 
     Args:
         network: The network, which must be in evaluation mode.
@@ -45,7 +45,7 @@ class InferenceCopy:
         except (RuntimeError, ValueError, TypeError, AttributeError) as error:
             if is_out_of_memory(error):
                 raise
-            pairs = []  # it can't be copied, or run like this
+            pairs = []  # it cannot be copied, or not run like this
         if pairs:
             self._pairs = pairs
             self.network = self._folded()
@@ -56,14 +56,14 @@ class InferenceCopy:
         if self.network is self.source:
             return self.network
         # A walk through all modules at every batch would cost more than small networks do.
-        current = all(own[key] is tensor and tensor._version == version for own, key, tensor, version in self._seen)
+        current = all(held[key] is tensor and tensor._version == version for held, key, tensor, version in self._seen)
         if not self._seen or not current:
             self._copy_weights()
             self._seen = [
-                (own, key, tensor, tensor._version)
+                (held, key, tensor, tensor._version)
                 for module in self.source.modules()
-                for own in (module._parameters, module._buffers)
-                for key, tensor in own.items()
+                for held in (module._parameters, module._buffers)
+                for key, tensor in held.items()
                 if tensor is not None
             ]
         return self.network

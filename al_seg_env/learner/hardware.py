@@ -1,4 +1,4 @@
-"""What the machine at hand has and lacks: devices, memory."""
+"""What the machine has and lacks: devices and memory."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ T = TypeVar("T")
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """Return the device meant by a name; ``"auto"`` is a CUDA GPU where there is one.
+    """Return the device of a name; ``"auto"`` is a CUDA GPU if there is one.
 
     Raises:
-        ValueError: If torch does not know the device, or it is not there.
+        ValueError: If torch does not know the device, or this machine has none.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -30,21 +30,21 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor on the device; a GPU fetches it while the processor goes on."""
+    """Return a tensor on the device; a GPU copies it while the CPU continues."""
     if device.type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that memory, a GPU's or the machine's, did not suffice."""
+    """Return whether an error means that memory, a GPU's or the machine's, did not suffice."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )
 
 
 def within_memory(run: Callable[..., T], batch: tuple[Tensor, ...], option: str) -> list[T]:
-    """Return ``[run(*batch)]``; where memory does not suffice, the results of the batch's two halves.
+    """Return ``[run(*batch)]`` or, if memory does not suffice, the results of the batch's two halves.
 
     Args:
         run: Called with the batch's tensors.
@@ -69,7 +69,7 @@ def within_memory(run: Callable[..., T], batch: tuple[Tensor, ...], option: str)
         half = -(-count // 2)
         warnings.warn(
             f"a batch of {count} does not fit into memory ({reason}); going on with {half} at once. Results can "
-            f"differ in their last digits; lower {option} to have it so from the start",
+            f"differ in their last digits; lower {option} to use smaller batches from the start",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -1,4 +1,4 @@
-"""In what precision and memory layout a network runs, measured where it is left open."""
+"""The precision and memory layout that a network runs in, measured unless they are named."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def resolve_numerics(
 ) -> tuple[torch.dtype, bool]:
     """Return the precision and memory layout to run a network in.
 
-    With ``"auto"``, what is left open is measured: forward passes of the network in each combination, interleaved,
-    once per architecture and process. So that the choice does not hang on the noise of a clock, float32 with the
-    channels last gives way only to what is faster by a third. The logger ``al_seg_env`` tells the figures.
+    With ``"auto"``, what is not named is measured: forward passes of the network in each combination, interleaved,
+    once per architecture and process. So that the choice does not depend on the noise of a clock, float32 with the
+    channels last gives way only to what is faster by a third. The logger ``al_seg_env`` reports the figures.
 
     Args:
         network: The network; only a copy of it runs.
         device: Where it is to run.
         precision: ``"float32"``, ``"bfloat16"`` (autocast) or ``"auto"``.
-        channels_last: Whether tensors lie in memory with the channels last; ``None`` leaves it open to measurement,
-            or, where the precision is named, is ``True``.
+        channels_last: Whether tensors lie in memory with the channels last; ``None`` measures it with ``"auto"``,
+            and is ``True`` if the precision is named.
 
     Raises:
         ValueError: If the precision is unknown, or the device cannot compute in it.
@@ -53,7 +53,7 @@ def resolve_numerics(
             f"precision 'bfloat16' cannot be used on device {str(device)!r} ({problem}); use 'float32' or 'auto'"
         )
     names = list(DTYPES) if precision == "auto" else [precision]
-    # Who names the precision wants equal results from equal runs: then no clock chooses the layout either.
+    # A named precision asks for equal results of equal runs: then no clock chooses the layout either.
     layouts = [channels_last] if channels_last is not None else [True, False] if precision == "auto" else [True]
     candidates = [
         (name, layout)

@@ -16,9 +16,9 @@ class Preparation:
 
     Args:
         mean, std: Normalisation per channel, of images in [0, 1].
-        output_stride: Multiple that the sides of the result are of.
-        device: Where the result lies.
-        memory_format: How it lies there.
+        output_stride: The sides of the result are multiples of it.
+        device: Device of the result.
+        memory_format: Memory layout of the result.
     """
 
     def __init__(
@@ -34,15 +34,15 @@ class Preparation:
         self._maps: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what is made again when it is needed."""
+        """Omit what is made again when it is needed."""
         return {**self.__dict__, "_maps": {}}
 
     def __call__(self, images: Tensor, batch: int | None = None) -> Tensor:
-        """Return images ``(B, 3, h, w)`` uint8 as float32, their sides grown to the output stride.
+        """Return images ``(B, 3, h, w)`` uint8 as float32, their sides padded to the output stride.
 
         Args:
             images: The batch.
-            batch: Length to grow the batch to, with black images.
+            batch: Length to pad the batch to, with black images.
         """
         count, _, height, width = images.shape
         grown = (side + -side % self.output_stride for side in (height, width))
@@ -68,5 +68,5 @@ class Preparation:
 
     @staticmethod
     def undo(logits: Tensor, images: Tensor) -> Tensor:
-        """Crop what was grown off logits; float32, so that what follows is exact."""
+        """Crop the padding off logits, and convert them to float32, so that what follows is exact."""
         return logits[: len(images), :, : images.shape[2], : images.shape[3]].float()

@@ -104,7 +104,7 @@ class TorchLearner:
         self._initial = self.state_dict()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what is made again when it is needed."""
+        """Omit what is made again when it is needed."""
         return {**self.__dict__, "_inference": None}
 
     def _lay_out(self, prepare: Preparation) -> None:
@@ -201,9 +201,9 @@ class TorchLearner:
     def _backward(
         self, images: Tensor, targets: Tensor, labelled: int, seed: int, buffers: Mapping[str, Tensor]
     ) -> float:
-        """Add a batch's share of the gradients, by its share of the labelled pixels; return that of the loss.
+        """Add a batch's share of the gradients, by its share of the labelled pixels; return its share of the loss.
 
-        Should it fail, no gradient is left, and the buffers are restored.
+        If it fails, no gradient is left, and the buffers are restored.
         """
         share = int((targets != IGNORE_LABEL).sum()) / labelled
         if not share:
@@ -214,8 +214,8 @@ class TorchLearner:
             except ValueError:
                 if len(images) > 1:
                     raise
-                # BatchNorm after global pooling sees one value per channel of a lone crop, and refuses it: its mirror
-                # image, which it could as well have been flipped to, keeps it company.
+                # After global pooling, BatchNorm sees one value per channel of a lone crop and refuses it. The crop's
+                # mirror image joins it, which random flipping could have given just as well.
                 self._restore(buffers)
                 images, targets = torch.cat([images, images.flip(3)]), torch.cat([targets, targets.flip(2)])
                 logits = self._training_logits(images, seed)
@@ -267,7 +267,7 @@ class TorchLearner:
         if not self.has_dropout:
             raise ValueError(
                 f"{type(self.network).__name__} has no dropout, so its samples would all be equal; choose a "
-                "network with dropout (FPN, PSPNet, DeepLabV3Plus) or drop the score that needs samples"
+                "network with dropout (FPN, PSPNet, DeepLabV3Plus) or omit the score that needs samples"
             )
         whole_number("count", count, 1)
         start = partial(self._start_sampling, count=count, seed=int(rng.integers(2**63)))
@@ -315,7 +315,7 @@ class TorchLearner:
         return total.cpu()
 
     def _within_memory(self, run: Callable[..., T], batch: tuple[Tensor, ...]) -> list[T]:
-        """Return ``[run(*batch)]``; where memory does not suffice, the results of halves, and stay at their size."""
+        """Return ``[run(*batch)]``, or the results of two halves, to which ``batch_size`` then is lowered."""
         parts = within_memory(run, batch, "batch_size")
         if len(parts) > 1:
             self.batch_size = min(self.batch_size, -(-len(batch[0]) // 2))
@@ -328,7 +328,7 @@ class TorchLearner:
         return confusion_matrix(classes, target, self.num_classes), (target < self.num_classes).sum()
 
     def _grown(self, count: int) -> int:
-        """Return the length to grow a batch to: one of eight, since each new one costs a CPU new kernels."""
+        """Return the length to pad a batch to: one of eight, because each new length costs a CPU new kernels."""
         grown = -(-count // self._batch_unit) * self._batch_unit
         return max(count, min(grown, self.batch_size))
 
@@ -365,7 +365,7 @@ def check_optimisation(
 
 
 def check_switches(channels_last: bool | None, fold_batchnorm: bool, tune_cpu: bool) -> None:
-    """Raise a ValueError that names the first of a learner's switches that is none."""
+    """Raise a ValueError that names the first of a learner's switches that is neither on nor off."""
     one_of("channels_last", channels_last, (True, False, None))
     one_of("fold_batchnorm", fold_batchnorm, (True, False))
     one_of("tune_cpu", tune_cpu, (True, False))

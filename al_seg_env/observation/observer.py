@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -120,7 +121,7 @@ class Observer:
             low, high = (np.broadcast_to(bound, (*shape, len(bound))) for bound in bounds)
             return spaces.Box(low, high, dtype=np.float32)
 
-        keys: dict[str, spaces.Space] = {
+        keys: dict[str, spaces.Space[Any]] = {
             "state": rows(len(self.state_images) * self.grid.regions_per_image),
             "candidates": rows(n_pools, pool_size),
         }

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from al_seg_env.datasets.synthetic import scenery
-from al_seg_env.datasets.synthetic.canvas import Camera, Canvas, Colour, FloatArray, value_noise, varied
+from al_seg_env.datasets.synthetic.canvas import Camera, Canvas, Colour, value_noise, varied
+from al_seg_env.types import FloatArray
 
 _FAR = 85.0  # where the houses end and the skyline begins
 

@@ -12,9 +12,9 @@ from PIL import Image
 from al_seg_env.datasets.image_files import check_size
 from al_seg_env.datasets.segmentation_data import IGNORE_LABEL
 from al_seg_env.datasets.synthetic import scenery
-from al_seg_env.datasets.synthetic.canvas import FloatArray, value_noise
+from al_seg_env.datasets.synthetic.canvas import value_noise
 from al_seg_env.datasets.synthetic.street_scene import Look, Street, Weather, draw_street, plan_street
-from al_seg_env.types import UInt8Array
+from al_seg_env.types import FloatArray, UInt8Array
 from al_seg_env.validation import one_of, whole_number
 
 _CLASSES: tuple[tuple[str, tuple[int, int, int]], ...] = (  # in the order of the labels in _scenery

@@ -75,6 +75,8 @@ def test_arguments_of_a_learner(options):
         ({"max_grad_norm": -1.0}, r"max_grad_norm is -1.0; a finite number above 0 is expected"),
         ({"max_grad_norm": 0}, "max_grad_norm is 0; a finite number above 0"),
         ({"learning_rate": math.nan}, "learning_rate is nan; a finite number above 0"),
+        ({"learning_rate": 10**400}, "learning_rate is 1000.*; a finite number above 0"),
+        ({"weight_decay": -(10**400)}, "weight_decay is -1000.*; a finite number"),
         ({"learning_rate": "0.1"}, "learning_rate is '0.1'; a finite number"),
         ({"momentum": 1}, "momentum is 1; a finite number of at least 0 and below 1 is expected"),
         ({"weight_decay": -1e-4}, "weight_decay is -0.0001; a finite number of at least 0"),
