@@ -296,14 +296,12 @@ def _agent(experiment: Experiment) -> Iterator[str]:
     wrong = list(_refused(lambda: _made(experiment, env, {})))
     yield from wrong
     if query.refit is not None and not wrong:
-        if query.episodes < 1:
-            yield "query.refit fits the network again to what was played, and query.episodes is 0"
         policy = {**(query.agent.get("policy_kwargs") or {}), **(query.refit.policy_kwargs or {})}
         yield from (f"query.refit: {each}" for each in _refused(lambda: _made(experiment, env, policy)))
 
 
 def _made(experiment: Experiment, env: _Spaces, policy_kwargs: Mapping[str, Any]) -> None:
-    arguments = experiment.query.agent_arguments(steps=max(1, experiment.query.episodes))
+    arguments = experiment.query.agent_arguments(steps=experiment.query.episodes)
     arguments |= {"device": "cpu", **({"policy_kwargs": dict(policy_kwargs)} if policy_kwargs else {})}
     with torch.random.fork_rng(devices=[]):
         agent = SubActionDQN("QueryPolicy", env, **arguments)

@@ -198,7 +198,7 @@ class Refit(Entry):
 class Query(Entry):
     """How the query agent is trained on D_T, with a small fixed budget (section 4.1)."""
 
-    episodes: Annotated[int, Field(ge=0, le=MOST)] = 100
+    episodes: Count = 100
     """Episodes."""
     arguments: Arguments = Field(default_factory=dict)
     """Arguments of the environment, over the experiment's own, such as ``budget``."""

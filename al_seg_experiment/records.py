@@ -78,7 +78,7 @@ def products(experiment: Experiment, piece: Piece) -> list[str]:
     if piece.kind in ("theta_0", "query_theta_0"):
         return ["theta_0.safetensors", *(["pretrain.csv"] if stages[piece.kind] else [])]
     if piece.kind == "query":
-        return ["agent.safetensors", *(["episodes.csv"] if part.query.episodes else [])]
+        return ["agent.safetensors", "episodes.csv"]
     if piece.kind == "trial":
         return [*(f"result-{budget}.json" for budget in part.budgets), "requests.png"]
     return [{"reference": "result-0.json", "full": "result-full.json"}[piece.kind]]

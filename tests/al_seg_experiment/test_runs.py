@@ -177,7 +177,9 @@ def test_results_of_another_configuration_are_refused(whole):
     with pytest.raises(ValueError, match=r"arguments.pool_size is 2 there, 4 here"):
         run(deep, whole)
     method = load_experiment({**TINY, "methods": {"uniform": {"policy": "uniform", "arguments": {"pool_size": 3}}}})
-    with pytest.raises(ValueError, match=r"uniform-0/piece.json is of another .*method.arguments.pool_size is None"):
+    with pytest.raises(
+        ValueError, match=r"uniform-0/piece.json is of another .*method.arguments.pool_size is missing there"
+    ):
         run(method, whole)  # though the piece is finished
 
 
