@@ -30,6 +30,7 @@ class Preparation:
         memory_format: torch.memory_format,
     ) -> None:
         self.output_stride, self.device, self.memory_format = output_stride, device, memory_format
+        self.mean, self.std = (tuple(float(value) for value in values) for values in (mean, std))
         self._mean, self._std = (torch.tensor(v, device=device).view(1, 3, 1, 1) * 255 for v in (mean, std))
         self._maps: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 

@@ -55,6 +55,8 @@ class TorchLearner:
         channels_last: Memory layout; ``None`` measures it where the precision is ``"auto"``, and else is ``True``.
         batch_size: Images per forward pass outside of training.
         fold_batchnorm: Predict with a copy whose BatchNorm layers are part of the convolutions before them.
+        label_stride: An update learns from every n-th labelled pixel per row and column, counted from a random first
+            one; 1, the paper's, from all of them.
         tune_cpu: Exchange layers of ``network`` that a CPU is slow at, and change settings of this process that help;
             see :func:`~al_seg_env.learner.cpu_tuning.tune_for_cpu`. It does nothing on other devices.
 
@@ -80,6 +82,7 @@ class TorchLearner:
         channels_last: bool | None = None,
         batch_size: int = 4,
         fold_batchnorm: bool = True,
+        label_stride: int = 1,
         tune_cpu: bool = False,
     ) -> None:
         self.num_classes = whole_number("num_classes", num_classes, 1, IGNORE_LABEL)
@@ -88,11 +91,12 @@ class TorchLearner:
         check_optimisation(learning_rate, momentum, weight_decay, learning_rate_decay, max_grad_norm)
         check_switches(channels_last, fold_batchnorm, tune_cpu)
         whole_number("output_stride", output_stride, 1)
+        self.label_stride = whole_number("label_stride", label_stride, 1)
         _check_normalisation(mean, std)
         self.device = resolve_device(device)
         if tune_cpu and self.device.type == "cpu":
             tune_for_cpu(network)
-        self.dtype, self.channels_last = resolve_numerics(network, self.device, precision, channels_last)
+        self.dtype, self.channels_last = resolve_numerics(network, self.device, precision, channels_last, self._probe())
         self.max_grad_norm = max_grad_norm
         self.fold_batchnorm = fold_batchnorm
         self.network = network.eval()
@@ -114,6 +118,10 @@ class TorchLearner:
         self.prepare = prepare
         prepare.memory_format = self.memory_format
         self._inference: InferenceCopy | None = None
+
+    def _probe(self) -> Any:
+        """Return a batch to measure precisions with; ``None`` for random images."""
+        return None
 
     @property
     def numerics(self) -> Mapping[str, Any]:
@@ -172,6 +180,8 @@ class TorchLearner:
             MemoryError: If half a batch does not fit into memory either. In both cases nothing has changed.
         """
         seed = int(rng.integers(2**63))
+        if self.label_stride > 1:
+            targets = _thinned(targets, self.label_stride, rng)
         labelled = int((targets != IGNORE_LABEL).sum())
         if not labelled:
             return 0.0
@@ -210,17 +220,13 @@ class TorchLearner:
             return 0.0
         try:
             try:
-                logits = self._training_logits(images, seed)
+                logits, target = self._training_logits(images, targets, seed)
             except ValueError:
                 if len(images) > 1:
                     raise
-                # BatchNorm after global pooling sees one value per channel of a lone crop, and refuses it: its mirror
-                # image, which it could as well have been flipped to, keeps it company.
                 self._restore(buffers)
-                images, targets = torch.cat([images, images.flip(3)]), torch.cat([targets, targets.flip(2)])
-                logits = self._training_logits(images, seed)
-            target = to_device(targets, self.device).long()
-            loss = share * F.cross_entropy(logits, target, ignore_index=IGNORE_LABEL)
+                logits, target = self._training_logits(*self._accompanied(images, targets), seed)
+            loss = share * F.cross_entropy(logits, to_device(target, self.device).long(), ignore_index=IGNORE_LABEL)
             loss.backward()
             return loss.item()
         except Exception:
@@ -228,10 +234,18 @@ class TorchLearner:
             self._restore(buffers)
             raise
 
-    def _training_logits(self, images: Tensor, seed: int) -> Tensor:
+    def _training_logits(self, images: Tensor, targets: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """Return logits with a gradient, and the targets of their pixels."""
         with seeded(seed, self.device), self._autocast():
             logits = self.network(self.prepare(images))
-        return self.prepare.undo(logits, images)
+        return self.prepare.undo(logits, images), targets
+
+    def _accompanied(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a lone crop and its mirror image, which it could as well have been flipped to.
+
+        BatchNorm after global pooling sees one value per channel of a lone crop, and refuses it.
+        """
+        return torch.cat([images, images.flip(3)]), torch.cat([targets, targets.flip(2)])
 
     def _restore(self, buffers: Mapping[str, Tensor]) -> None:
         for name, buffer in self.network.named_buffers():
@@ -264,23 +278,30 @@ class TorchLearner:
             ValueError: If the network has no dropout: all samples would be equal.
             MemoryError: If half a batch does not fit into memory either.
         """
+        self._check_samples(count)
+        yield from self._in_turn(partial(self._samples, count=count, seed=int(rng.integers(2**63))), images)
+
+    def _check_samples(self, count: int) -> None:
         if not self.has_dropout:
             raise ValueError(
                 f"{type(self.network).__name__} has no dropout, so its samples would all be equal; choose a "
                 "network with dropout (FPN, PSPNet, DeepLabV3Plus) or drop the score that needs samples"
             )
         whole_number("count", count, 1)
-        start = partial(self._start_sampling, count=count, seed=int(rng.integers(2**63)))
-        first, others = zip(*self._within_memory(start, (images,)), strict=True)
+
+    def _in_turn(self, samples: Callable[[Any], Iterator[Tensor]], batch: Any) -> Iterator[Tensor]:
+        """Yield the samples of a batch; where memory does not suffice, those of its halves, joined."""
+
+        def start(part: Any) -> tuple[Tensor, Iterator[Tensor]]:
+            """Return the first sample, which shows whether memory suffices, and the others."""
+            these = samples(part)
+            return next(these), these
+
+        first, others = zip(*self._within_memory(start, (batch,)), strict=True)
         yield _joined(first)
         del first  # its memory is needed for the others
         for later in zip(*others, strict=True):
             yield _joined(later)
-
-    def _start_sampling(self, images: Tensor, count: int, seed: int) -> tuple[Tensor, Iterator[Tensor]]:
-        """Return the first sample, which shows whether memory suffices, and the others."""
-        samples = self._samples(images, count, seed)
-        return next(samples), samples
 
     def _samples(self, images: Tensor, count: int, seed: int) -> Iterator[Tensor]:
         prepared = self.prepare(images, self._grown(len(images)))
@@ -295,8 +316,12 @@ class TorchLearner:
             yield self.prepare.undo(logits, images)
 
     @torch.inference_mode()
-    def evaluate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    def evaluate(self, batches: Iterable[tuple[Tensor, Tensor]], stride: int = 1) -> Tensor:
         """Return the confusion matrix ``(C, C)`` int64 over all ``(images, masks)`` batches, on the CPU.
+
+        Args:
+            batches: The images, and masks ``(B, H, W)`` uint8.
+            stride: Count only every n-th pixel per row and column, from the middle of the first n on.
 
         Raises:
             FloatingPointError: If logits are not finite.
@@ -304,7 +329,7 @@ class TorchLearner:
         total = torch.zeros(self.num_classes, self.num_classes, dtype=torch.int64, device=self.device)
         labelled = torch.zeros((), dtype=torch.int64, device=self.device)
         for batch in batches:
-            for confusion, pixels in self._within_memory(self._count, batch):
+            for confusion, pixels in self._within_memory(partial(self._count, stride=stride), batch):
                 total += confusion
                 labelled += pixels
         if not bool(total.sum() == labelled):  # logits that are not finite have no most probable class
@@ -321,11 +346,16 @@ class TorchLearner:
             self.batch_size = min(self.batch_size, -(-len(batch[0]) // 2))
         return parts
 
-    def _count(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    def _count(self, images: Tensor, masks: Tensor, stride: int) -> tuple[Tensor, Tensor]:
         """Return the confusion matrix of a batch, and the number of its labelled pixels."""
-        classes = class_map(self.predict(images))
-        target = to_device(masks, self.device)
+        grid = slice(stride // 2, None, stride)
+        classes = class_map(self._logits_on(images, grid))
+        target = to_device(masks[:, grid, grid], self.device)
         return confusion_matrix(classes, target, self.num_classes), (target < self.num_classes).sum()
+
+    def _logits_on(self, images: Tensor, grid: slice) -> Tensor:
+        """Return the logits of those rows and columns of whole images that ``grid`` takes."""
+        return self.predict(images)[:, :, grid, grid]
 
     def _grown(self, count: int) -> int:
         """Return the length to grow a batch to: one of eight, since each new one costs a CPU new kernels."""
@@ -342,6 +372,14 @@ class TorchLearner:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+
+def _thinned(targets: Tensor, stride: int, rng: np.random.Generator) -> Tensor:
+    """Return targets ``(n, h, w)`` of which only every n-th row and column is left, counted from a random one."""
+    rows, columns = (slice(int(first), None, stride) for first in rng.integers(stride, size=2))
+    left = torch.full_like(targets, IGNORE_LABEL)
+    left[:, rows, columns] = targets[:, rows, columns]
+    return left
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from al_seg_env import functional
-from al_seg_env.regions import RegionGrid
+from al_seg_env.regions import Boxes, RegionGrid
 from al_seg_env.types import IntArray, Size
 
 
@@ -39,6 +39,12 @@ class _Block:
         tiles = block.unflatten(3, (columns, width)).unflatten(2, (rows, height))  # (B, C, rows, h, columns, w)
         images, row, column = self.where
         return tiles.permute(1, 0, 2, 4, 3, 5)[:, images, row, column]
+
+    def boxes(self) -> Boxes:
+        """Return the wanted regions' boxes."""
+        images, row, column = (where.cpu().numpy() for where in self.where)
+        (top, left), (height, width) = self.origin, self.size
+        return Boxes(images, top + row * height, left + column * width, self.size)
 
 
 class RegionPixels:
@@ -75,6 +81,10 @@ class RegionPixels:
     def gather(self, maps: Tensor) -> Tensor:
         """Return the pixels of maps ``(B, C, H, W)``: ``(C, P)``."""
         return torch.cat([block.take(maps).flatten(1) for block in self._blocks], dim=1)
+
+    def boxes(self) -> list[Boxes]:
+        """Return where the pixels lie: box after box, and in a box row by row, they are in the order of ``gather``."""
+        return [block.boxes() for block in self._blocks]
 
     def pool(self, values: Tensor, bins: int, mode: str) -> Tensor:
         """Pool the values ``(P,)`` of each region to ``bins x bins``; see :func:`~functional.pool_tiles`.
