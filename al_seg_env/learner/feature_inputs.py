@@ -17,6 +17,8 @@ from al_seg_env.learner.frozen_encoder import FeatureMaps
 from al_seg_env.regions import Box, Boxes, RegionGrid
 from al_seg_env.types import IntArray, Size, UInt8Array
 
+BLANK = -1
+
 
 @dataclass(frozen=True)
 class FeatureBatch:
@@ -123,7 +125,7 @@ class FeatureInputs:
         self.image_size = int(height), int(width)
         self._stores: dict[int, FeatureStore] = {}
         store = self._store(frames.source(0)[0]) if len(frames.data.names) else store_of(frames)
-        self.encoded_size = store.encoded_size
+        self.encoded_size, self._shapes = store.encoded_size, store.shapes
         sides = [
             side // cells
             for shape in store.shapes
@@ -141,6 +143,8 @@ class FeatureInputs:
 
     def maps(self, image: int) -> tuple[Tensor, ...]:
         """Return the stored features of an image."""
+        if image == BLANK:
+            return tuple(torch.zeros(shape) for shape in self._shapes)
         frames, index = self.frames.source(image)
         return self._store(frames).maps(index)
 
@@ -152,6 +156,10 @@ class FeatureInputs:
             by_source.setdefault(id(frames), (frames, []))[1].append(index)
         for frames, indices in by_source.values():
             self._store(frames).prepare(indices)
+
+    def blank(self) -> FeatureBatch:
+        """Return an image whose features are zeros."""
+        return FeatureBatch(self, (BLANK,), None, np.zeros((1, 2), np.int64))
 
     def whole(self, images: Sequence[int]) -> FeatureBatch:
         """Return whole images."""

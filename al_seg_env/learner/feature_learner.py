@@ -19,7 +19,7 @@ from al_seg_env.learner.feature_inputs import FeatureBatch, FeatureInputs
 from al_seg_env.learner.feature_store import FEATURE_DTYPES, FeatureStore
 from al_seg_env.learner.frozen_encoder import FeatureMaps, divided
 from al_seg_env.learner.hardware import resolve_device
-from al_seg_env.learner.preparation import Preparation
+from al_seg_env.learner.preparation import Preparation, Prepares
 from al_seg_env.learner.torch_learner import IMAGENET_MEAN, IMAGENET_STD, TorchLearner
 from al_seg_env.learner.upsampling import final_upsampling, spaced_weights, upsampled
 from al_seg_env.regions import Boxes, cut_boxes
@@ -82,7 +82,7 @@ class FeatureLearner(TorchLearner):
         """Leave out what is made again when it is needed."""
         return {**super().__getstate__(), "_coarse_views": []}
 
-    def _lay_out(self, prepare: Any) -> None:
+    def _lay_out(self, prepare: Prepares) -> None:
         super()._lay_out(FeaturePreparation(self.device, self.dtype, prepare.memory_format))
 
     def _probe(self) -> Any:
@@ -202,38 +202,38 @@ class FeatureLearner(TorchLearner):
         tables = [spaced_weights(cells, pixels, int(start), length, step, corners) for start in different]
         return torch.stack(tables)[torch.from_numpy(which)].to(self.device)
 
-    def _logits_on(self, batch: FeatureBatch, grid: slice) -> Tensor:
+    def _logits_on(self, images: FeatureBatch, grid: slice) -> Tensor:
         if self._upsampling is None:
-            return super()._logits_on(batch, grid)
-        coarse = next(self._in_turn(self._coarse, batch))
+            return super()._logits_on(images, grid)
+        coarse = next(self._in_turn(self._coarse, images))
         start, stop, step = grid.start or 0, grid.stop, grid.step or 1
         assert stop is None
         rows, columns = (
             self._weights(np.array([start]), len(range(start, side, step)), cells, pixels, step)
-            for side, cells, pixels in zip(batch.image_size, coarse.shape[2:], batch.encoded_size, strict=True)
+            for side, cells, pixels in zip(images.image_size, coarse.shape[2:], images.encoded_size, strict=True)
         )
         return upsampled(coarse, rows, columns)
 
-    def _training_logits(self, batch: FeatureBatch, targets: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    def _training_logits(self, images: FeatureBatch, targets: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         if self._upsampling is None:
-            return super()._training_logits(batch, targets, seed)
+            return super()._training_logits(images, targets, seed)
         network = self._coarse_view(self.network)
         with seeded(seed, self.device), self._autocast():
-            coarse = network(self.prepare(batch))
+            coarse = network(self.prepare(images))
         labelled = targets != IGNORE_LABEL
         # Only rows and columns that hold a label are upsampled.
         taken = [labelled.any(dim=2).any(dim=0), labelled.any(dim=1).any(dim=0)]
         rows, columns = (
             self._weights(np.zeros(1, np.int64), side, cells, pixels)[0][where.to(self.device)]
             for where, side, cells, pixels in zip(
-                taken, batch.image_size, coarse.shape[2:], batch.encoded_size, strict=True
+                taken, images.image_size, coarse.shape[2:], images.encoded_size, strict=True
             )
         )
         return upsampled(coarse, rows, columns), targets[:, taken[0]][:, :, taken[1]]
 
-    def _accompanied(self, batch: FeatureBatch, targets: Tensor) -> tuple[FeatureBatch, Tensor]:
+    def _accompanied(self, images: FeatureBatch, targets: Tensor) -> tuple[FeatureBatch, Tensor]:
         """Return a lone view twice: stored features have no mirror image."""
-        return batch.repeated(2), torch.cat([targets, targets])
+        return images.repeated(2), torch.cat([targets, targets])
 
     def _coarse_view(self, network: nn.Module) -> nn.Module:
         """Return a network without its final upsampling; the layers are the same."""

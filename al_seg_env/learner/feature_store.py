@@ -175,13 +175,14 @@ class FeatureStore:
         return record
 
     def _require(self, count: int, available: int, where: str) -> None:
-        """Say how much is about to be taken; raise a MemoryError or OSError that says what would fit if it is too much."""
+        """Log how much is about to be taken; raise an error that says what would fit if that is too much."""
         needed = count * self.bytes_per_image
+        each = _size(self.bytes_per_image)
         if count >= BAR_FROM:
             logger.info(
-                "features of %d images, %s each: %s of %s (%s is free)",
+                "features of %d images, %s each: %s of %s (%s free)",
                 count,
-                _size(self.bytes_per_image),
+                each,
                 _size(needed),
                 where,
                 _size(available),
@@ -189,18 +190,13 @@ class FeatureStore:
         if needed <= available:
             return
         message = (
-            f"the features of {count} images need {_size(needed)} ({_size(self.bytes_per_image)} each), but {where} has "
-            f"{_size(available)} left, which is enough for {available // self.bytes_per_image} images. "
-        )
-        remedies = (
-            "Use fewer images, a smaller image_size, a network that reads fewer of the encoder's outputs (such as "
-            "architecture='Light')"
+            f"the features of {count} images need {_size(needed)} ({each} each), but {where} has {_size(available)} "
+            f"free, which is enough for {available // self.bytes_per_image} images; use fewer images, a smaller "
+            "image_size, or a network that reads fewer of the encoder's outputs (such as architecture='Light')"
         )
         if self._file is None:
-            raise MemoryError(
-                f"{message}Set cache to a folder on a disk that has as much; or: {remedies[0].lower()}{remedies[1:]}"
-            )
-        raise OSError(errno.ENOSPC, f"{message}Use a cache on another disk, or free space. {remedies}")
+            raise MemoryError(f"{message}; or set cache to a folder, which needs no memory of its own")
+        raise OSError(errno.ENOSPC, f"{message}; or use a cache on another disk")
 
     def _bar(self, images: Sequence[int], where: str) -> Iterator[int]:
         size = _size(len(images) * self.bytes_per_image)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from al_seg_env.datasets.frames import Frames
 from al_seg_env.learner.contract import Learner
-from al_seg_env.learner.training_crops import training_crops
+from al_seg_env.learner.inputs import inputs_of, labelled_batches
 from al_seg_env.metrics import class_iou, mean_iou
 from al_seg_env.regions import RegionGrid
 from al_seg_env.storage import load_tree, save_tree
@@ -97,7 +97,8 @@ class FitSettings:
 
 def evaluate(learner: Learner, frames: Frames, images: Sequence[int]) -> Evaluation:
     """Return a network's figures over all pixels of these images at once."""
-    return Evaluation(learner.evaluate(frames.batches(images, learner.batch_size)))
+    batches = labelled_batches(inputs_of(learner, frames), frames, images, learner.batch_size)
+    return Evaluation(learner.evaluate(batches))
 
 
 def fit_to_convergence(
@@ -132,6 +133,7 @@ def fit_to_convergence(
     """
     if not len(regions):
         raise ValueError("there is no labelled region to train on; acquire some first")
+    inputs = inputs_of(learner, frames)
     resumed = _resumed(learner, checkpoint, rng)
     if resumed is None:
         fit = Fit([evaluate(learner, frames, validation).miou])
@@ -144,8 +146,7 @@ def fit_to_convergence(
         bar.update(len(fit.history) - 1)
         for epoch in epochs if len(fit.history) - 1 - fit.best_epoch < settings.patience else ():
             for batch in _epoch(regions, settings, rng):
-                crops = training_crops(frames, grid, batch, labels, settings.crop_size, rng)
-                learner.fit_step(*crops, rng)
+                learner.fit_step(*inputs.training_views(grid, batch, labels, settings.crop_size, rng), rng)
             fit.history.append(evaluate(learner, frames, validation).miou)
             if fit.history[-1] > fit.best_miou:
                 fit.best_epoch, best = epoch, learner.state_dict()

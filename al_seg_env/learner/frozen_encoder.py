@@ -225,8 +225,8 @@ def _numbered(output: Any, tensors: list[Tensor], name: str) -> Any:
     if output is None:
         return None
     raise ValueError(
-        f"encoder {name!r} returned a {type(output).__name__}; a tensor, or lists and mappings of tensors, are expected. "
-        "Use trainable='all'"
+        f"encoder {name!r} returned a {type(output).__name__}; a tensor, or lists and mappings of tensors, are "
+        "expected. Use trainable='all'"
     )
 
 

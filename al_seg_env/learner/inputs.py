@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from al_seg_env.datasets.frames import Frames
@@ -27,6 +28,9 @@ class Inputs(Protocol):
 
     def prepare(self, images: Sequence[int]) -> None:
         """Make ready what will be needed of these images, where that takes long."""
+
+    def blank(self) -> Any:
+        """Return a :class:`Batch` of one image with nothing on it, to try a learner with."""
 
     def whole(self, images: Sequence[int]) -> Any:
         """Return a :class:`Batch` of whole images, in their order."""
@@ -62,6 +66,10 @@ class PixelInputs:
 
     def prepare(self, images: Sequence[int]) -> None:
         """Do nothing: an image is decoded when it is first needed."""
+
+    def blank(self) -> Tensor:
+        """Return a black image, ``(1, 3, H, W)`` uint8."""
+        return torch.zeros(1, 3, *self.frames.data.image_size, dtype=torch.uint8)
 
     def whole(self, images: Sequence[int]) -> Tensor:
         """Return images, ``(B, 3, H, W)`` uint8."""

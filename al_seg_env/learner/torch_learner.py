@@ -20,7 +20,7 @@ from al_seg_env.learner.dropout import dropout_on, is_dropout, seeded, split_at_
 from al_seg_env.learner.folding import InferenceCopy
 from al_seg_env.learner.hardware import resolve_device, to_device, within_memory
 from al_seg_env.learner.precision import DTYPES, resolve_numerics
-from al_seg_env.learner.preparation import Preparation
+from al_seg_env.learner.preparation import Preparation, Prepares
 from al_seg_env.metrics import confusion_matrix
 from al_seg_env.validation import one_of, real_number, whole_number
 
@@ -111,11 +111,11 @@ class TorchLearner:
         """Leave out what is made again when it is needed."""
         return {**self.__dict__, "_inference": None}
 
-    def _lay_out(self, prepare: Preparation) -> None:
+    def _lay_out(self, prepare: Prepares) -> None:
         """Bring network and images to the device and layout chosen."""
         self.memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
         self.network.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
-        self.prepare = prepare
+        self.prepare: Prepares = prepare
         prepare.memory_format = self.memory_format
         self._inference: InferenceCopy | None = None
 
@@ -162,7 +162,7 @@ class TorchLearner:
         # The optimiser adopts the tensors that it is given, and would change the caller's copy.
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
 
-    def fit_step(self, images: Tensor, targets: Tensor, rng: np.random.Generator) -> float:
+    def fit_step(self, images: Any, targets: Tensor, rng: np.random.Generator) -> float:
         """Update the weights once by the mean cross entropy over the labelled pixels.
 
         A batch without a labelled pixel changes nothing and costs 0.
@@ -208,9 +208,7 @@ class TorchLearner:
             group["lr"] *= self.learning_rate_decay
         return loss
 
-    def _backward(
-        self, images: Tensor, targets: Tensor, labelled: int, seed: int, buffers: Mapping[str, Tensor]
-    ) -> float:
+    def _backward(self, images: Any, targets: Tensor, labelled: int, seed: int, buffers: Mapping[str, Tensor]) -> float:
         """Add a batch's share of the gradients, by its share of the labelled pixels; return that of the loss.
 
         Should it fail, no gradient is left, and the buffers are restored.
@@ -234,13 +232,13 @@ class TorchLearner:
             self._restore(buffers)
             raise
 
-    def _training_logits(self, images: Tensor, targets: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    def _training_logits(self, images: Any, targets: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """Return logits with a gradient, and the targets of their pixels."""
         with seeded(seed, self.device), self._autocast():
             logits = self.network(self.prepare(images))
         return self.prepare.undo(logits, images), targets
 
-    def _accompanied(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _accompanied(self, images: Any, targets: Tensor) -> tuple[Any, Tensor]:
         """Return a lone crop and its mirror image, which it could as well have been flipped to.
 
         BatchNorm after global pooling sees one value per channel of a lone crop, and refuses it.
@@ -252,7 +250,7 @@ class TorchLearner:
             buffer.copy_(buffers[name])
 
     @torch.inference_mode()
-    def predict(self, images: Tensor) -> Tensor:
+    def predict(self, images: Any) -> Tensor:
         """Return logits ``(B, C, H, W)`` float32 for images ``(B, 3, H, W)`` uint8.
 
         Raises:
@@ -267,7 +265,7 @@ class TorchLearner:
         return self.prepare.undo(logits, images)
 
     @torch.inference_mode()
-    def sample(self, images: Tensor, count: int, rng: np.random.Generator) -> Iterator[Tensor]:
+    def sample(self, images: Any, count: int, rng: np.random.Generator) -> Iterator[Tensor]:
         """Yield ``count`` tensors of logits under random dropout masks; the encoder runs once (section 4.2).
 
         Where the network has an ``encoder``, as those of segmentation-models-pytorch do, and dropout after it,
@@ -303,7 +301,7 @@ class TorchLearner:
         for later in zip(*others, strict=True):
             yield _joined(later)
 
-    def _samples(self, images: Tensor, count: int, seed: int) -> Iterator[Tensor]:
+    def _samples(self, images: Any, count: int, seed: int) -> Iterator[Tensor]:
         prepared = self.prepare(images, self._grown(len(images)))
         network = self._predictor(prepared)
         rest, inputs = split_at_dropout(network)
@@ -316,7 +314,7 @@ class TorchLearner:
             yield self.prepare.undo(logits, images)
 
     @torch.inference_mode()
-    def evaluate(self, batches: Iterable[tuple[Tensor, Tensor]], stride: int = 1) -> Tensor:
+    def evaluate(self, batches: Iterable[tuple[Any, Tensor]], stride: int = 1) -> Tensor:
         """Return the confusion matrix ``(C, C)`` int64 over all ``(images, masks)`` batches, on the CPU.
 
         Args:
@@ -346,14 +344,14 @@ class TorchLearner:
             self.batch_size = min(self.batch_size, -(-len(batch[0]) // 2))
         return parts
 
-    def _count(self, images: Tensor, masks: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    def _count(self, images: Any, masks: Tensor, stride: int) -> tuple[Tensor, Tensor]:
         """Return the confusion matrix of a batch, and the number of its labelled pixels."""
         grid = slice(stride // 2, None, stride)
         classes = class_map(self._logits_on(images, grid))
         target = to_device(masks[:, grid, grid], self.device)
         return confusion_matrix(classes, target, self.num_classes), (target < self.num_classes).sum()
 
-    def _logits_on(self, images: Tensor, grid: slice) -> Tensor:
+    def _logits_on(self, images: Any, grid: slice) -> Tensor:
         """Return the logits of those rows and columns of whole images that ``grid`` takes."""
         return self.predict(images)[:, :, grid, grid]
 

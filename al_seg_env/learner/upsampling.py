@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from segmentation_models_pytorch.base.modules import Activation
 from torch import Tensor, nn
 
 from al_seg_env.types import IntArray
@@ -78,7 +79,6 @@ def final_upsampling(head: nn.Module) -> tuple[int, nn.Upsample] | None:
 
 
 def _does_nothing(layer: nn.Module) -> bool:
-    children = list(layer.children())
     return isinstance(layer, nn.Identity) or (
-        len(children) == 1 and type(layer).__name__ == "Activation" and _does_nothing(children[0])
+        isinstance(layer, Activation) and isinstance(layer.activation, nn.Identity)
     )

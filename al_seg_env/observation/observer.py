@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,8 @@ from torch import Tensor
 from al_seg_env.datasets.frames import Frames
 from al_seg_env.functional import shares
 from al_seg_env.labelling.label_state import LabelState
-from al_seg_env.learner.contract import Learner
+from al_seg_env.learner.contract import Learner, PredictsBoxes
+from al_seg_env.learner.inputs import Inputs
 from al_seg_env.observation.features import Feature, KLSimilarity, Prediction, feature_bounds
 from al_seg_env.observation.region_pixels import RegionPixels
 from al_seg_env.observation.scores import Score
@@ -59,7 +61,8 @@ class Observer:
     episode does not depend on the episodes before it.
 
     Args:
-        frames: The images.
+        frames: The masks, for scores that know the truth.
+        inputs: Makes the learner's batches of the images.
         grid: The grid of regions.
         learner: The network.
         state_images: D_S.
@@ -77,6 +80,7 @@ class Observer:
     def __init__(
         self,
         frames: Frames,
+        inputs: Inputs,
         grid: RegionGrid,
         learner: Learner,
         *,
@@ -88,7 +92,7 @@ class Observer:
         similarity: KLSimilarity | None,
         scores: Sequence[Score],
     ) -> None:
-        self.frames, self.grid, self.learner = frames, grid, learner
+        self.frames, self.inputs, self.grid, self.learner = frames, inputs, grid, learner
         self.state_images = state_images
         self.features, self.similarity, self.scores = tuple(features), similarity, tuple(scores)
         names = [score.name for score in scores]
@@ -204,14 +208,19 @@ class Observer:
         self, images: Sequence[int], wanted: Sequence[IntArray], rng: np.random.Generator | None
     ) -> Description:
         """Describe the wanted regions of one batch of images."""
-        batch = self.frames.images(images)
+        batch = self.inputs.whole(images)
         cells = np.concatenate(wanted) % self.grid.regions_per_image
         of_image = np.repeat(np.arange(len(wanted)), [len(regions) for regions in wanted])
-        logits = self.learner.predict(batch)
-        pixels = RegionPixels(self.grid, of_image, cells, logits.device)
-        sampler = None if rng is None else partial(self.learner.sample, batch, rng=rng)
+        pixels = RegionPixels(self.grid, of_image, cells, torch.device("cpu"))
+        if isinstance(self.learner, PredictsBoxes):
+            logits = self.learner.predict_boxes(batch, pixels.boxes())
+        else:
+            maps = self.learner.predict(batch)
+            logits = pixels.to(maps.device).gather(maps)
+        pixels = pixels.to(logits.device)
+        sampler = None if rng is None else partial(self._samples, batch, pixels, rng)
         truth = partial(self._true_labels, images, pixels, logits.device)
-        prediction = Prediction(pixels.gather(logits), pixels, sampler, truth)
+        prediction = Prediction(logits, pixels, sampler, truth)
         features = torch.cat([feature(prediction) for feature in self.features], dim=1)
         scores = [score(prediction) for score in self.scores] if rng is not None else []
         return Description(
@@ -219,6 +228,12 @@ class Observer:
             prediction.class_shares,
             torch.stack(scores, dim=1) if scores else features.new_empty(len(features), 0),
         )
+
+    def _samples(self, batch: Any, pixels: RegionPixels, rng: np.random.Generator, count: int) -> Iterator[Tensor]:
+        """Yield samples of the logits of the regions' pixels, ``(C, P)`` each."""
+        if isinstance(self.learner, PredictsBoxes):
+            return self.learner.sample_boxes(batch, pixels.boxes(), count, rng)
+        return map(pixels.gather, self.learner.sample(batch, count, rng))
 
     def _true_labels(self, images: Sequence[int], pixels: RegionPixels, device: torch.device) -> Tensor:
         """Return the true labels of the regions' pixels, ``(P,)`` uint8."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -40,6 +41,11 @@ class _Block:
         images, row, column = self.where
         return tiles.permute(1, 0, 2, 4, 3, 5)[:, images, row, column]
 
+    def to(self, device: torch.device) -> _Block:
+        """Return the same block, for maps that lie on a device."""
+        images, row, column = (where.to(device) for where in self.where)
+        return replace(self, wanted=self.wanted.to(device), where=(images, row, column))
+
     def boxes(self) -> Boxes:
         """Return the wanted regions' boxes."""
         images, row, column = (where.cpu().numpy() for where in self.where)
@@ -58,7 +64,7 @@ class RegionPixels:
     """
 
     def __init__(self, grid: RegionGrid, images: IntArray, cells: IntArray, device: torch.device) -> None:
-        self.count = len(cells)
+        self.count, self.device = len(cells), device
         row, column = np.divmod(cells, grid.shape[1])
         self._blocks: list[_Block] = []
         for first_row, rows, height, top in _equal_runs(grid.image_size[0], grid.region_size[0]):
@@ -77,6 +83,14 @@ class RegionPixels:
                             tuple(torch.from_numpy(w).to(device) for w in where),  # type: ignore[arg-type]
                         )
                     )
+
+    def to(self, device: torch.device) -> RegionPixels:
+        """Return the same pixels, for maps that lie on a device."""
+        if device == self.device:
+            return self
+        moved = copy.copy(self)
+        moved.device, moved._blocks = device, [block.to(device) for block in self._blocks]
+        return moved
 
     def gather(self, maps: Tensor) -> Tensor:
         """Return the pixels of maps ``(B, C, H, W)``: ``(C, P)``."""
