@@ -16,11 +16,11 @@ STRIDE = 16
 class Light(SegmentationModel):
     """A head of three layers on the strides 16 and 32 of an encoder, with the interface of smp's networks.
 
-    Each stride is normalised by cell and projected to ``width`` channels; both are added at stride 16, a convolution
-    looks at the neighbours, and a last layer after dropout gives logits, which are upsampled 16 times. From frozen
-    features of ImageNet, strides 8 and 4 make it slower and no better (docs/design/light_head.md).
-
-    It has no BatchNorm, so that an update on windows equals one on whole images.
+    Both strides are projected to ``width`` channels and added at stride 16, a convolution looks at the neighbours, and
+    after dropout a last layer gives logits, which are upsampled 16 times. docs/design/light_head.md has what else was
+    tried. There is no normalisation, so that an update on windows equals one on whole images; where an encoder's
+    features are much larger or smaller than those of efficientnet-lite, whose mean size is 2.7, choose the learning rate
+    accordingly.
 
     Args:
         encoder_name: Name of an smp encoder.
@@ -45,7 +45,7 @@ class Light(SegmentationModel):
         encoder_weights: str | None = None,
         classes: int = 1,
         *,
-        width: int = 192,
+        width: int = 96,
         dropout: float = 0.1,
         in_channels: int = 3,
     ) -> None:
@@ -86,23 +86,11 @@ class LightDecoder(nn.Module):
 
     def __init__(self, channels: Sequence[int], width: int) -> None:
         super().__init__()
-        self.norms = nn.ModuleList(CellNorm(count) for count in channels[-2:])
         self.projections = nn.ModuleList(nn.Conv2d(count, width, 1) for count in channels[-2:])
         self.neighbours = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Return ``(B, width, H / 16, W / 16)``."""
-        fine, deep = (
-            project(norm(values))
-            for project, norm, values in zip(self.projections, self.norms, features[-2:], strict=True)
-        )
+        fine, deep = (project(values) for project, values in zip(self.projections, features[-2:], strict=True))
         together = fine + F.interpolate(deep, size=fine.shape[2:], mode="bilinear", align_corners=False)
         return torch.relu(self.neighbours(torch.relu(together)))
-
-
-class CellNorm(nn.LayerNorm):
-    """Layer normalisation over the channels of each cell of a map ``(B, C, H, W)``."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the normalised map."""
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)

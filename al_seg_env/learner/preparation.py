@@ -16,11 +16,11 @@ class Prepares(Protocol):
 
     memory_format: torch.memory_format
 
-    def __call__(self, batch: Any, length: int | None = None) -> Any:
+    def __call__(self, batch: Any, length: int | None = None, /) -> Any:
         """Return what the network takes, grown to a length."""
         ...
 
-    def undo(self, logits: Tensor, batch: Any) -> Tensor:
+    def undo(self, logits: Tensor, batch: Any, /) -> Tensor:
         """Crop what was grown off logits; float32, so that what follows is exact."""
         ...
 
