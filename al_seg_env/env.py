@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from al_seg_env.labelling.oracles import GroundTruthOracle, Oracle, ask
 from al_seg_env.learner.contract import Learner
 from al_seg_env.learner.hardware import is_out_of_memory
 from al_seg_env.learner.inputs import Inputs, inputs_of, labelled_batches
+from al_seg_env.learner.replay import Replay
 from al_seg_env.metrics import class_iou, mean_iou
 from al_seg_env.observation.features import Feature, paper_features, paper_similarity
 from al_seg_env.observation.observer import Observer
@@ -123,7 +124,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         _check_splits(data, splits, config, self.grid, acquired_from)
         _check_network(learner, self.inputs, len(data.classes), self.grid)
         self._candidates = acquired_from
-        self._labelled_before = splits.state if config.split == "train" else splits.train
+        self._replay = Replay(self.frames, self.grid, self.labelled_before)
         self.observer = Observer(
             self.frames,
             self.inputs,
@@ -155,6 +156,11 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
             "features": [feature.name for feature in self.observer.features],
             "similarity": None if self.observer.similarity is None else self.observer.similarity.name,
         }
+
+    @property
+    def labelled_before(self) -> tuple[int, ...]:
+        """Images that are labelled before an episode begins: D_S where regions of D_T are acquired, D_T for D_V."""
+        return self.splits.state if self.config.split == "train" else self.splits.train
 
     @property
     def labels(self) -> LabelState:
@@ -385,22 +391,9 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         for _ in range(self.config.fit_iterations):
             # Even batches, so that no region is left alone with its BatchNorm statistics.
             for batch in np.array_split(self.np_random.permutation(chosen), batches):
-                regions, known = self._with_replay(batch, shown)
+                regions, known = self._replay.mixed(batch, shown, self.config.replay, self.np_random)
                 views = self.inputs.training_views(self.grid, regions, known, self.config.crop_size, self.np_random)
                 self.learner.fit_step(*views, self.np_random)
-
-    def _with_replay(
-        self, regions: IntArray, shown: Callable[[int], UInt8Array]
-    ) -> tuple[IntArray, Callable[[int], UInt8Array]]:
-        """Add the configured share of regions that were labelled before the episode to new ones, and their labels."""
-        share = self.config.replay
-        if not share:
-            return regions, shown
-        known = self.grid.regions_of(self._labelled_before)
-        count = min(len(known), max(1, round(len(regions) * share / (1 - share))))
-        old = self.np_random.choice(known, count, replace=False)
-        of_old = set(self._labelled_before)
-        return np.concatenate([regions, old]), lambda image: (self.frames.mask if image in of_old else shown)(image)
 
     def _evaluate(self) -> torch.Tensor:
         """Return the confusion matrix on D_R, ``(C, C)`` (step 6)."""
@@ -413,7 +406,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         config, candidates = self.config, self._candidates
         steps = -(-config.budget // config.regions_per_step)
         most = 0 if len(candidates) > steps * config.regions_per_step * config.pool_size else len(candidates)
-        replayed = self._labelled_before if config.replay else ()
+        replayed = self.labelled_before if config.replay else ()
         return [*self.splits.state, *self.splits.reward, *replayed, *candidates[:most]]
 
     def _observe(self, labels: LabelState, *, initial: bool = False) -> tuple[tuple[IntArray, ...], Observation]:

@@ -78,15 +78,27 @@ class Learner(Protocol):
 class PredictsBoxes(Protocol):
     """A learner that predicts the pixels of some boxes for less than whole images cost."""
 
-    def predict_boxes(self, images: Any, boxes: Sequence[Boxes]) -> Tensor:
-        """Return the logits of some boxes' pixels in B images, box after box, row by row: ``(C, P)`` float32."""
+    def predict_boxes(self, images: Any, groups: Sequence[Sequence[Boxes]]) -> Iterator[Tensor]:
+        """Yield the logits of the pixels of one group of boxes after another, ``(C, P)`` float32 each.
+
+        Args:
+            images: B images.
+            groups: Boxes in them. The pixels of a group come box after box, row by row.
+        """
         ...
 
     def sample_boxes(
         self, images: Any, boxes: Sequence[Boxes], count: int, rng: np.random.Generator
     ) -> Iterator[Tensor]:
-        """Yield ``count`` such tensors, each under other dropout masks."""
+        """Yield the logits of a single group ``count`` times, each under other dropout masks."""
         ...
+
+
+@runtime_checkable
+class HasLearningRate(Protocol):
+    """A learner whose learning rate can be changed; :meth:`Learner.reset` and ``load_state_dict`` restore it."""
+
+    learning_rate: float
 
 
 @runtime_checkable

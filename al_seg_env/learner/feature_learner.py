@@ -21,7 +21,7 @@ from al_seg_env.learner.frozen_encoder import FeatureMaps, divided
 from al_seg_env.learner.hardware import resolve_device
 from al_seg_env.learner.preparation import Preparation, Prepares
 from al_seg_env.learner.torch_learner import IMAGENET_MEAN, IMAGENET_STD, TorchLearner
-from al_seg_env.learner.upsampling import final_upsampling, spaced_weights, upsampled
+from al_seg_env.learner.upsampling import final_upsampling, needed_cells, spaced_weights, upsampled
 from al_seg_env.regions import Boxes, cut_boxes
 from al_seg_env.types import IntArray
 from al_seg_env.validation import one_of
@@ -127,18 +127,24 @@ class FeatureLearner(TorchLearner):
         return f"{self.encoder.digest} in {self.feature_precision}"
 
     @torch.inference_mode()
-    def predict_boxes(self, batch: FeatureBatch, boxes: Sequence[Boxes]) -> Tensor:
-        """Return the logits ``(C, P)`` float32 of the pixels of some boxes in whole images, box after box."""
+    def predict_boxes(self, batch: FeatureBatch, groups: Sequence[Sequence[Boxes]]) -> Iterator[Tensor]:
+        """Yield the logits of the pixels of one group of boxes after another; see :class:`PredictsBoxes`."""
         if self._upsampling is None:
-            return cut_boxes(self.predict(batch), boxes)
-        views, places = self._views_of(batch, boxes)
-        return self._cut(next(self._in_turn(self._coarse, views)), views, places)
+            logits = self.predict(batch)
+            for group in groups:
+                yield cut_boxes(logits, group)
+            return
+        views, places = self._views_of(batch, [boxes for group in groups for boxes in group])
+        coarse = next(self._in_turn(self._coarse, views))
+        for group in groups:
+            # Group by group, so that what is computed of them next is still near the processor.
+            yield self._cut(coarse, views, [places.pop(0) for _ in group])
 
     @torch.inference_mode()
     def sample_boxes(
         self, batch: FeatureBatch, boxes: Sequence[Boxes], count: int, rng: np.random.Generator
     ) -> Iterator[Tensor]:
-        """Yield ``count`` such tensors, each under other dropout masks; see :meth:`TorchLearner.sample`."""
+        """Yield the logits of some boxes under random dropout masks; see :meth:`TorchLearner.sample`."""
         if self._upsampling is None:
             for logits in self.sample(batch, count, rng):
                 yield cut_boxes(logits, boxes)
@@ -185,15 +191,24 @@ class FeatureLearner(TorchLearner):
         """Return the logits ``(C, P)`` of boxes in views from those that are not upsampled."""
         parts = []
         for group in boxes:
-            rows, columns = (
-                self._weights(starts, length, cells, pixels)
+            (rows, row_weights), (columns, column_weights) = (
+                self._cells(starts, length, cells, pixels)
                 for starts, length, cells, pixels in zip(
                     (group.tops, group.lefts), group.size, coarse.shape[2:], views.encoded_size, strict=True
                 )
             )
-            of_boxes = coarse[torch.from_numpy(group.images).to(coarse.device)].transpose(0, 1)  # (C, n, h, w)
-            parts.append(upsampled(of_boxes, rows, columns).flatten(1))
-        return torch.cat(parts, dim=1)
+            images = torch.from_numpy(group.images).to(coarse.device)
+            around = coarse.movedim(1, 0)[:, images[:, None, None], rows[:, :, None], columns[:, None]]  # (C, n, h, w)
+            parts.append(upsampled(around, row_weights, column_weights).flatten(1))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def _cells(self, starts: IntArray, length: int, cells: int, pixels: int) -> tuple[Tensor, Tensor]:
+        """Return the cells ``(n, m)`` that pixels from each start on need, and their weights ``(n, length, m)``."""
+        different, which = np.unique(starts, return_inverse=True)
+        found = [needed_cells(cells, pixels, int(start), length, self._align_corners) for start in different]
+        where = torch.from_numpy(which)
+        numbers, weights = (torch.stack(tables)[where].to(self.device) for tables in zip(*found, strict=True))
+        return numbers, weights
 
     def _weights(self, starts: IntArray, length: int, cells: int, pixels: int, step: int = 1) -> Tensor:
         """Return the weights ``(n, length, cells)`` of the rows or columns from each start on."""

@@ -228,14 +228,14 @@ class _FeatureFile:
         assert self._map is not None
         assert self._checks is not None
         record = self._map[image]
-        return record if self._checks[image] and self._checks[image] == _checksum(record) else None
+        return record if self._checks[image] and self._checks[image] == _checksum(image, record) else None
 
     def write(self, image: int, record: npt.NDArray[np.uint8]) -> None:
         """Write a record, then its checksum: should the process end in between, the record does not count."""
         try:
             # Not through the map: where the disk is full, that would end the process by a signal.
             _write(self.path, image * self._record_size, record.tobytes())
-            _write(self._checks_path, image * 8, _checksum(record).tobytes())
+            _write(self._checks_path, image * 8, _checksum(image, record).tobytes())
         except OSError as error:
             raise type(error)(
                 error.errno,
@@ -299,9 +299,9 @@ def _write(path: Path, offset: int, content: bytes) -> None:
             view = view[file.write(view) :]
 
 
-def _checksum(record: npt.NDArray[np.uint8]) -> np.uint64:
-    """Return a checksum that is never 0, which stands for a record that is not there."""
-    return np.uint64(1 << 32 | zlib.crc32(record.data))
+def _checksum(image: int, record: npt.NDArray[np.uint8]) -> np.uint64:
+    """Return a checksum of a record in its place; it is never 0, which stands for a record that is not there."""
+    return np.uint64(1 << 32 | zlib.crc32(record.data, image))
 
 
 def _stored(values: Tensor) -> Tensor:

@@ -19,8 +19,8 @@ class Light(SegmentationModel):
     Both strides are projected to ``width`` channels and added at stride 16, a convolution looks at the neighbours, and
     after dropout a last layer gives logits, which are upsampled 16 times. docs/design/light_head.md has what else was
     tried. There is no normalisation, so that an update on windows equals one on whole images; where an encoder's
-    features are much larger or smaller than those of efficientnet-lite, whose mean size is 2.7, choose the learning rate
-    accordingly.
+    features are much larger or smaller than those of efficientnet-lite, whose mean size is 2.7, choose the learning
+    rate accordingly.
 
     Args:
         encoder_name: Name of an smp encoder.

@@ -135,6 +135,16 @@ class TorchLearner:
         self._lay_out(self.prepare)
 
     @property
+    def learning_rate(self) -> float:
+        """The learning rate of the next update; part of the learner's state."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    @property
     def has_dropout(self) -> bool:
         """Whether the network has a dropout layer that does anything."""
         return any(is_dropout(module) for module in self.network.modules())

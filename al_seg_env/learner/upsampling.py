@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -48,6 +49,19 @@ def bilinear_weights(cells: int, pixels: int, positions: Sequence[int] | IntArra
 def spaced_weights(cells: int, pixels: int, start: int, count: int, step: int, align_corners: bool) -> Tensor:
     """Return :func:`bilinear_weights` of ``count`` pixels from ``start`` on, every ``step``-th; kept between calls."""
     return bilinear_weights(cells, pixels, start + step * np.arange(count), align_corners)
+
+
+@lru_cache(maxsize=4096)
+def needed_cells(cells: int, pixels: int, start: int, length: int, align_corners: bool) -> tuple[Tensor, Tensor]:
+    """Return the cells that ``length`` pixels from ``start`` on depend on, and their weights; kept between calls.
+
+    Returns:
+        Numbers of neighbouring cells ``(m,)`` int64, as many for each start; and weights ``(length, m)`` float32.
+    """
+    weights = spaced_weights(cells, pixels, start, length, 1, align_corners)
+    count = min(cells, math.ceil(length * cells / pixels) + 2)
+    first = min(int(weights[0].nonzero()[0]), cells - count)
+    return torch.arange(first, first + count), weights[:, first : first + count]
 
 
 def upsampled(logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

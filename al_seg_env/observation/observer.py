@@ -14,7 +14,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from al_seg_env.datasets.frames import Frames
-from al_seg_env.functional import shares
+from al_seg_env.functional import CACHED, shares
 from al_seg_env.labelling.label_state import LabelState
 from al_seg_env.learner.contract import Learner, PredictsBoxes
 from al_seg_env.learner.inputs import Inputs
@@ -211,23 +211,38 @@ class Observer:
         batch = self.inputs.whole(images)
         cells = np.concatenate(wanted) % self.grid.regions_per_image
         of_image = np.repeat(np.arange(len(wanted)), [len(regions) for regions in wanted])
-        pixels = RegionPixels(self.grid, of_image, cells, torch.device("cpu"))
+        scores = () if rng is None else self.scores
+        sampled = any(getattr(score, "needs_dropout", False) for score in scores)
+        size = len(cells) if sampled else self._regions_at_once
+        parts = [
+            RegionPixels(self.grid, of_image[start : start + size], cells[start : start + size], torch.device("cpu"))
+            for start in range(0, len(cells), size)
+        ]
+        described = []
+        for pixels, logits in zip(parts, self._logits(batch, parts), strict=True):
+            pixels = pixels.to(logits.device)
+            sampler = None if rng is None else partial(self._samples, batch, pixels, rng)
+            truth = partial(self._true_labels, images, pixels, logits.device)
+            prediction = Prediction(logits, pixels, sampler, truth)
+            features = torch.cat([feature(prediction) for feature in self.features], dim=1)
+            values = [score(prediction) for score in scores]
+            stacked = torch.stack(values, dim=1) if values else features.new_empty(len(features), 0)
+            described.append(Description(features, prediction.class_shares, stacked))
+        return Description.joined(described)
+
+    @property
+    def _regions_at_once(self) -> int:
+        """Regions whose logits a processor keeps near while they are described."""
+        return max(1, CACHED // (self.learner.num_classes * self.grid.region_size[0] * self.grid.region_size[1]))
+
+    def _logits(self, batch: Any, parts: Sequence[RegionPixels]) -> Iterator[Tensor]:
+        """Yield the logits ``(C, P)`` of one part of the wanted regions after another."""
         if isinstance(self.learner, PredictsBoxes):
-            logits = self.learner.predict_boxes(batch, pixels.boxes())
+            yield from self.learner.predict_boxes(batch, [pixels.boxes() for pixels in parts])
         else:
             maps = self.learner.predict(batch)
-            logits = pixels.to(maps.device).gather(maps)
-        pixels = pixels.to(logits.device)
-        sampler = None if rng is None else partial(self._samples, batch, pixels, rng)
-        truth = partial(self._true_labels, images, pixels, logits.device)
-        prediction = Prediction(logits, pixels, sampler, truth)
-        features = torch.cat([feature(prediction) for feature in self.features], dim=1)
-        scores = [score(prediction) for score in self.scores] if rng is not None else []
-        return Description(
-            features,
-            prediction.class_shares,
-            torch.stack(scores, dim=1) if scores else features.new_empty(len(features), 0),
-        )
+            for pixels in parts:
+                yield pixels.to(maps.device).gather(maps)
 
     def _samples(self, batch: Any, pixels: RegionPixels, rng: np.random.Generator, count: int) -> Iterator[Tensor]:
         """Yield samples of the logits of the regions' pixels, ``(C, P)`` each."""
