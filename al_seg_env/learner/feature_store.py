@@ -245,20 +245,27 @@ class _FeatureFile:
 
     @contextmanager
     def writable(self) -> Iterator[None]:
-        """Keep other processes from writing; make the files if they are not there."""
+        """Keep other processes from writing; make the files if they are not there.
+
+        Raises:
+            OSError: If the folder cannot be written to.
+        """
+        lock = FileLock(self.folder / ".lock")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.folder / ".lock"):
-                if not self._opened():
-                    self._make()
-                yield
+            lock.acquire()
+            if not self._opened():
+                self._make()
         except (OSError, NotImplementedError) as error:
-            if str(self.folder) in str(error):
-                raise
+            lock.release()
             raise OSError(
                 getattr(error, "errno", None) or errno.EIO,
                 f"the cache {str(self.folder)!r} cannot be written ({error}); make it writable, or use another folder",
             ) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     @property
     def _checks_path(self) -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from al_seg_env.learner.hardware import is_out_of_memory
 from al_seg_env.learner.preparation import Preparation
 from al_seg_env.storage import tree_digest
 from al_seg_env.types import Size
@@ -175,18 +176,21 @@ def divided(network: nn.Module, name: str, prepare: Preparation) -> tuple[Frozen
     rest.to(prepare.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     whole = copy.deepcopy(network).eval()
     whole.to(prepare.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    with torch.inference_mode():
-        expected = whole(prepare(encoder.images[:1]))
-    if isinstance(expected, Tensor):
+    reason = "from what that returns, the rest of the network computes other logits than the whole network does"
+    try:
         stub.read = encoder.read = _outputs_read(rest, encoder.probe)
         encoder.probe = encoder(encoder.images)
         with torch.inference_mode():
+            expected = whole(prepare(encoder.images[:1]))
             difference = (rest(encoder.probe[:1]) - expected).abs().max()
         if bool(difference <= TOLERANCE * expected.abs().max()):  # 0 on a CPU
             return encoder, rest
+    except (AttributeError, IndexError, RuntimeError, TypeError) as error:
+        if is_out_of_memory(error):
+            raise
+        reason = f"the rest of the network fails without the image ({error})"
     raise ValueError(
-        f"{type(network).__name__} cannot be divided at its encoder {name!r}: from what that returns, the rest of the "
-        "network does not compute the logits that the whole network does. Use trainable='all'"
+        f"{type(network).__name__} cannot be divided at its encoder {name!r}: {reason}; use trainable='all'"
     )
 
 

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from fakes import numbered_data
 from torch import nn
 
-from al_seg_env import RegionGrid
 from al_seg_env.datasets.frames import Frames
 from al_seg_env.learner.feature_learner import FeatureLearner
 from al_seg_env.learner.inputs import labelled_batches
 from al_seg_env.learner.light import Light
 from al_seg_env.observation.region_pixels import RegionPixels
+from al_seg_env.regions import RegionGrid
 
 SIZE = (70, 101)  # neither is a multiple of anything
 ENCODER = "tu-tf_mobilenetv3_small_minimal_100"
@@ -108,7 +108,7 @@ def test_a_step_is_one_of_the_whole_network_with_frozen_parameters(frames, archi
 
     assert loss == pytest.approx(expected.item(), rel=1e-5)
     found = subject.whole_state_dict()
-    assert list(found) and found.keys() == reference.state_dict().keys()
+    assert found.keys() == reference.state_dict().keys()
     before = made.state_dict()
     for key, value in reference.state_dict().items():
         assert torch.allclose(found[key], value, atol=1e-6), key
@@ -279,9 +279,19 @@ def test_an_encoder_that_is_not_there_is_named_with_those_that_are():
         learner(Named())
 
 
+class Residual(Named):
+    """A network that needs the image beside its features; silently, it would see something else than an image."""
+
+    def forward(self, x):
+        logits = super().forward(x)
+        return logits + (x.mean(dim=1, keepdim=True) if isinstance(x, torch.Tensor) else 0.0)
+
+
 def test_a_network_that_looks_past_its_encoder_is_refused():
-    with pytest.raises((ValueError, AttributeError), match="cannot be divided|has no attribute"):
-        learner(Named(skip=True), encoder="backbone")
+    with pytest.raises(ValueError, match=r"cannot be divided .* fails without the image \(.*'mean'"):
+        learner(Named(skip=True), encoder="backbone", output_stride=2)
+    with pytest.raises(ValueError, match="cannot be divided .* computes other logits"):
+        learner(Residual(), encoder="backbone", output_stride=2)
 
 
 def test_an_unknown_precision_of_features_is_refused():
