@@ -6,9 +6,12 @@ import math
 from dataclasses import dataclass
 
 from al_seg_env.types import Size
+from al_seg_env.validation import real_number
 
 POOLINGS = ("min", "avg", "max")
 SIMILARITIES = ("labelled", "unlabelled")
+ADDED_LATER = {"replay": 0.0, "reward_stride": 1}
+"""Settings that states from before do not have, and what they were then."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,10 @@ class EnvConfig:
         crop_size: ``(height, width)`` of a training crop, cut down to the image; ``None`` for whole images.
         crop_labels: What a training crop shows: the ``"new"`` regions only (section 3.1, step 5), or ``"all"``
             that is labelled so far (released code).
+        replay: Share of each step's training batch that shows regions of images labelled before the episode begins: of
+            D_S where the split is ``"train"``, of D_T where it is ``"eval"``. The paper's is 0.
+        reward_stride: Rewards, ``miou`` and ``class_iou`` count every n-th pixel of D_R per row and column; 1, the
+            paper's, all of them.
         reward_scale: Factor on the reward, which is in percentage points of mean IoU.
         first_reward: ``"gain"``, or ``"miou"`` for the released code's whole mean IoU in an episode's first step.
         class_distribution: Feature (i): ``"shares"`` of the pixels predicted per class, ``"counts"`` of them
@@ -55,6 +62,8 @@ class EnvConfig:
     fit_batch_size: int = 32
     crop_size: Size | None = (224, 224)
     crop_labels: str = "new"
+    replay: float = 0.0
+    reward_stride: int = 1
     reward_scale: float = 1.0
     first_reward: str = "gain"
     class_distribution: str | None = "shares"
@@ -75,6 +84,7 @@ class EnvConfig:
         self._check_counts()
         self._check_sizes()
         self._check_choices()
+        real_number("replay", self.replay, least=0, below=1)
         scale = self.reward_scale
         if type(scale) not in (int, float) or not (math.isfinite(scale) and scale > 0):
             raise ValueError(f"reward_scale is {scale!r}; a positive number is expected")
@@ -92,6 +102,7 @@ class EnvConfig:
             "fit_batch_size": 1,
             "entropy_bins": 1,
             "kl_bins": 1,
+            "reward_stride": 1,
             "pool_images": 1,
         }.items():
             value = getattr(self, name)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from gymnasium import spaces
 
-from al_seg_env.config import EnvConfig
+from al_seg_env.config import ADDED_LATER, EnvConfig
 from al_seg_env.datasets.frames import Frames
 from al_seg_env.datasets.segmentation_data import SegmentationData
 from al_seg_env.datasets.splits import Splits
@@ -25,7 +25,8 @@ from al_seg_env.labelling.label_state import LabelState, flat_masks, split_masks
 from al_seg_env.labelling.oracles import GroundTruthOracle, Oracle, ask
 from al_seg_env.learner.contract import Learner
 from al_seg_env.learner.hardware import is_out_of_memory
-from al_seg_env.learner.training_crops import training_crops
+from al_seg_env.learner.inputs import Inputs, inputs_of, labelled_batches
+from al_seg_env.learner.replay import Replay
 from al_seg_env.metrics import class_iou, mean_iou
 from al_seg_env.observation.features import Feature, paper_features, paper_similarity
 from al_seg_env.observation.observer import Observer
@@ -117,12 +118,16 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         image_size = (int(data.image_size[0]), int(data.image_size[1]))
         self.grid = RegionGrid(image_size, config.region_size or image_size)
         self.frames = Frames.shared(data, cache)
+        self.inputs = inputs_of(learner, self.frames)
         self.oracle = GroundTruthOracle(self.frames) if oracle is None else oracle
         acquired_from = splits.train if config.split == "train" else splits.eval
         _check_splits(data, splits, config, self.grid, acquired_from)
-        _check_network(learner, len(data.classes), self.grid)
+        _check_network(learner, self.inputs, len(data.classes), self.grid)
+        self._candidates = acquired_from
+        self._replay = Replay(self.frames, self.grid, self.labelled_before)
         self.observer = Observer(
             self.frames,
+            self.inputs,
             self.grid,
             learner,
             state_images=splits.state,
@@ -153,6 +158,11 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         }
 
     @property
+    def labelled_before(self) -> tuple[int, ...]:
+        """Images that are labelled before an episode begins: D_S where regions of D_T are acquired, D_T for D_V."""
+        return self.splits.state if self.config.split == "train" else self.splits.train
+
+    @property
     def labels(self) -> LabelState:
         """L_t and U_t."""
         return self._nothing_labelled if self._episode is None else self._episode.labels
@@ -176,6 +186,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
             return self._continue_from(options["state"])
         with self._all_or_nothing():
             super().reset(seed=seed)
+            self.inputs.prepare(self._images_of_an_episode())
             self.learner.reset()
             if self._initial_confusion is None:
                 self._initial_confusion = self._evaluate()
@@ -319,7 +330,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         labels = self.labels
         last = labels.labelled[-1] if len(labels) else int(labels.unlabelled[0])
         image = self.grid.box(last).image
-        logits = self.learner.predict(self.frames.images([image]))
+        logits = self.learner.predict(self.inputs.whole([image]))
         return render_request(
             self.data,
             image=self.frames.image(image).numpy(),
@@ -380,12 +391,23 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         for _ in range(self.config.fit_iterations):
             # Even batches, so that no region is left alone with its BatchNorm statistics.
             for batch in np.array_split(self.np_random.permutation(chosen), batches):
-                crops = training_crops(self.frames, self.grid, batch, shown, self.config.crop_size, self.np_random)
-                self.learner.fit_step(*crops, self.np_random)
+                regions, known = self._replay.mixed(batch, shown, self.config.replay, self.np_random)
+                views = self.inputs.training_views(self.grid, regions, known, self.config.crop_size, self.np_random)
+                self.learner.fit_step(*views, self.np_random)
 
     def _evaluate(self) -> torch.Tensor:
         """Return the confusion matrix on D_R, ``(C, C)`` (step 6)."""
-        return self.learner.evaluate(self.frames.batches(self.splits.reward, self.learner.batch_size))
+        batches = labelled_batches(self.inputs, self.frames, self.splits.reward, self.learner.batch_size)
+        stride = self.config.reward_stride
+        return self.learner.evaluate(batches) if stride == 1 else self.learner.evaluate(batches, stride)
+
+    def _images_of_an_episode(self) -> Sequence[int]:
+        """Return the images that an episode looks at: of D_S, D_R and, unless they are too many, all candidates'."""
+        config, candidates = self.config, self._candidates
+        steps = -(-config.budget // config.regions_per_step)
+        most = 0 if len(candidates) > steps * config.regions_per_step * config.pool_size else len(candidates)
+        replayed = self.labelled_before if config.replay else ()
+        return [*self.splits.state, *self.splits.reward, *replayed, *candidates[:most]]
 
     def _observe(self, labels: LabelState, *, initial: bool = False) -> tuple[tuple[IntArray, ...], Observation]:
         """Draw new pools, and describe D_S and the candidates (steps 1 and 2)."""
@@ -455,6 +477,9 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         """What two environments must share for the state of one to be the other's, in plain values."""
         config = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self.config).items()}
         del config["budget"]  # more labels may have been bought
+        for name, value in ADDED_LATER.items():  # states from before have no such entries
+            if config[name] == value:
+                del config[name]
         names = self.data.names
         return {
             "config": config,
@@ -500,11 +525,11 @@ def _check_splits(
         )
 
 
-def _check_network(learner: Learner, n_classes: int, grid: RegionGrid) -> None:
+def _check_network(learner: Learner, inputs: Inputs, n_classes: int, grid: RegionGrid) -> None:
     """Raise a ValueError if the network does not fit the images, a MemoryError if one image is too large for it."""
     image_size = grid.image_size
     try:
-        logits = learner.predict(torch.zeros(1, 3, *image_size, dtype=torch.uint8))
+        logits = learner.predict(inputs.blank())
     except (RuntimeError, ValueError) as error:
         if is_out_of_memory(error):
             raise MemoryError(f"one image of size {image_size} does not fit into memory; lower image_size") from error

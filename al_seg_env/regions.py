@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from al_seg_env.functional import grid_shape
 from al_seg_env.types import IntArray, Size
@@ -37,6 +40,31 @@ class Box(NamedTuple):
     def crop(self, array: Any) -> Any:
         """Return the view of an array or tensor ``(..., H, W)`` that this region covers."""
         return array[..., self.top : self.bottom, self.left : self.right]
+
+
+class Boxes(NamedTuple):
+    """n boxes of one size, in the images of a batch.
+
+    Attributes:
+        images: Position in the batch of each box's image, ``(n,)`` int64.
+        tops, lefts: First row and column of each in pixels, ``(n,)`` int64.
+        size: ``(height, width)`` of all of them in pixels.
+    """
+
+    images: IntArray
+    tops: IntArray
+    lefts: IntArray
+    size: Size
+
+
+def cut_boxes(maps: Tensor, boxes: Sequence[Boxes]) -> Tensor:
+    """Return the pixels of some boxes of maps ``(B, C, H, W)``, box after box: ``(C, P)``."""
+    parts = [
+        maps[image, :, top : top + group.size[0], left : left + group.size[1]].flatten(1)
+        for group in boxes
+        for image, top, left in zip(group.images.tolist(), group.tops.tolist(), group.lefts.tolist(), strict=True)
+    ]
+    return torch.cat(parts, dim=1)
 
 
 @dataclass(frozen=True)

@@ -188,8 +188,8 @@ def make_env(data: SegmentationData, *, splits: SplitChoice = 0, **options: Any)
         options: Fields of :class:`~al_seg_env.config.EnvConfig` and
             :class:`~al_seg_env.learner.building.LearnerConfig`; ``scores`` (names: ``"entropy"``, ``"bald"``,
             ``"margin"``; ``"privileged_rarity"`` knows the truth), ``bald_samples``, ``render_mode``, ``oracle``, and
-            ``cache``, a folder for decoded images. By default a region is a sixteenth of an image, K is 4, N is 8 and
-            the budget 40.
+            ``cache``, a folder for decoded images and stored features. By default a region is a sixteenth of an
+            image, K is 4, N is 8 and the budget 40.
 
     Raises:
         TypeError: If an option is unknown; the known ones are listed.
@@ -251,6 +251,11 @@ def _build(
         raise TypeError(f"unknown options {unknown}; known are {', '.join(known)}")
     config = EnvConfig(**{name: value for name, value in options.items() if name in ENV_OPTIONS})
     learner = LearnerConfig(**{name: value for name, value in options.items() if name in LEARNER_OPTIONS})
+    if learner.trainable == "decoder" and config.crop_labels == "all":
+        raise ValueError(
+            "crop_labels='all' needs trainable='all': with a frozen encoder there are no crops, and an update shows "
+            "the labels of its regions alone; omit it, or see replay"
+        )
     chosen, cache = resolve_splits(data, splits, sizes, sources or {}), options.get("cache")
     frames = Frames.shared(data, cache)
 
@@ -260,7 +265,7 @@ def _build(
     return RegionSelectionEnv(
         data,
         chosen,
-        learner.build(data.classes, data.image_size),
+        learner.build(data.classes, data.image_size, cache),
         config=config,
         oracle=options.get("oracle"),
         scores=named_scores(options.get("scores", ()), options.get("bald_samples", 20), rarity),

@@ -121,6 +121,7 @@ class Recorder:
         self.learner.predict, self.learner.fit_step = self._noting_predict, self._noting_fit_step  # type: ignore[method-assign]
 
     def _noting_predict(self, images: Tensor) -> Tensor:
+        assert isinstance(self._prepare, Preparation)
         preparation = NotingPreparation(self._prepare)
         self.learner.prepare = preparation  # type: ignore[assignment]
         try:

@@ -64,6 +64,10 @@ class Frames:
             frames = _shared[key] = cls(data, cache)
         return frames
 
+    def source(self, index: int) -> tuple[Frames, int]:
+        """Return the frames that an image really belongs to, and its index there; frames joined of others differ."""
+        return self, index
+
     def image(self, index: int) -> Tensor:
         """Return an image, ``(H, W, 3)`` uint8.
 
@@ -71,7 +75,7 @@ class Frames:
             ValueError: If the data set returns another shape or dtype.
         """
         if index not in self._images:
-            self._images[index] = torch.from_numpy(self._kept(index, "image", self._decode_image))
+            self._images[index] = torch.from_numpy(self._kept(index, "image", self.read_image))
         return self._images[index]
 
     def mask(self, index: int) -> UInt8Array:
@@ -84,7 +88,12 @@ class Frames:
             self._masks[index] = self._kept(index, "mask", self._decode_mask)
         return self._masks[index]
 
-    def _decode_image(self, index: int) -> UInt8Array:
+    def read_image(self, index: int) -> UInt8Array:
+        """Decode an image, ``(H, W, 3)`` uint8, and do not keep it.
+
+        Raises:
+            ValueError: If the data set returns another shape or dtype.
+        """
         image = np.array(self.data.image(index), order="C")
         self._check(index, "image", image, (*self.data.image_size, 3))
         return image

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial, reduce
+from pathlib import Path
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -15,6 +16,9 @@ from segmentation_models_pytorch.decoders.fpn.decoder import FPNDecoder
 from torch import Tensor, nn
 
 from al_seg_env.datasets.segmentation_data import check_classes
+from al_seg_env.learner.feature_learner import FeatureLearner
+from al_seg_env.learner.feature_store import FEATURE_DTYPES
+from al_seg_env.learner.light import Light
 from al_seg_env.learner.precision import DTYPES
 from al_seg_env.learner.torch_learner import (
     IMAGENET_MEAN,
@@ -36,7 +40,8 @@ class LearnerConfig:
     """A segmentation network of segmentation-models-pytorch and its optimisation, in plain values, checked when made.
 
     Attributes:
-        architecture: Name of an smp architecture, such as ``"FPN"`` (appendix B) or ``"Unet"``.
+        architecture: Name of an smp architecture, such as ``"FPN"`` (appendix B) or ``"Unet"``; or ``"Light"``, see
+            :class:`~al_seg_env.learner.light.Light`.
         encoder: Name of an smp encoder, such as ``"resnet50"`` (appendix B).
         encoder_weights: ``None``; a name that smp knows (``"imagenet"``; downloaded when used); or a file of
             the encoder's weights (``.safetensors``, ``.pth``).
@@ -45,8 +50,11 @@ class LearnerConfig:
         weights_seed: Seeds what is initialised at random.
         batch_size: Images per forward pass outside of training; if omitted, :func:`default_batch_size` of the
             images' size.
-        learning_rate, momentum, weight_decay, learning_rate_decay, max_grad_norm, device, precision,
+        learning_rate, momentum, weight_decay, learning_rate_decay, max_grad_norm, label_stride, device, precision,
             channels_last, fold_batchnorm: See :class:`~al_seg_env.learner.torch_learner.TorchLearner`.
+        trainable: ``"all"``, or ``"decoder"``: the encoder is frozen, its features of each image are computed once, and
+            only what follows it is trained and run; see :class:`~al_seg_env.learner.feature_learner.FeatureLearner`.
+        feature_precision: In which the features are stored; see there.
         tune_cpu: Prepare the network and this process for running on a CPU; see
             :func:`~al_seg_env.learner.cpu_tuning.tune_for_cpu`, which lists what that changes.
 
@@ -70,6 +78,9 @@ class LearnerConfig:
     channels_last: bool | None = None
     batch_size: int | None = None
     fold_batchnorm: bool = True
+    label_stride: int = 1
+    trainable: str = "all"
+    feature_precision: str = "bfloat16"
     tune_cpu: bool = True
 
     def __post_init__(self) -> None:
@@ -90,18 +101,25 @@ class LearnerConfig:
         whole_number("weights_seed", self.weights_seed, 0, 2**63 - 1)
         if self.batch_size is not None:
             whole_number("batch_size", self.batch_size, 1)
+        whole_number("label_stride", self.label_stride, 1)
+        one_of("trainable", self.trainable, ("all", "decoder"))
+        one_of("feature_precision", self.feature_precision, tuple(FEATURE_DTYPES))
         one_of("precision", self.precision, ("auto", *DTYPES))
         check_optimisation(
             self.learning_rate, self.momentum, self.weight_decay, self.learning_rate_decay, self.max_grad_norm
         )
         check_switches(self.channels_last, self.fold_batchnorm, self.tune_cpu)
 
-    def build(self, classes: Sequence[str], image_size: Size = (360, 480)) -> TorchLearner:
+    def build(
+        self, classes: Sequence[str], image_size: Size = (360, 480), cache: str | Path | None = None
+    ) -> TorchLearner:
         """Return a learner.
 
         Args:
             classes: Names of the classes, at most 255.
             image_size: Size of the images that it will be given, from which ``batch_size`` follows if it is omitted.
+            cache: Folder for the features of a frozen encoder, which all processes share; if omitted, they are kept in
+                memory.
 
         Raises:
             ValueError: If a name is unknown, weights do not fit, or there are too many classes.
@@ -111,7 +129,10 @@ class LearnerConfig:
         if self.weights is not None:
             load_weights(network, self.weights, classes)
         mean, std = normalisation(self.encoder)
-        return TorchLearner(
+        build: Callable[..., TorchLearner] = TorchLearner
+        if self.trainable == "decoder":
+            build = partial(FeatureLearner, feature_precision=self.feature_precision, cache=cache)
+        return build(
             network,
             len(classes),
             learning_rate=self.learning_rate,
@@ -127,6 +148,7 @@ class LearnerConfig:
             channels_last=self.channels_last,
             batch_size=default_batch_size(image_size) if self.batch_size is None else self.batch_size,
             fold_batchnorm=self.fold_batchnorm,
+            label_stride=self.label_stride,
             tune_cpu=self.tune_cpu,
         )
 
@@ -143,8 +165,8 @@ def build_network(config: LearnerConfig, num_classes: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.weights_seed)
         try:
-            network: nn.Module = smp.create_model(
-                config.architecture,
+            create = Light if config.architecture.lower() == "light" else partial(smp.create_model, config.architecture)
+            network: nn.Module = create(
                 encoder_name=config.encoder,
                 encoder_weights=None if by_file or config.weights is not None else config.encoder_weights,
                 classes=num_classes,
@@ -177,7 +199,7 @@ class _Sum(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Return the sum of maps of one shape."""
-        return functools.reduce(torch.add, maps)
+        return reduce(torch.add, maps)
 
 
 def normalisation(encoder: str) -> tuple[Sequence[float], Sequence[float]]:

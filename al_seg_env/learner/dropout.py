@@ -25,6 +25,8 @@ def split_at_dropout(network: nn.Module) -> tuple[Callable[[Any], Tensor], Calla
     if isinstance(decoder, FPNDecoder | PSPDecoder) and is_dropout(decoder.dropout):
         # Dropout is the last thing that these do, in place: only it and the head differ between samples.
         return lambda x: head(decoder.dropout(x.clone())), lambda x: decoder(encoder(x))
+    if not any(map(is_dropout, decoder.modules())) and any(map(is_dropout, head.modules())):
+        return head, lambda x: decoder(encoder(x))
     if any(is_dropout(module) for part in (decoder, head) for module in part.modules()):
         return lambda features: head(decoder(features)), encoder
     return network, lambda x: x

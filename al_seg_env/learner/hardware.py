@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+import os
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -79,3 +82,19 @@ def within_memory(run: Callable[..., T], batch: tuple[Tensor, ...], option: str)
             if not is_out_of_memory(error):
                 raise
     raise MemoryError(f"a batch of {-(-count // 2)} does not fit into memory ({reason}); lower {option}")
+
+
+def available_memory() -> int:
+    """Return the bytes of memory that this process can still take without swapping, as far as the system tells."""
+    limits = []
+    with suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        limits += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    if not limits:
+        with suppress(AttributeError, OSError, ValueError):
+            limits.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with suppress(OSError, ValueError):  # that of a container; "max" where there is none
+        group = Path("/sys/fs/cgroup")
+        most, used = (int((group / f"memory.{name}").read_text(encoding="ascii")) for name in ("max", "current"))
+        limits.append(max(0, most - used))
+    return min(limits, default=2**63)

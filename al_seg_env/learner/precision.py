@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ _chosen: dict[tuple[str, ...], Choice] = {}
 
 
 def resolve_numerics(
-    network: nn.Module, device: torch.device, precision: str, channels_last: bool | None
+    network: nn.Module, device: torch.device, precision: str, channels_last: bool | None, probe: Any = None
 ) -> tuple[torch.dtype, bool]:
     """Return the precision and memory layout to run a network in.
 
@@ -43,6 +44,7 @@ def resolve_numerics(
         precision: ``"float32"``, ``"bfloat16"`` (autocast) or ``"auto"``.
         channels_last: Whether tensors lie in memory with the channels last; ``None`` measures it with ``"auto"``,
             and is ``True`` if the precision is named.
+        probe: What the network is measured with, if it takes something other than images.
 
     Raises:
         ValueError: If the precision is unknown, or the device cannot compute in it.
@@ -64,18 +66,18 @@ def resolve_numerics(
     if len(candidates) > 1:
         key = (type(network).__qualname__, str(network), str(device), precision, str(channels_last))
         if key not in _chosen:
-            _chosen[key] = _fastest(network, device, candidates)
+            _chosen[key] = _fastest(network, device, candidates, probe)
         name, layout = _chosen[key]
     else:
         ((name, layout),) = candidates
     return DTYPES[name], layout
 
 
-def _fastest(network: nn.Module, device: torch.device, candidates: list[Choice]) -> Choice:
+def _fastest(network: nn.Module, device: torch.device, candidates: list[Choice], probe: Any) -> Choice:
     """Return the candidate whose forward passes are the fastest, by a clear margin."""
     seconds = dict.fromkeys(candidates, math.inf)
     try:
-        runs = {candidate: _forward_pass(network, device, *candidate) for candidate in candidates}
+        runs = {candidate: _forward_pass(network, device, probe, *candidate) for candidate in candidates}
         with torch.inference_mode():
             for round_ in range(1 + PROBE_ROUNDS):
                 for candidate, run in runs.items():
@@ -101,10 +103,14 @@ def _fastest(network: nn.Module, device: torch.device, candidates: list[Choice])
     return exact
 
 
-def _forward_pass(network: nn.Module, device: torch.device, name: str, channels_last: bool) -> Callable[[], Tensor]:
+def _forward_pass(
+    network: nn.Module, device: torch.device, probe: Any, name: str, channels_last: bool
+) -> Callable[[], Tensor]:
     """Return a forward pass as the learner would make it."""
     dtype, memory_format = DTYPES[name], torch.channels_last if channels_last else torch.contiguous_format
-    images = torch.rand(PROBE_SHAPE, generator=torch.Generator().manual_seed(0)).to(device, memory_format=memory_format)
+    if probe is None:
+        probe = torch.rand(PROBE_SHAPE, generator=torch.Generator().manual_seed(0))
+    images = probe.to(device, memory_format=memory_format)
     subject = copy.deepcopy(network).to(device, memory_format=memory_format).eval()  # type: ignore[call-overload]
     predictor = InferenceCopy(subject, images, dtype, memory_format).updated()
 

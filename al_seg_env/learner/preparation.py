@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from al_seg_env.learner.hardware import to_device
+
+
+class Prepares(Protocol):
+    """Makes a network's input of a batch, and brings its logits to the images' size."""
+
+    memory_format: torch.memory_format
+
+    def __call__(self, batch: Any, length: int | None = None, /) -> Any:
+        """Return what the network takes, grown to a length."""
+        ...
+
+    def undo(self, logits: Tensor, batch: Any, /) -> Tensor:
+        """Crop what was grown off logits; float32, so that what follows is exact."""
+        ...
 
 
 class Preparation:
@@ -30,6 +44,7 @@ class Preparation:
         memory_format: torch.memory_format,
     ) -> None:
         self.output_stride, self.device, self.memory_format = output_stride, device, memory_format
+        self.mean, self.std = (tuple(float(value) for value in values) for values in (mean, std))
         self._mean, self._std = (torch.tensor(v, device=device).view(1, 3, 1, 1) * 255 for v in (mean, std))
         self._maps: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 

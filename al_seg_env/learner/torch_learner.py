@@ -20,7 +20,7 @@ from al_seg_env.learner.dropout import dropout_on, is_dropout, seeded, split_at_
 from al_seg_env.learner.folding import InferenceCopy
 from al_seg_env.learner.hardware import resolve_device, to_device, within_memory
 from al_seg_env.learner.precision import DTYPES, resolve_numerics
-from al_seg_env.learner.preparation import Preparation
+from al_seg_env.learner.preparation import Preparation, Prepares
 from al_seg_env.metrics import confusion_matrix
 from al_seg_env.validation import one_of, real_number, whole_number
 
@@ -55,6 +55,8 @@ class TorchLearner:
         channels_last: Memory layout; ``None`` measures it where the precision is ``"auto"``, and else is ``True``.
         batch_size: Images per forward pass outside of training.
         fold_batchnorm: Predict with a copy whose BatchNorm layers are part of the convolutions before them.
+        label_stride: An update learns from every n-th labelled pixel per row and column, counted from a random first
+            one; 1, the paper's, from all of them.
         tune_cpu: Exchange layers of ``network`` that a CPU is slow at, and change settings of this process that help;
             see :func:`~al_seg_env.learner.cpu_tuning.tune_for_cpu`. It does nothing on other devices.
 
@@ -80,6 +82,7 @@ class TorchLearner:
         channels_last: bool | None = None,
         batch_size: int = 4,
         fold_batchnorm: bool = True,
+        label_stride: int = 1,
         tune_cpu: bool = False,
     ) -> None:
         self.num_classes = whole_number("num_classes", num_classes, 1, IGNORE_LABEL)
@@ -88,11 +91,12 @@ class TorchLearner:
         check_optimisation(learning_rate, momentum, weight_decay, learning_rate_decay, max_grad_norm)
         check_switches(channels_last, fold_batchnorm, tune_cpu)
         whole_number("output_stride", output_stride, 1)
+        self.label_stride = whole_number("label_stride", label_stride, 1)
         _check_normalisation(mean, std)
         self.device = resolve_device(device)
         if tune_cpu and self.device.type == "cpu":
             tune_for_cpu(network)
-        self.dtype, self.channels_last = resolve_numerics(network, self.device, precision, channels_last)
+        self.dtype, self.channels_last = resolve_numerics(network, self.device, precision, channels_last, self._probe())
         self.max_grad_norm = max_grad_norm
         self.fold_batchnorm = fold_batchnorm
         self.network = network.eval()
@@ -107,13 +111,17 @@ class TorchLearner:
         """Omit what is made again when it is needed."""
         return {**self.__dict__, "_inference": None}
 
-    def _lay_out(self, prepare: Preparation) -> None:
+    def _lay_out(self, prepare: Prepares) -> None:
         """Bring network and images to the device and layout chosen."""
         self.memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
         self.network.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
-        self.prepare = prepare
+        self.prepare: Prepares = prepare
         prepare.memory_format = self.memory_format
         self._inference: InferenceCopy | None = None
+
+    def _probe(self) -> Any:
+        """Return a batch to measure precisions with; ``None`` for random images."""
+        return None
 
     @property
     def numerics(self) -> Mapping[str, Any]:
@@ -125,6 +133,16 @@ class TorchLearner:
     def numerics(self, numerics: Mapping[str, Any]) -> None:
         self.dtype, self.channels_last = DTYPES[numerics["precision"]], bool(numerics["channels_last"])
         self._lay_out(self.prepare)
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the next update; part of the learner's state."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
 
     @property
     def has_dropout(self) -> bool:
@@ -154,7 +172,7 @@ class TorchLearner:
         # The optimiser adopts the tensors that it is given, and would change the caller's copy.
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
 
-    def fit_step(self, images: Tensor, targets: Tensor, rng: np.random.Generator) -> float:
+    def fit_step(self, images: Any, targets: Tensor, rng: np.random.Generator) -> float:
         """Update the weights once by the mean cross entropy over the labelled pixels.
 
         A batch without a labelled pixel changes nothing and costs 0.
@@ -172,6 +190,8 @@ class TorchLearner:
             MemoryError: If half a batch does not fit into memory either. In both cases nothing has changed.
         """
         seed = int(rng.integers(2**63))
+        if self.label_stride > 1:
+            targets = _thinned(targets, self.label_stride, rng)
         labelled = int((targets != IGNORE_LABEL).sum())
         if not labelled:
             return 0.0
@@ -198,9 +218,7 @@ class TorchLearner:
             group["lr"] *= self.learning_rate_decay
         return loss
 
-    def _backward(
-        self, images: Tensor, targets: Tensor, labelled: int, seed: int, buffers: Mapping[str, Tensor]
-    ) -> float:
+    def _backward(self, images: Any, targets: Tensor, labelled: int, seed: int, buffers: Mapping[str, Tensor]) -> float:
         """Add a batch's share of the gradients, by its share of the labelled pixels; return its share of the loss.
 
         If it fails, no gradient is left, and the buffers are restored.
@@ -210,17 +228,13 @@ class TorchLearner:
             return 0.0
         try:
             try:
-                logits = self._training_logits(images, seed)
+                logits, target = self._training_logits(images, targets, seed)
             except ValueError:
                 if len(images) > 1:
                     raise
-                # After global pooling, BatchNorm sees one value per channel of a lone crop and refuses it. The crop's
-                # mirror image joins it, which random flipping could have given just as well.
                 self._restore(buffers)
-                images, targets = torch.cat([images, images.flip(3)]), torch.cat([targets, targets.flip(2)])
-                logits = self._training_logits(images, seed)
-            target = to_device(targets, self.device).long()
-            loss = share * F.cross_entropy(logits, target, ignore_index=IGNORE_LABEL)
+                logits, target = self._training_logits(*self._accompanied(images, targets), seed)
+            loss = share * F.cross_entropy(logits, to_device(target, self.device).long(), ignore_index=IGNORE_LABEL)
             loss.backward()
             return loss.item()
         except Exception:
@@ -228,17 +242,25 @@ class TorchLearner:
             self._restore(buffers)
             raise
 
-    def _training_logits(self, images: Tensor, seed: int) -> Tensor:
+    def _training_logits(self, images: Any, targets: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """Return logits with a gradient, and the targets of their pixels."""
         with seeded(seed, self.device), self._autocast():
             logits = self.network(self.prepare(images))
-        return self.prepare.undo(logits, images)
+        return self.prepare.undo(logits, images), targets
+
+    def _accompanied(self, images: Any, targets: Tensor) -> tuple[Any, Tensor]:
+        """Return a lone crop and its mirror image, which it could as well have been flipped to.
+
+        BatchNorm after global pooling sees one value per channel of a lone crop, and refuses it.
+        """
+        return torch.cat([images, images.flip(3)]), torch.cat([targets, targets.flip(2)])
 
     def _restore(self, buffers: Mapping[str, Tensor]) -> None:
         for name, buffer in self.network.named_buffers():
             buffer.copy_(buffers[name])
 
     @torch.inference_mode()
-    def predict(self, images: Tensor) -> Tensor:
+    def predict(self, images: Any) -> Tensor:
         """Return logits ``(B, C, H, W)`` float32 for images ``(B, 3, H, W)`` uint8.
 
         Raises:
@@ -253,7 +275,7 @@ class TorchLearner:
         return self.prepare.undo(logits, images)
 
     @torch.inference_mode()
-    def sample(self, images: Tensor, count: int, rng: np.random.Generator) -> Iterator[Tensor]:
+    def sample(self, images: Any, count: int, rng: np.random.Generator) -> Iterator[Tensor]:
         """Yield ``count`` tensors of logits under random dropout masks; the encoder runs once (section 4.2).
 
         Where the network has an ``encoder``, as those of segmentation-models-pytorch do, and dropout after it,
@@ -264,25 +286,32 @@ class TorchLearner:
             ValueError: If the network has no dropout: all samples would be equal.
             MemoryError: If half a batch does not fit into memory either.
         """
+        self._check_samples(count)
+        yield from self._in_turn(partial(self._samples, count=count, seed=int(rng.integers(2**63))), images)
+
+    def _check_samples(self, count: int) -> None:
         if not self.has_dropout:
             raise ValueError(
                 f"{type(self.network).__name__} has no dropout, so its samples would all be equal; choose a "
                 "network with dropout (FPN, PSPNet, DeepLabV3Plus) or omit the score that needs samples"
             )
         whole_number("count", count, 1)
-        start = partial(self._start_sampling, count=count, seed=int(rng.integers(2**63)))
-        first, others = zip(*self._within_memory(start, (images,)), strict=True)
+
+    def _in_turn(self, samples: Callable[[Any], Iterator[Tensor]], batch: Any) -> Iterator[Tensor]:
+        """Yield the samples of a batch; where memory does not suffice, those of its halves, joined."""
+
+        def start(part: Any) -> tuple[Tensor, Iterator[Tensor]]:
+            """Return the first sample, which shows whether memory suffices, and the others."""
+            these = samples(part)
+            return next(these), these
+
+        first, others = zip(*self._within_memory(start, (batch,)), strict=True)
         yield _joined(first)
         del first  # its memory is needed for the others
         for later in zip(*others, strict=True):
             yield _joined(later)
 
-    def _start_sampling(self, images: Tensor, count: int, seed: int) -> tuple[Tensor, Iterator[Tensor]]:
-        """Return the first sample, which shows whether memory suffices, and the others."""
-        samples = self._samples(images, count, seed)
-        return next(samples), samples
-
-    def _samples(self, images: Tensor, count: int, seed: int) -> Iterator[Tensor]:
+    def _samples(self, images: Any, count: int, seed: int) -> Iterator[Tensor]:
         prepared = self.prepare(images, self._grown(len(images)))
         network = self._predictor(prepared)
         rest, inputs = split_at_dropout(network)
@@ -295,8 +324,12 @@ class TorchLearner:
             yield self.prepare.undo(logits, images)
 
     @torch.inference_mode()
-    def evaluate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    def evaluate(self, batches: Iterable[tuple[Any, Tensor]], stride: int = 1) -> Tensor:
         """Return the confusion matrix ``(C, C)`` int64 over all ``(images, masks)`` batches, on the CPU.
+
+        Args:
+            batches: The images, and masks ``(B, H, W)`` uint8.
+            stride: Count only every n-th pixel per row and column, from the middle of the first n on.
 
         Raises:
             FloatingPointError: If logits are not finite.
@@ -304,7 +337,7 @@ class TorchLearner:
         total = torch.zeros(self.num_classes, self.num_classes, dtype=torch.int64, device=self.device)
         labelled = torch.zeros((), dtype=torch.int64, device=self.device)
         for batch in batches:
-            for confusion, pixels in self._within_memory(self._count, batch):
+            for confusion, pixels in self._within_memory(partial(self._count, stride=stride), batch):
                 total += confusion
                 labelled += pixels
         if not bool(total.sum() == labelled):  # logits that are not finite have no most probable class
@@ -321,11 +354,16 @@ class TorchLearner:
             self.batch_size = min(self.batch_size, -(-len(batch[0]) // 2))
         return parts
 
-    def _count(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    def _count(self, images: Any, masks: Tensor, stride: int) -> tuple[Tensor, Tensor]:
         """Return the confusion matrix of a batch, and the number of its labelled pixels."""
-        classes = class_map(self.predict(images))
-        target = to_device(masks, self.device)
+        grid = slice(stride // 2, None, stride)
+        classes = class_map(self._logits_on(images, grid))
+        target = to_device(masks[:, grid, grid], self.device)
         return confusion_matrix(classes, target, self.num_classes), (target < self.num_classes).sum()
+
+    def _logits_on(self, images: Any, grid: slice) -> Tensor:
+        """Return the logits of those rows and columns of whole images that ``grid`` takes."""
+        return self.predict(images)[:, :, grid, grid]
 
     def _grown(self, count: int) -> int:
         """Return the length to pad a batch to: one of eight, because each new length costs a CPU new kernels."""
@@ -342,6 +380,14 @@ class TorchLearner:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+
+def _thinned(targets: Tensor, stride: int, rng: np.random.Generator) -> Tensor:
+    """Return targets ``(n, h, w)`` of which only every n-th row and column is left, counted from a random one."""
+    rows, columns = (slice(int(first), None, stride) for first in rng.integers(stride, size=2))
+    left = torch.full_like(targets, IGNORE_LABEL)
+    left[:, rows, columns] = targets[:, rows, columns]
+    return left
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

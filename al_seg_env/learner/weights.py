@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,8 @@ def save_weights(learner: Learner | HasNetwork, path: str | Path, classes: Seque
             f"{type(learner).__name__} has no network whose weights could be written; give it an attribute network, "
             "or write its state_dict()"
         )
-    tensors = {key: value.detach().cpu().contiguous() for key, value in learner.network.state_dict().items()}
+    whole: Callable[[], Mapping[str, Tensor]] = getattr(learner, "whole_state_dict", learner.network.state_dict)
+    tensors = {key: value.detach().cpu().contiguous() for key, value in whole().items()}
     about = {"format": FORMAT, "version": FORMAT_VERSION, "classes": list(classes)}
     with replacing(path) as unfinished:
         try:

@@ -30,8 +30,7 @@ class Prediction:
     Args:
         logits: ``(C, P)`` float32.
         regions: Pools, sums and counts values ``(P,)`` by region.
-        sampler: Yields the requested number of samples of logits ``(B, C, H, W)`` of the regions' images; needed by
-            :meth:`samples` alone.
+        sampler: Yields the requested number of samples of these logits; needed by :meth:`samples` alone.
         truth: Returns the true labels of the pixels, ``(P,)`` uint8; needed by :meth:`true_counts` alone.
 
     An image of 2 x 4 pixels, two classes, and its two regions of 2 x 2 pixels:
@@ -97,7 +96,7 @@ class Prediction:
         """
         if self._sampler is None:
             raise ValueError("this prediction came without a sampler, so nothing can be drawn from it")
-        return map(self.regions.gather, self._sampler(count))
+        return self._sampler(count)
 
     def true_counts(self) -> Tensor:
         """Return the true number of pixels per class and region, ``(M, C)`` int64: for privileged scores only.

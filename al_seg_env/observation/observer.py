@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,9 +14,10 @@ from gymnasium import spaces
 from torch import Tensor
 
 from al_seg_env.datasets.frames import Frames
-from al_seg_env.functional import shares
+from al_seg_env.functional import CACHED, shares
 from al_seg_env.labelling.label_state import LabelState
-from al_seg_env.learner.contract import Learner
+from al_seg_env.learner.contract import Learner, PredictsBoxes
+from al_seg_env.learner.inputs import Inputs
 from al_seg_env.observation.features import Feature, KLSimilarity, Prediction, feature_bounds
 from al_seg_env.observation.region_pixels import RegionPixels
 from al_seg_env.observation.scores import Score
@@ -60,7 +61,8 @@ class Observer:
     episode does not depend on the episodes before it.
 
     Args:
-        frames: The images.
+        frames: The masks, for scores that know the truth.
+        inputs: Makes the learner's batches of the images.
         grid: The grid of regions.
         learner: The network.
         state_images: D_S.
@@ -78,6 +80,7 @@ class Observer:
     def __init__(
         self,
         frames: Frames,
+        inputs: Inputs,
         grid: RegionGrid,
         learner: Learner,
         *,
@@ -89,7 +92,7 @@ class Observer:
         similarity: KLSimilarity | None,
         scores: Sequence[Score],
     ) -> None:
-        self.frames, self.grid, self.learner = frames, grid, learner
+        self.frames, self.inputs, self.grid, self.learner = frames, inputs, grid, learner
         self.state_images = state_images
         self.features, self.similarity, self.scores = tuple(features), similarity, tuple(scores)
         names = [score.name for score in scores]
@@ -205,21 +208,47 @@ class Observer:
         self, images: Sequence[int], wanted: Sequence[IntArray], rng: np.random.Generator | None
     ) -> Description:
         """Describe the wanted regions of one batch of images."""
-        batch = self.frames.images(images)
+        batch = self.inputs.whole(images)
         cells = np.concatenate(wanted) % self.grid.regions_per_image
         of_image = np.repeat(np.arange(len(wanted)), [len(regions) for regions in wanted])
-        logits = self.learner.predict(batch)
-        pixels = RegionPixels(self.grid, of_image, cells, logits.device)
-        sampler = None if rng is None else partial(self.learner.sample, batch, rng=rng)
-        truth = partial(self._true_labels, images, pixels, logits.device)
-        prediction = Prediction(pixels.gather(logits), pixels, sampler, truth)
-        features = torch.cat([feature(prediction) for feature in self.features], dim=1)
-        scores = [score(prediction) for score in self.scores] if rng is not None else []
-        return Description(
-            features,
-            prediction.class_shares,
-            torch.stack(scores, dim=1) if scores else features.new_empty(len(features), 0),
-        )
+        scores = () if rng is None else self.scores
+        sampled = any(getattr(score, "needs_dropout", False) for score in scores)
+        size = len(cells) if sampled else self._regions_at_once
+        parts = [
+            RegionPixels(self.grid, of_image[start : start + size], cells[start : start + size], torch.device("cpu"))
+            for start in range(0, len(cells), size)
+        ]
+        described = []
+        for pixels, logits in zip(parts, self._logits(batch, parts), strict=True):
+            pixels = pixels.to(logits.device)
+            sampler = None if rng is None else partial(self._samples, batch, pixels, rng)
+            truth = partial(self._true_labels, images, pixels, logits.device)
+            prediction = Prediction(logits, pixels, sampler, truth)
+            features = torch.cat([feature(prediction) for feature in self.features], dim=1)
+            values = [score(prediction) for score in scores]
+            stacked = torch.stack(values, dim=1) if values else features.new_empty(len(features), 0)
+            described.append(Description(features, prediction.class_shares, stacked))
+        return Description.joined(described)
+
+    @property
+    def _regions_at_once(self) -> int:
+        """Regions whose logits a processor keeps near while they are described."""
+        return max(1, CACHED // (self.learner.num_classes * self.grid.region_size[0] * self.grid.region_size[1]))
+
+    def _logits(self, batch: Any, parts: Sequence[RegionPixels]) -> Iterator[Tensor]:
+        """Yield the logits ``(C, P)`` of one part of the wanted regions after another."""
+        if isinstance(self.learner, PredictsBoxes):
+            yield from self.learner.predict_boxes(batch, [pixels.boxes() for pixels in parts])
+        else:
+            maps = self.learner.predict(batch)
+            for pixels in parts:
+                yield pixels.to(maps.device).gather(maps)
+
+    def _samples(self, batch: Any, pixels: RegionPixels, rng: np.random.Generator, count: int) -> Iterator[Tensor]:
+        """Yield samples of the logits of the regions' pixels, ``(C, P)`` each."""
+        if isinstance(self.learner, PredictsBoxes):
+            return self.learner.sample_boxes(batch, pixels.boxes(), count, rng)
+        return map(pixels.gather, self.learner.sample(batch, count, rng))
 
     def _true_labels(self, images: Sequence[int], pixels: RegionPixels, device: torch.device) -> Tensor:
         """Return the true labels of the regions' pixels, ``(P,)`` uint8."""

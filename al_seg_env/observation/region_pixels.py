@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from al_seg_env import functional
-from al_seg_env.regions import RegionGrid
+from al_seg_env.regions import Boxes, RegionGrid
 from al_seg_env.types import IntArray, Size
 
 
@@ -40,6 +41,17 @@ class _Block:
         images, row, column = self.where
         return tiles.permute(1, 0, 2, 4, 3, 5)[:, images, row, column]
 
+    def to(self, device: torch.device) -> _Block:
+        """Return the same block, for maps that lie on a device."""
+        images, row, column = (where.to(device) for where in self.where)
+        return replace(self, wanted=self.wanted.to(device), where=(images, row, column))
+
+    def boxes(self) -> Boxes:
+        """Return the wanted regions' boxes."""
+        images, row, column = (where.cpu().numpy() for where in self.where)
+        (top, left), (height, width) = self.origin, self.size
+        return Boxes(images, top + row * height, left + column * width, self.size)
+
 
 class RegionPixels:
     """All pixels of M regions of a batch of images in a row: P of them, whatever the regions' sizes.
@@ -52,7 +64,7 @@ class RegionPixels:
     """
 
     def __init__(self, grid: RegionGrid, images: IntArray, cells: IntArray, device: torch.device) -> None:
-        self.count = len(cells)
+        self.count, self.device = len(cells), device
         row, column = np.divmod(cells, grid.shape[1])
         self._blocks: list[_Block] = []
         for first_row, rows, height, top in _equal_runs(grid.image_size[0], grid.region_size[0]):
@@ -72,9 +84,21 @@ class RegionPixels:
                         )
                     )
 
+    def to(self, device: torch.device) -> RegionPixels:
+        """Return the same pixels, for maps that lie on a device."""
+        if device == self.device:
+            return self
+        moved = copy.copy(self)
+        moved.device, moved._blocks = device, [block.to(device) for block in self._blocks]
+        return moved
+
     def gather(self, maps: Tensor) -> Tensor:
         """Return the pixels of maps ``(B, C, H, W)``: ``(C, P)``."""
         return torch.cat([block.take(maps).flatten(1) for block in self._blocks], dim=1)
+
+    def boxes(self) -> list[Boxes]:
+        """Return where the pixels lie: box after box, and in a box row by row, they are in the order of ``gather``."""
+        return [block.boxes() for block in self._blocks]
 
     def pool(self, values: Tensor, bins: int, mode: str) -> Tensor:
         """Pool the values ``(P,)`` of each region to ``bins x bins``; see :func:`~functional.pool_tiles`.

@@ -102,7 +102,7 @@ class BALD:
     >>> regions = RegionPixels(grid, images=np.array([0, 0]), cells=np.array([0, 1]), device=torch.device("cpu"))
     >>> z = torch.tensor([[[100.0, 100.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]],
     ...                   [[0.0, 0.0, 0.0, 0.0], [100.0, 100.0, 0.0, 0.0]]])  # (samples, C, P)
-    >>> prediction = Prediction(z.mean(0), regions, sampler=lambda count: iter(z[:count, None, :, None]))
+    >>> prediction = Prediction(z.mean(0), regions, sampler=lambda count: iter(z[:count]))
     >>> BALD(samples=2)(prediction).round(decimals=4)  # 2 log 2, 0
     tensor([1.3863, 0.0000])
     """

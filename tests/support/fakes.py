@@ -41,7 +41,8 @@ def predicted(logits: Tensor, grid: RegionGrid, sampler=None) -> Prediction:
     images = np.repeat(np.arange(len(logits)), grid.regions_per_image)
     cells = np.tile(np.arange(grid.regions_per_image), len(logits))
     pixels = RegionPixels(grid, images, cells, logits.device)
-    return Prediction(pixels.gather(logits), pixels, sampler)
+    samples = None if sampler is None else lambda count: map(pixels.gather, sampler(count))
+    return Prediction(pixels.gather(logits), pixels, samples)
 
 
 class ClosedFormLearner:

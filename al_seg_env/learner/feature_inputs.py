@@ -1,0 +1,240 @@
+"""Stored features in the place of images: batches of whole images, and of windows around what is labelled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from al_seg_env.datasets.frames import Frames
+from al_seg_env.datasets.segmentation_data import IGNORE_LABEL
+from al_seg_env.learner.feature_store import FeatureStore
+from al_seg_env.learner.frozen_encoder import FeatureMaps
+from al_seg_env.regions import Box, Boxes, RegionGrid
+from al_seg_env.types import IntArray, Size, UInt8Array
+
+BLANK = -1
+
+
+@dataclass(frozen=True)
+class FeatureBatch:
+    """B images, or windows of them, by their stored features, which are read when they are needed.
+
+    Attributes:
+        inputs: Where they come from.
+        images: Index of each image.
+        window: ``(height, width)`` of the windows in cells of the coarsest map; ``None`` for whole images.
+        origins: First row and column of each window in such cells, ``(B, 2)`` int64; zeros for whole images.
+    """
+
+    inputs: FeatureInputs
+    images: tuple[int, ...]
+    window: Size | None
+    origins: IntArray
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, rows: slice) -> FeatureBatch:
+        return replace(self, images=self.images[rows], origins=self.origins[rows])
+
+    def split(self, size: int) -> tuple[FeatureBatch, ...]:
+        """Return it in parts of at most ``size``, as :meth:`torch.Tensor.split` does."""
+        return tuple(self[start : start + size] for start in range(0, len(self), size))
+
+    @property
+    def image_size(self) -> Size:
+        """``(height, width)`` in pixels of what the features describe, without what the encoder padded."""
+        if self.window is None:
+            return self.inputs.image_size
+        return self.window[0] * self.inputs.cell, self.window[1] * self.inputs.cell
+
+    @property
+    def encoded_size(self) -> Size:
+        """The same with what the encoder padded."""
+        return self.inputs.encoded_size if self.window is None else self.image_size
+
+    @property
+    def corners(self) -> IntArray:
+        """First row and column of each view in pixels, ``(B, 2)`` int64."""
+        return self.origins * self.inputs.cell
+
+    def repeated(self, times: int) -> FeatureBatch:
+        """Return it several times, one after another."""
+        return replace(self, images=self.images * times, origins=np.tile(self.origins, (times, 1)))
+
+    def gathered(self, length: int, dtype: torch.dtype, device: torch.device) -> FeatureMaps:
+        """Read the features.
+
+        Args:
+            length: Of the result; what is beyond this batch's is zeros.
+            dtype: Of the result.
+            device: Where it lies.
+
+        Returns:
+            Maps ``(length, ...)``, the channels last in memory.
+        """
+        given = [self._maps(*view) for view in zip(self.images, self.origins.tolist(), strict=True)]
+        maps = []
+        for parts in zip(*given, strict=True):
+            together = torch.empty((length, *parts[0].shape), dtype=dtype, pin_memory=device.type == "cuda")
+            for row, part in enumerate(parts):
+                together[row].copy_(part)
+            together[len(parts) :] = 0
+            together = together.to(device, non_blocking=True)
+            maps.append(together.permute(0, 3, 1, 2) if together.dim() == 4 else together)
+        return FeatureMaps(tuple(maps), self.encoded_size)
+
+    def _maps(self, image: int, origin: Sequence[int]) -> tuple[Tensor, ...]:
+        maps = self.inputs.maps(image)
+        if self.window is None:
+            return maps
+        cut = []
+        for values in maps:
+            per_cell = values.shape[0] * self.inputs.cell // self.inputs.encoded_size[0]
+            (top, left), (height, width) = (
+                (per_cell * first, per_cell * second) for first, second in (origin, self.window)
+            )
+            cut.append(values[top : top + height, left : left + width])
+        return tuple(cut)
+
+
+class FeatureInputs:
+    """Makes batches of stored features.
+
+    Args:
+        frames: The images.
+        store_of: Returns the store of frames.
+        reach: How many pixels around a pixel its logits depend on; ``None`` if that is not known. Where it is, what is
+            labelled is shown by windows that hold all features that its logits depend on, so that training on them
+            equals training on whole images with everything else ignored, and costs less.
+
+    Attributes:
+        image_size: ``(height, width)`` of an image.
+        encoded_size: The same, padded for the encoder.
+        cell: Pixels per side of a cell of the coarsest map.
+    """
+
+    def __init__(self, frames: Frames, store_of: Callable[[Frames], FeatureStore], reach: int | None) -> None:
+        self.frames, self._store_of = frames, store_of
+        height, width = frames.data.image_size
+        self.image_size = int(height), int(width)
+        self._stores: dict[int, FeatureStore] = {}
+        store = self._store(frames.source(0)[0]) if len(frames.data.names) else store_of(frames)
+        self.encoded_size, self._shapes = store.encoded_size, store.shapes
+        sides = [
+            side // cells
+            for shape in store.shapes
+            for side, cells in zip(self.encoded_size, shape, strict=False)
+            if len(shape) == 3
+        ]
+        self.cell = max(sides, default=1)
+        divides = all(len(shape) == 3 and shape[0] * self.cell % self.encoded_size[0] == 0 for shape in store.shapes)
+        self.reach = reach if divides else None
+
+    def _store(self, frames: Frames) -> FeatureStore:
+        if id(frames) not in self._stores:
+            self._stores[id(frames)] = self._store_of(frames)
+        return self._stores[id(frames)]
+
+    def maps(self, image: int) -> tuple[Tensor, ...]:
+        """Return the stored features of an image."""
+        if image == BLANK:
+            return tuple(torch.zeros(shape) for shape in self._shapes)
+        frames, index = self.frames.source(image)
+        return self._store(frames).maps(index)
+
+    def prepare(self, images: Sequence[int]) -> None:
+        """Encode those of some images that are not stored yet, with a progress bar if they are many."""
+        by_source: dict[int, tuple[Frames, list[int]]] = {}
+        for image in images:
+            frames, index = self.frames.source(int(image))
+            by_source.setdefault(id(frames), (frames, []))[1].append(index)
+        for frames, indices in by_source.values():
+            self._store(frames).prepare(indices)
+
+    def blank(self) -> FeatureBatch:
+        """Return an image whose features are zeros."""
+        return FeatureBatch(self, (BLANK,), None, np.zeros((1, 2), np.int64))
+
+    def whole(self, images: Sequence[int]) -> FeatureBatch:
+        """Return whole images."""
+        indices = tuple(int(image) for image in images)
+        self.prepare(indices)
+        return FeatureBatch(self, indices, None, np.zeros((len(indices), 2), np.int64))
+
+    def windows(self, batch: FeatureBatch, boxes: Sequence[Boxes]) -> FeatureBatch | None:
+        """Return a window around each of some boxes in whole images, or ``None`` if that would not be cheaper.
+
+        The logits of a box's pixels are the same in its window as in the whole image. All windows have one size.
+        """
+        if self.reach is None or batch.window is not None:
+            return None
+        rows, height = self._extent(0, [(group.tops, group.size[0]) for group in boxes], self.reach)
+        columns, width = self._extent(1, [(group.lefts, group.size[1]) for group in boxes], self.reach)
+        whole = self.encoded_size[0] * self.encoded_size[1] // self.cell**2
+        if len(rows) * height * width >= len(batch) * whole:
+            return None
+        images = tuple(batch.images[position] for group in boxes for position in group.images.tolist())
+        return FeatureBatch(self, images, (height, width), np.stack([rows, columns], axis=1))
+
+    def _extent(self, side: int, boxes: Sequence[tuple[IntArray, int]], reach: int) -> tuple[IntArray, int]:
+        """Return where windows begin along one side, and how long they are, in cells."""
+        cells = self.encoded_size[side] // self.cell
+        firsts = [np.maximum(0, (starts - reach) // self.cell) for starts, _ in boxes]
+        ends = [np.minimum(cells, -(-(starts + length + reach) // self.cell)) for starts, length in boxes]
+        first, end = np.concatenate(firsts), np.concatenate(ends)
+        size = int((end - first).max())
+        # Within the image: at its border, a window ends where the image does, and is padded by the network as that is.
+        return np.minimum(first, cells - size), size
+
+    def training_views(
+        self,
+        grid: RegionGrid,
+        regions: Sequence[int] | IntArray,
+        labels: Callable[[int], UInt8Array],
+        crop_size: Size | None,
+        rng: np.random.Generator,
+    ) -> tuple[FeatureBatch, Tensor]:
+        """Return each region in a window, or else the images that hold them; see :meth:`Inputs.training_views`.
+
+        All labels but those of these regions are ignored. There are neither random crops nor flips: nothing is saved by
+        smaller crops here, and features of mirrored images would take as much room again (docs/design/light_head.md has
+        what they gain).
+
+        Args:
+            grid, regions, labels: See :meth:`~al_seg_env.learner.inputs.Inputs.training_views`.
+            crop_size: Not used.
+            rng: Not used.
+
+        Returns:
+            The batch; and its targets ``(B, h, w)`` uint8, of the size of its views, 255 where they are ignored.
+        """
+        boxes = [grid.box(region) for region in regions]
+        images = list(dict.fromkeys(box.image for box in boxes))
+        place = {image: position for position, image in enumerate(images)}
+        batch = self.whole(images)
+        windows = self.windows(batch, [_as_boxes(box, place[box.image]) for box in boxes])
+        views = batch if windows is None else windows
+        targets = torch.full((len(views), *views.image_size), IGNORE_LABEL, dtype=torch.uint8)
+        known = {image: torch.from_numpy(labels(image)) for image in images}
+        for number, box in enumerate(boxes):
+            row = place[box.image] if windows is None else number
+            top, left = views.corners[row].tolist()
+            box._replace(top=box.top - top, bottom=box.bottom - top, left=box.left - left, right=box.right - left).crop(
+                targets[row]
+            ).copy_(box.crop(known[box.image]))
+        return views, targets
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is found again."""
+        return {**self.__dict__, "_stores": {}}
+
+
+def _as_boxes(box: Box, position: int) -> Boxes:
+    """Return a single box."""
+    return Boxes(np.array([position]), np.array([box.top]), np.array([box.left]), box.size)
