@@ -9,11 +9,12 @@ Two classes need an environment that can be saved and continued: :class:`Checkpo
 from agents.baselines import BALDPolicy, EntropyPolicy, RareClassPolicy, ScorePolicy, UniformPolicy
 from agents.callbacks import EpisodeRecorder, InfoLogger
 from agents.checkpoint import Checkpoint
-from agents.dqn import ExponentialEpsilon, ExponentialRate, LinearEpsilon, QueryPolicy, SubActionDQN
+from agents.dqn import CandidatePolicy, ExponentialEpsilon, ExponentialRate, LinearEpsilon, QueryPolicy, SubActionDQN
 from agents.greedy import GreedyOraclePolicy
 
 __all__ = [
     "BALDPolicy",
+    "CandidatePolicy",
     "Checkpoint",
     "EntropyPolicy",
     "EpisodeRecorder",

@@ -10,7 +10,23 @@ from al_seg_env.validation import real_number
 
 POOLINGS = ("min", "avg", "max")
 SIMILARITIES = ("labelled", "unlabelled")
-ADDED_LATER = {"replay": 0.0, "reward_stride": 1}
+REGION_FEATURES = (
+    "mean_probability",
+    "root_probability",
+    "max_probability",
+    "class_entropy",
+    "location",
+    "embedding",
+    "need",
+    "needed_probability",
+)
+ADDED_LATER: dict[str, object] = {
+    "replay": 0.0,
+    "reward_stride": 1,
+    "sub_rewards": False,
+    "labelled_before": None,
+    "region_features": [],
+}
 """Settings that states from before do not have, and what they were then."""
 
 
@@ -33,12 +49,19 @@ class EnvConfig:
             D_S where the split is ``"train"``, of D_T where it is ``"eval"``. The paper's is 0.
         reward_stride: Rewards, ``miou`` and ``class_iou`` count every n-th pixel of D_R per row and column; 1, the
             paper's, all of them.
+        sub_rewards: Tell in ``info["sub_rewards"]`` what each sub-action's labels are worth; see
+            :func:`~al_seg_env.observation.composition.worth_of_labels`.
+        labelled_before: Which images are labelled before an episode begins: ``"state"`` (D_S) or ``"train"`` (D_T); by
+            default D_S where the split is ``"train"``, and D_T where it is ``"eval"``.
         reward_scale: Factor on the reward, which is in percentage points of mean IoU.
         first_reward: ``"gain"``, or ``"miou"`` for the released code's whole mean IoU in an episode's first step.
         class_distribution: Feature (i): ``"shares"`` of the pixels predicted per class, ``"counts"`` of them
             (released code), or ``None``.
         entropy_pools: Feature (ii): poolings of the entropy map, out of ``"min"``, ``"avg"``, ``"max"``.
         entropy_bins: Values per side of a pooled entropy map.
+        region_features: Further features, out of those in :mod:`~al_seg_env.observation.composition`:
+            ``"mean_probability"``, ``"root_probability"``, ``"max_probability"``, ``"class_entropy"``, ``"location"``,
+            ``"embedding"``, ``"need"``, ``"needed_probability"``.
         similarity: Reference sets of the KL histograms, out of ``"labelled"`` and ``"unlabelled"``.
         kl_bins: Bins per KL histogram.
         kl_edges: ``"fixed"`` edges, or each ``"row"``'s own range (released code).
@@ -64,11 +87,14 @@ class EnvConfig:
     crop_labels: str = "new"
     replay: float = 0.0
     reward_stride: int = 1
+    sub_rewards: bool = False
+    labelled_before: str | None = None
     reward_scale: float = 1.0
     first_reward: str = "gain"
     class_distribution: str | None = "shares"
     entropy_pools: tuple[str, ...] = POOLINGS
     entropy_bins: int = 8
+    region_features: tuple[str, ...] = ()
     similarity: tuple[str, ...] = SIMILARITIES
     kl_bins: int = 32
     kl_edges: str = "fixed"
@@ -77,7 +103,7 @@ class EnvConfig:
     on_divergence: str = "raise"
 
     def __post_init__(self) -> None:
-        for name in ("region_size", "crop_size", "entropy_pools", "similarity"):
+        for name in ("region_size", "crop_size", "entropy_pools", "region_features", "similarity"):
             value = getattr(self, name)
             if isinstance(value, list):  # as JSON has no tuples
                 object.__setattr__(self, name, tuple(value))
@@ -90,8 +116,12 @@ class EnvConfig:
             raise ValueError(f"reward_scale is {scale!r}; a positive number is expected")
         if type(self.kl_own) is not bool:
             raise ValueError(f"kl_own is {self.kl_own!r}; True or False is expected")
-        if not (self.class_distribution or self.entropy_pools):
-            raise ValueError("no feature is left: set class_distribution, or name one of entropy_pools")
+        if type(self.sub_rewards) is not bool:
+            raise ValueError(f"sub_rewards is {self.sub_rewards!r}; True or False is expected")
+        if not (self.class_distribution or self.entropy_pools or self.region_features):
+            raise ValueError(
+                "no feature is left: set class_distribution, or name one of entropy_pools or region_features"
+            )
 
     def _check_counts(self) -> None:
         for name, least in {
@@ -126,12 +156,17 @@ class EnvConfig:
             "first_reward": ("gain", "miou"),
             "class_distribution": ("shares", "counts", None),
             "kl_edges": ("fixed", "row"),
+            "labelled_before": ("state", "train", None),
             "on_divergence": ("raise", "skip"),
         }.items():
             value = getattr(self, name)
             if not isinstance(value, str | None) or value not in choices:
                 raise ValueError(f"{name} is {value!r}; expected one of {choices}")
-        for name, known in {"entropy_pools": POOLINGS, "similarity": SIMILARITIES}.items():
+        for name, known in (
+            ("entropy_pools", POOLINGS),
+            ("similarity", SIMILARITIES),
+            ("region_features", REGION_FEATURES),
+        ):
             value = getattr(self, name)
             named = isinstance(value, tuple) and all(isinstance(each, str) for each in value)
             if not named or not set(value) <= set(known) or len(set(value)) != len(value):

@@ -28,6 +28,7 @@ from al_seg_env.learner.hardware import is_out_of_memory
 from al_seg_env.learner.inputs import Inputs, inputs_of, labelled_batches
 from al_seg_env.learner.replay import Replay
 from al_seg_env.metrics import class_iou, mean_iou
+from al_seg_env.observation.composition import named_features, need, worth_of_labels
 from al_seg_env.observation.features import Feature, paper_features, paper_similarity
 from al_seg_env.observation.observer import Observer
 from al_seg_env.observation.scores import Score
@@ -79,7 +80,8 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
     ``chosen``: region ids labelled in this step, a tuple of int. ``labelled``: how many so far. ``miou``: in
     percent on D_R. ``class_iou``: in percent, ``(C,)``, -1 where D_R lacks the class. ``label_counts``: pixels
     per class labelled in this step, ``(C,)`` int64. ``next_active``: how many sub-actions the next step counts.
-    ``diverged``, only with ``on_divergence="skip"``: whether this step's training was undone.
+    ``sub_rewards``, only with ``sub_rewards=True``: what the labels of each chosen region are worth, a tuple of
+    float. ``diverged``, only with ``on_divergence="skip"``: whether this step's training was undone.
 
     Args:
         data: Images and masks.
@@ -134,9 +136,10 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
             candidate_images=acquired_from,
             n_pools=config.regions_per_step,
             pool_size=config.pool_size,
-            features=paper_features(config) if features is None else tuple(features),
+            features=self._configured_features() if features is None else tuple(features),
             similarity=paper_similarity(config),
             scores=tuple(scores),
+            known_counts=self._known_counts(),
         )
         self.observation_space = self.observer.space  # type: ignore[assignment] # gymnasium's Dict is of Any
         self.action_space = spaces.MultiDiscrete([config.pool_size] * config.regions_per_step)
@@ -145,6 +148,20 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         self._initial_confusion: torch.Tensor | None = None
         self._episode: Episode | None = None
         self._answered: dict[int, UInt8Array] = {}  # by the oracle, for a step that failed afterwards
+
+    def _configured_features(self) -> tuple[Feature, ...]:
+        further = named_features(
+            self.config.region_features, self.frames, self.inputs, self.grid, self.splits.train or self.splits.eval
+        )
+        return (*paper_features(self.config), *further)
+
+    def _known_counts(self) -> IntArray:
+        """Return the pixels per class of the images labelled before an episode, ``(C,)``; zeros if nothing needs them."""
+        counts = np.zeros(len(self.data.classes), np.int64)
+        if self.config.sub_rewards or {"need", "needed_probability"} & set(self.config.region_features):
+            for image in self.labelled_before:
+                counts += np.bincount(self.frames.mask(image).reshape(-1), minlength=256)[: len(counts)]
+        return counts
 
     @property
     def layout(self) -> dict[str, Any]:
@@ -159,8 +176,9 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
 
     @property
     def labelled_before(self) -> tuple[int, ...]:
-        """Images that are labelled before an episode begins: D_S where regions of D_T are acquired, D_T for D_V."""
-        return self.splits.state if self.config.split == "train" else self.splits.train
+        """Images that are labelled before an episode begins: by default D_S if D_T is acquired from, D_T if D_V is."""
+        known = self.config.labelled_before or ("state" if self.config.split == "train" else "train")
+        return self.splits.state if known == "state" else self.splits.train
 
     @property
     def labels(self) -> LabelState:
@@ -424,8 +442,16 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
             "class_iou": np.nan_to_num(iou, nan=-1.0),
             "label_counts": episode.label_counts.copy(),
             "next_active": self._active(episode.labels),
+            **({"sub_rewards": self._sub_rewards(episode)} if self.config.sub_rewards else {}),
             **({"diverged": episode.diverged} if self.config.on_divergence == "skip" else {}),
         }
+
+    def _sub_rewards(self, episode: Episode) -> tuple[float, ...]:
+        """Return what the labels of each region chosen in the last step are worth, by what was labelled before it."""
+        counts, n = episode.labels.class_counts, len(episode.chosen)
+        needed = need(self.observer.known_counts + counts[: len(counts) - n].sum(axis=0))
+        worth = worth_of_labels(counts[len(counts) - n :], needed, self.grid.region_size)
+        return tuple(float(value) for value in worth)
 
     @contextmanager
     def _all_or_nothing(self) -> Iterator[Mapping[str, Any]]:

@@ -49,8 +49,8 @@ from agents.dqn.exploration import (
     rate_at,
 )
 from agents.dqn.network import QueryNetwork
-from agents.dqn.policy import QueryPolicy
-from agents.dqn.replay import DecomposedBatch, DecomposedReplayBuffer
+from agents.dqn.policy import CandidatePolicy, QueryPolicy
+from agents.dqn.replay import CREDITS, DecomposedBatch, DecomposedReplayBuffer
 from agents.dqn.saving import (
     PROGRESS,
     load_agent,
@@ -109,6 +109,8 @@ class SubActionDQN(OffPolicyAlgorithm):
         td_target: ``"paper"`` chooses with the target network and values with the query network, Eq. (3);
             ``"van_hasselt"`` does the reverse, like the released code.
         loss: ``"squared"``, Eq. (2), or ``"huber"``, like the released code.
+        credit: ``"shared"``, the paper's: each sub-action is rewarded with the step's reward. ``"sub_rewards"``: with its
+            own, as the environment's ``info["sub_rewards"]`` has it.
         exploration: ``"sub_action"`` explores each of the K sub-actions by itself; ``"step"`` all or none of
             them, like the released code; ``"episode"`` all or none of an episode's. K independent choices hardly
             change the reward that they share; a whole episode played in one way does (docs/paper/results.md).
@@ -133,7 +135,10 @@ class SubActionDQN(OffPolicyAlgorithm):
         ValueError: If an argument is out of its range, or the environment's spaces are of another kind.
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"QueryPolicy": QueryPolicy}
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "QueryPolicy": QueryPolicy,
+        "CandidatePolicy": CandidatePolicy,
+    }
     policy: QueryPolicy
     replay_buffer: DecomposedReplayBuffer | None
     rng: np.random.Generator  # exploration draws from it, the replay from a child of it
@@ -154,6 +159,7 @@ class SubActionDQN(OffPolicyAlgorithm):
         target_update_interval: int = 5,
         td_target: str = "paper",
         loss: str = "squared",
+        credit: str = CREDITS[0],
         exploration: str = "sub_action",
         epsilon: Epsilon = ExponentialEpsilon(),  # noqa: B008 - it is frozen
         guides: Sequence[str] = (UNIFORM,),
@@ -181,7 +187,7 @@ class SubActionDQN(OffPolicyAlgorithm):
             _checked_train_freq(train_freq),
             check_int("gradient_steps", gradient_steps, -1),
             replay_buffer_class=DecomposedReplayBuffer,
-            replay_buffer_kwargs={"n_steps": n_steps, "gamma": gamma},
+            replay_buffer_kwargs={"n_steps": n_steps, "gamma": gamma, "credit": credit},
             policy_kwargs=check_arguments("policy_kwargs", policy_kwargs, self._class_of_policy(policy), 3),
             stats_window_size=check_int("stats_window_size", stats_window_size, 1),
             tensorboard_log=tensorboard_log,
@@ -196,6 +202,7 @@ class SubActionDQN(OffPolicyAlgorithm):
         self.target_update_interval = check_int("target_update_interval", target_update_interval, 1)
         self.td_target = check_choice("td_target", td_target, TD_TARGETS)
         self.loss = check_choice("loss", loss, tuple(LOSSES))
+        self.credit = check_choice("credit", credit, CREDITS)
         self.exploration = check_choice("exploration", exploration, EXPLORATIONS)
         self.epsilon = epsilon
         epsilon_at(epsilon, 0)

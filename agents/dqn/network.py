@@ -79,3 +79,49 @@ class QueryNetwork(nn.Module):
         return q.view(shape)
 
     forward = q_values
+
+
+class CandidateNetwork(nn.Module):
+    """Q of a candidate by its own features, small enough for a few thousand transitions: the mean of an ensemble.
+
+    It does not look at the state of the network. What of it matters for a choice between candidates (such as which
+    classes are still rare) must be among their features. Inputs are normalised by running statistics, as in
+    :class:`QueryNetwork`; dropout and the ensemble hold it back from learning single transitions by heart.
+
+    Args:
+        n_features: F, the features of a region.
+        hidden: Units of each member's hidden layer.
+        members: Members of the ensemble.
+        dropout: Probability with which inputs and hidden units are dropped in training.
+    """
+
+    def __init__(self, n_features: int, hidden: int = 64, members: int = 3, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(n_features, eps=NORM_EPS, momentum=0.01, affine=False)
+        self.members = nn.ModuleList(
+            nn.Sequential(
+                nn.Dropout(dropout), nn.Linear(n_features, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, 1)
+            )
+            for _ in range(check_int("members", members, 1))
+        )
+
+    def q_values(self, state: Tensor, candidates: Tensor, similarity: Tensor | None = None) -> Tensor:
+        """Value of every candidate; in training mode, of a random member for each.
+
+        Args:
+            state: Not used.
+            candidates: (B, ..., F).
+            similarity: Not used.
+
+        Returns:
+            (B, ...).
+        """
+        shape = candidates.shape[:-1]  # (B, ...)
+        x = self.norm(candidates.reshape(-1, candidates.shape[-1]))  # (M, F), M candidates in all
+        values = torch.cat([member(x) for member in self.members], dim=1)  # (M, members)
+        if self.training:  # each member has a share of the transitions
+            chosen = torch.randint(values.shape[1], (len(values), 1), device=values.device)
+            return values.gather(1, chosen).view(shape)
+        return values.mean(dim=1).view(shape)
+
+    forward = q_values

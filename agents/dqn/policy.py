@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from agents.arguments import check, check_device, is_finite, well_formed
 from agents.dqn.exploration import rate_at
-from agents.dqn.network import QueryNetwork
+from agents.dqn.network import CandidateNetwork, QueryNetwork
 from agents.dqn.saving import POLICY_KIND, pack_settings, pack_spaces, unpack_settings, unpack_spaces
 from agents.dqn.spaces import Sizes
 from agents.observations import Observation
@@ -91,7 +91,7 @@ class QueryPolicy(BasePolicy):
                 f"({error})."
             ) from error
 
-    def _make_network(self) -> QueryNetwork:
+    def _make_network(self) -> QueryNetwork | CandidateNetwork:
         return QueryNetwork(self.sizes.regions, self.sizes.features, self.sizes.similarity)
 
     def train(self: SelfQueryPolicy, mode: bool = True) -> SelfQueryPolicy:
@@ -203,3 +203,28 @@ class QueryPolicy(BasePolicy):
             "optimizer_class": self.optimizer_class,
             "optimizer_kwargs": self.optimizer_kwargs,
         }
+
+
+class CandidatePolicy(QueryPolicy):
+    """Greedy policy over a :class:`CandidateNetwork`, for environments whose features say what is needed.
+
+    Args:
+        observation_space, action_space, lr_schedule: See :class:`QueryPolicy`.
+        optimizer_class: AdamW by default.
+        optimizer_kwargs: By default, and for AdamW only, weight decay 0.05.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Schedule,
+        optimizer_class: type[torch.optim.Optimizer] = torch.optim.AdamW,
+        optimizer_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        if optimizer_kwargs is None and optimizer_class is torch.optim.AdamW:
+            optimizer_kwargs = {"weight_decay": 0.05}
+        super().__init__(observation_space, action_space, lr_schedule, optimizer_class, optimizer_kwargs)
+
+    def _make_network(self) -> CandidateNetwork:
+        return CandidateNetwork(self.sizes.features)

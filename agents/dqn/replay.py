@@ -14,7 +14,7 @@ from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
-from agents.arguments import check_int, check_number, check_seed
+from agents.arguments import check_choice, check_int, check_number, check_seed
 from agents.dqn.spaces import Sizes
 from agents.observations import Observation
 from al_seg_env.storage import differences
@@ -22,6 +22,9 @@ from al_seg_env.storage import differences
 Indices = npt.NDArray[np.int64]
 
 STATE = ("stored", "actions", "rewards", "terminated", "counted", "next_active", "position", "pending", "rng")
+
+
+CREDITS = ("shared", "sub_rewards")
 
 
 class DecomposedBatch(NamedTuple):
@@ -66,6 +69,8 @@ class DecomposedReplayBuffer(ReplayBuffer):
         seed: Seed of the buffer's own random source ``rng``.
         n_steps: Rewards that are summed.
         gamma: Discount factor.
+        credit: What a decomposed transition is rewarded with: the step's reward (``"shared"``), or what
+            ``info["sub_rewards"]`` says of each sub-action (``"sub_rewards"``).
 
     Raises:
         ValueError: If an argument is out of its range, the spaces are of another kind, or the arrays do not fit into
@@ -83,6 +88,7 @@ class DecomposedReplayBuffer(ReplayBuffer):
         seed: int | None = None,
         n_steps: int = 1,
         gamma: float = 0.99,
+        credit: str = CREDITS[0],
     ) -> None:
         buffer_size, n_envs = check_int("buffer_size", buffer_size, 1), check_int("n_envs", n_envs, 1)
         # ReplayBuffer's own __init__ would allocate arrays for a single Box.
@@ -92,6 +98,7 @@ class DecomposedReplayBuffer(ReplayBuffer):
         self.handle_timeout_termination = True
         self.rng = np.random.default_rng(check_seed("seed", seed))
         self.n_steps, self.gamma = check_int("n_steps", n_steps, 1), check_number("gamma", gamma, least=0, most=1)
+        self.credit = check_choice("credit", credit, CREDITS)
         self.steps_per_lane = max(math.ceil(buffer_size / (self.sizes.pools * n_envs)), 1)
         self.n_slots = self.steps_per_lane + 1  # + 1: what follows the last step
         try:
@@ -116,7 +123,10 @@ class DecomposedReplayBuffer(ReplayBuffer):
             name: np.zeros((*slots, *shape), dtype=np.float32) for name, shape in shapes.items()
         }
         self.actions: npt.NDArray[np.int64] = np.zeros((*slots, pools), dtype=np.int64)
-        self.rewards: npt.NDArray[np.float32] = np.zeros(slots, dtype=np.float32)
+        # of each sub-action
+        self.rewards: npt.NDArray[np.float32] = np.zeros(
+            slots if self.credit == "shared" else (*slots, pools), dtype=np.float32
+        )
         self.terminated: npt.NDArray[np.bool_] = np.zeros(slots, dtype=bool)
         # n of the step in this slot; 0 if no step starts here
         self.counted: npt.NDArray[np.int64] = np.zeros(slots, dtype=np.int64)
@@ -199,13 +209,24 @@ class DecomposedReplayBuffer(ReplayBuffer):
             if not terminated:
                 self._write(following, lane, next_obs)
             self.actions[slot, lane] = action[lane]
-            self.rewards[slot, lane] = reward[lane]
+            self.rewards[slot, lane] = self._credited(reward[lane], info, counted)
             self.terminated[slot, lane] = terminated
             self.counted[slot, lane] = counted
             self.next_active[slot, lane] = next_active
             self.pending[lane] = not done[lane]
             truncated = bool(done[lane]) and not terminated
             self.position[lane] = (following + 1) % self.n_slots if truncated else following
+
+    def _credited(self, reward: float, info: dict[str, Any], counted: int) -> Any:
+        """The step's reward, or (K,) of its sub-actions, 0 for those that do not count."""
+        if self.credit == "shared":
+            return reward
+        if len(given := info.get("sub_rewards", ())) != counted:
+            raise ValueError(
+                f"info['sub_rewards'] holds {len(given)} rewards for {counted} sub-actions; make the environment with "
+                "sub_rewards=True, or use credit='shared'."
+            )
+        return np.pad(np.asarray(given, np.float32), (0, self.sizes.pools - counted))
 
     def _counts(self, info: dict[str, Any], terminated: bool) -> tuple[int, int]:
         """Sub-actions that count in this step (n) and in the next one (n')."""
@@ -246,7 +267,7 @@ class DecomposedReplayBuffer(ReplayBuffer):
 
     def _batch(self, slot: Indices, lane: Indices, k: Indices, env: VecNormalize | None) -> DecomposedBatch:
         """The transitions of sub-actions k (B,) of the steps in these slots (B,) and lanes (B,)."""
-        last, reward, discount = self._returns(slot, lane, env)
+        last, reward, discount = self._returns(slot, lane, k, env)
         following = (last + 1) % self.n_slots
         terminated = self.terminated[last, lane]
         next_k = k % np.maximum(self.next_active[last, lane], 1)
@@ -274,11 +295,11 @@ class DecomposedReplayBuffer(ReplayBuffer):
         )
 
     def _returns(
-        self, slot: Indices, lane: Indices, env: VecNormalize | None
+        self, slot: Indices, lane: Indices, k: Indices, env: VecNormalize | None
     ) -> tuple[Indices, npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Slot of the last of up to n steps, discounted sum of their rewards, discount of what comes after: (B,)."""
         last = slot
-        reward = self._normalize_reward(self.rewards[slot, lane], env).astype(np.float32)
+        reward = self._rewards_of(slot, lane, k, env)
         discount = np.full(len(slot), self.gamma, dtype=np.float32)
         for _ in range(self.n_steps - 1):
             following = (last + 1) % self.n_slots
@@ -287,10 +308,18 @@ class DecomposedReplayBuffer(ReplayBuffer):
             if not goes_on.any():
                 break
             last = np.where(goes_on, following, last)
-            gained = discount * self._normalize_reward(self.rewards[last, lane], env)
+            gained = discount * self._rewards_of(last, lane, k, env)
             reward = np.where(goes_on, reward + gained, reward).astype(np.float32)
             discount = np.where(goes_on, discount * np.float32(self.gamma), discount)
         return last, reward, discount
+
+    def _rewards_of(
+        self, slot: Indices, lane: Indices, k: Indices, env: VecNormalize | None
+    ) -> npt.NDArray[np.float32]:
+        """The rewards (B,) of sub-actions k (B,)."""
+        if self.credit == "shared":
+            return self._normalize_reward(self.rewards[slot, lane], env).astype(np.float32)
+        return self.rewards[slot, lane, k]
 
     def _similarity(self, parts: Observation) -> Tensor | None:
         return self.to_torch(parts["similarity"], copy=False) if "similarity" in parts else None

@@ -16,7 +16,7 @@ from al_seg_env import functional
 from al_seg_env.config import EnvConfig
 from al_seg_env.datasets.segmentation_data import IGNORE_LABEL
 from al_seg_env.observation.region_pixels import RegionPixels
-from al_seg_env.types import FloatArray, Size
+from al_seg_env.types import FloatArray, IntArray, Size
 
 Sampler = Callable[[int], Iterator[Tensor]]
 
@@ -32,6 +32,8 @@ class Prediction:
         regions: Pools, sums and counts values ``(P,)`` by region.
         sampler: Yields the requested number of samples of these logits; needed by :meth:`samples` alone.
         truth: Returns the true labels of the pixels, ``(P,)`` uint8; needed by :meth:`true_counts` alone.
+        image_of: Index of each region's image in the data, ``(M,)``; for features that do not depend on the logits.
+        need: How much each class's labels are needed, ``(C,)``.
 
     An image of 2 x 4 pixels, two classes, and its two regions of 2 x 2 pixels:
 
@@ -57,11 +59,15 @@ class Prediction:
         regions: RegionPixels,
         sampler: Sampler | None = None,
         truth: Callable[[], Tensor] | None = None,
+        image_of: IntArray | None = None,
+        need: Tensor | None = None,
     ) -> None:
         self.logits = logits
         self.regions = regions
         self._sampler = sampler
         self._truth = truth
+        self.image_of = image_of
+        self._need = need
 
     @cached_property
     def _maps(self) -> tuple[Tensor, Tensor]:
@@ -87,6 +93,23 @@ class Prediction:
     def class_shares(self) -> Tensor:
         """Share of the pixels predicted per class and region, ``(M, C)`` float32."""
         return functional.shares(self.class_counts)
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """Probability of each class per pixel, ``(C, P)`` float32."""
+        return self.logits.softmax(dim=0)
+
+    @cached_property
+    def mean_probability(self) -> Tensor:
+        """Mean probability of each class per region, ``(M, C)`` float32."""
+        return self.regions.over_pixels(self.probabilities, "mean")
+
+    @property
+    def need(self) -> Tensor:
+        """How much each class's labels are needed, ``(C,)``; see :func:`~al_seg_env.observation.composition.need`."""
+        if self._need is None:
+            raise ValueError("this prediction came without what is labelled, which tells what is needed")
+        return self._need
 
     def samples(self, count: int) -> Iterator[Tensor]:
         """Yield ``count`` tensors of logits ``(C, P)``, each with its own dropout masks.

@@ -18,6 +18,7 @@ from al_seg_env.functional import CACHED, shares
 from al_seg_env.labelling.label_state import LabelState
 from al_seg_env.learner.contract import Learner, PredictsBoxes
 from al_seg_env.learner.inputs import Inputs
+from al_seg_env.observation.composition import need as needed
 from al_seg_env.observation.features import Feature, KLSimilarity, Prediction, feature_bounds
 from al_seg_env.observation.region_pixels import RegionPixels
 from al_seg_env.observation.scores import Score
@@ -72,6 +73,7 @@ class Observer:
         features: Parts of a region's description.
         similarity: KL histograms, or ``None``.
         scores: Acquisition scores.
+        known_counts: Pixels per class of the images that are labelled before an episode begins, ``(C,)``.
 
     Raises:
         ValueError: If a score needs dropout and the network has none, or two scores share a name.
@@ -91,9 +93,10 @@ class Observer:
         features: Sequence[Feature],
         similarity: KLSimilarity | None,
         scores: Sequence[Score],
+        known_counts: IntArray,
     ) -> None:
         self.frames, self.inputs, self.grid, self.learner = frames, inputs, grid, learner
-        self.state_images = state_images
+        self.state_images, self.known_counts = state_images, known_counts
         self.features, self.similarity, self.scores = tuple(features), similarity, tuple(scores)
         names = [score.name for score in scores]
         if len(set(names)) != len(names):
@@ -157,6 +160,7 @@ class Observer:
         Raises:
             FloatingPointError: If the network's logits are not finite.
         """
+        self._need = torch.from_numpy(needed(self.known_counts + labels.class_counts.sum(axis=0)))
         state, candidates = self._describe_initial(pools) if initial else self._describe_now(pools, rng)
         parts = {"state": state, "candidates": candidates.features}
         if self.similarity is not None:
@@ -214,16 +218,16 @@ class Observer:
         scores = () if rng is None else self.scores
         sampled = any(getattr(score, "needs_dropout", False) for score in scores)
         size = len(cells) if sampled else self._regions_at_once
-        parts = [
-            RegionPixels(self.grid, of_image[start : start + size], cells[start : start + size], torch.device("cpu"))
-            for start in range(0, len(cells), size)
-        ]
+        image_of = np.asarray(images, np.int64)[of_image]
+        slices = [slice(start, start + size) for start in range(0, len(cells), size)]
+        parts = [RegionPixels(self.grid, of_image[part], cells[part], torch.device("cpu")) for part in slices]
         described = []
-        for pixels, logits in zip(parts, self._logits(batch, parts), strict=True):
+        for part, pixels, logits in zip(slices, parts, self._logits(batch, parts), strict=True):
             pixels = pixels.to(logits.device)
             sampler = None if rng is None else partial(self._samples, batch, pixels, rng)
             truth = partial(self._true_labels, images, pixels, logits.device)
-            prediction = Prediction(logits, pixels, sampler, truth)
+            needed = self._need.to(logits.device)
+            prediction = Prediction(logits, pixels, sampler, truth, image_of[part], needed)
             features = torch.cat([feature(prediction) for feature in self.features], dim=1)
             values = [score(prediction) for score in scores]
             stacked = torch.stack(values, dim=1) if values else features.new_empty(len(features), 0)

@@ -64,7 +64,7 @@ class RegionPixels:
     """
 
     def __init__(self, grid: RegionGrid, images: IntArray, cells: IntArray, device: torch.device) -> None:
-        self.count, self.device = len(cells), device
+        self.count, self.device, self.cells = len(cells), device, cells
         row, column = np.divmod(cells, grid.shape[1])
         self._blocks: list[_Block] = []
         for first_row, rows, height, top in _equal_runs(grid.image_size[0], grid.region_size[0]):
@@ -111,6 +111,11 @@ class RegionPixels:
     def sum(self, values: Tensor) -> Tensor:
         """Return the sum of the values ``(P,)`` over each region, ``(M, 1)``."""
         return self._reduce(values, lambda tiles: tiles.sum(dim=(1, 2))[:, None])
+
+    def over_pixels(self, values: Tensor, mode: str) -> Tensor:
+        """Return the ``"mean"`` or ``"max"`` of C values per pixel ``(C, P)`` over each region, ``(M, C)``."""
+        how = {"mean": lambda tiles: tiles.mean(dim=(1, 2)), "max": lambda tiles: tiles.amax(dim=(1, 2))}[mode]
+        return torch.cat([self._reduce(each, lambda tiles: how(tiles)[:, None]) for each in values], dim=1)
 
     def class_counts(self, labels: Tensor, num_classes: int) -> Tensor:
         """Return the number of pixels of each class in each region from labels ``(P,)``: ``(M, C)`` int64."""
