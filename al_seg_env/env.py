@@ -156,7 +156,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         return (*paper_features(self.config), *further)
 
     def _known_counts(self) -> IntArray:
-        """Return the pixels per class of the images labelled before an episode, ``(C,)``; zeros if nothing needs them."""
+        """Return the pixels per class of the images labelled before an episode, ``(C,)``; zeros if not needed."""
         counts = np.zeros(len(self.data.classes), np.int64)
         if self.config.sub_rewards or {"need", "needed_probability"} & set(self.config.region_features):
             for image in self.labelled_before:

@@ -109,8 +109,8 @@ class SubActionDQN(OffPolicyAlgorithm):
         td_target: ``"paper"`` chooses with the target network and values with the query network, Eq. (3);
             ``"van_hasselt"`` does the reverse, like the released code.
         loss: ``"squared"``, Eq. (2), or ``"huber"``, like the released code.
-        credit: ``"shared"``, the paper's: each sub-action is rewarded with the step's reward. ``"sub_rewards"``: with its
-            own, as the environment's ``info["sub_rewards"]`` has it.
+        credit: ``"shared"``, the paper's: each sub-action is rewarded with the step's reward.
+            ``"sub_rewards"``: with its own, as the environment's ``info["sub_rewards"]`` has it.
         exploration: ``"sub_action"`` explores each of the K sub-actions by itself; ``"step"`` all or none of
             them, like the released code; ``"episode"`` all or none of an episode's. K independent choices hardly
             change the reward that they share; a whole episode played in one way does (docs/paper/results.md).

@@ -1,4 +1,4 @@
-"""What a region may hold, and what is still rare: features that an agent needs to tell which labels are worth having."""
+"""What a region may hold and what is still rare: what an agent needs to tell which labels are worth having."""
 
 from __future__ import annotations
 

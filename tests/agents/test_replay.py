@@ -291,3 +291,25 @@ def test_td_targets_by_hand():
     assert usual.tolist() == [1.0 + 0.5 * 2.0, 2.0 + 0.5 * 10.0, 3.0]
     with pytest.raises(ValueError, match="td3"):
         td_targets(reward, terminated, q, q_target, 0.5, rule="td3")
+
+
+def test_credit_of_sub_actions_is_their_own_reward():
+    env = credited_env()
+    buffer = DecomposedReplayBuffer(
+        30, env.observation_space, env.action_space, seed=0, credit="sub_rewards", gamma=0.0
+    )
+    run(buffer, env, 40, seed=0, p_truncated=0.0, p_broken=0.0)
+    batch = buffer.sample(200)
+    np.testing.assert_array_equal(batch.reward, batch.chosen[:, 0])  # feature 0 is the region's worth
+    copied = DecomposedReplayBuffer(30, env.observation_space, env.action_space, **options)
+    copied.load_state_dict(buffer.state_dict())
+    np.testing.assert_array_equal(copied.sample(200).reward, batch.reward)
+
+
+def test_credit_that_is_not_told_is_refused():
+    env = FakeRegionEnv()
+    buffer = DecomposedReplayBuffer(30, env.observation_space, env.action_space, credit="sub_rewards")
+    with pytest.raises(ValueError, match="holds 0 rewards for 3 sub-actions; make the environment"):
+        run(buffer, env, 1, seed=0)
+    with pytest.raises(ValueError, match="credit is 'mine'"):
+        DecomposedReplayBuffer(30, env.observation_space, env.action_space, credit="mine")

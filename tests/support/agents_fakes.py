@@ -83,3 +83,13 @@ class FakeRegionEnv(gym.Env):
         self.last = self._observe()
         observation = {name: part.copy() for name, part in self.last.items()}
         return observation, float(worth.mean()), terminated, False, self._info(chosen)
+
+
+class CreditedEnv(FakeRegionEnv):
+    """Tells the worth of each chosen region; the shared reward is noise that says nothing."""
+
+    def step(self, action):
+        last = self.last["candidates"]
+        observation, _, terminated, truncated, info = super().step(action)
+        info["sub_rewards"] = tuple(float(last[k, action[k], 0]) for k in range(len(info["chosen"])))
+        return observation, float(self.np_random.normal()), terminated, truncated, info
