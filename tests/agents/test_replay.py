@@ -294,10 +294,8 @@ def test_td_targets_by_hand():
 
 
 def test_credit_of_sub_actions_is_their_own_reward():
-    env = credited_env()
-    buffer = DecomposedReplayBuffer(
-        30, env.observation_space, env.action_space, seed=0, credit="sub_rewards", gamma=0.0
-    )
+    env, options = CreditedEnv(budget=8), {"credit": "sub_rewards", "gamma": 0.0}
+    buffer = DecomposedReplayBuffer(30, env.observation_space, env.action_space, seed=0, **options)
     run(buffer, env, 40, seed=0, p_truncated=0.0, p_broken=0.0)
     batch = buffer.sample(200)
     np.testing.assert_array_equal(batch.reward, batch.chosen[:, 0])  # feature 0 is the region's worth
