@@ -4,7 +4,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from agents_fakes import FakeRegionEnv
+from agents_fakes import CreditedEnv, FakeRegionEnv
 from gymnasium import spaces
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
