@@ -26,7 +26,7 @@ from al_seg_env.labelling.oracles import GroundTruthOracle, Oracle, ask
 from al_seg_env.learner.contract import Learner
 from al_seg_env.learner.hardware import is_out_of_memory
 from al_seg_env.learner.inputs import Inputs, inputs_of, labelled_batches
-from al_seg_env.learner.replay import Replay
+from al_seg_env.learner.rehearsal import Replay
 from al_seg_env.metrics import class_iou, mean_iou
 from al_seg_env.observation.composition import named_features, need, worth_of_labels
 from al_seg_env.observation.features import Feature, paper_features, paper_similarity

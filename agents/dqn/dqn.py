@@ -48,7 +48,7 @@ from agents.dqn.exploration import (
     follow,
     rate_at,
 )
-from agents.dqn.network import QueryNetwork
+from agents.dqn.network import CandidateNetwork, QueryNetwork
 from agents.dqn.policy import CandidatePolicy, QueryPolicy
 from agents.dqn.replay import CREDITS, DecomposedBatch, DecomposedReplayBuffer
 from agents.dqn.saving import (
@@ -288,12 +288,12 @@ class SubActionDQN(OffPolicyAlgorithm):
         self.replay_buffer.rng = self.rng.spawn(1)[0]
 
     @property
-    def q_net(self) -> QueryNetwork:
+    def q_net(self) -> QueryNetwork | CandidateNetwork:
         """The query network phi."""
         return self.policy.q_net
 
     @property
-    def q_net_target(self) -> QueryNetwork:
+    def q_net_target(self) -> QueryNetwork | CandidateNetwork:
         """Its target copy phi'."""
         return self.policy.q_net_target
 

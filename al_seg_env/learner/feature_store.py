@@ -234,8 +234,8 @@ class _FeatureFile:
         """Write a record, then its checksum: should the process end in between, the record does not count."""
         try:
             # Not through the map: where the disk is full, that would end the process by a signal.
-            _write(self.path, image * self._record_size, record.tobytes())
-            _write(self._checks_path, image * 8, _checksum(image, record).tobytes())
+            write_maps(self.path, image * self._record_size, record.tobytes())
+            write_maps(self._checks_path, image * 8, _checksum(image, record).tobytes())
         except OSError as error:
             raise type(error)(
                 error.errno,
@@ -298,7 +298,8 @@ class _FeatureFile:
             raise OSError(errno.EIO, f"{self.path} cannot be mapped into memory; use a cache on a local disk")
 
 
-def _write(path: Path, offset: int, content: bytes) -> None:
+def write_maps(path: Path, offset: int, content: bytes) -> None:
+    """Write bytes into a file from an offset on, all of them or with an OSError."""
     with path.open("r+b", buffering=0) as file:
         file.seek(offset)
         view = memoryview(content)

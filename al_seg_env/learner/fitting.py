@@ -18,7 +18,7 @@ from tqdm import tqdm
 from al_seg_env.datasets.frames import Frames
 from al_seg_env.learner.contract import HasLearningRate, Learner
 from al_seg_env.learner.inputs import Inputs, inputs_of, labelled_batches
-from al_seg_env.learner.replay import Replay
+from al_seg_env.learner.rehearsal import Replay
 from al_seg_env.metrics import class_iou, mean_iou
 from al_seg_env.regions import RegionGrid
 from al_seg_env.storage import load_tree, save_tree

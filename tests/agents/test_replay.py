@@ -301,7 +301,7 @@ def test_credit_of_sub_actions_is_their_own_reward():
     np.testing.assert_array_equal(batch.reward, batch.chosen[:, 0])  # feature 0 is the region's worth
     copied = DecomposedReplayBuffer(30, env.observation_space, env.action_space, **options)
     copied.load_state_dict(buffer.state_dict())
-    np.testing.assert_array_equal(copied.sample(200).reward, batch.reward)
+    np.testing.assert_array_equal(copied.sample(200).reward, buffer.sample(200).reward)
 
 
 def test_credit_that_is_not_told_is_refused():

@@ -197,7 +197,7 @@ def test_what_does_not_fit_on_the_disk_is_refused_with_what_would(tmp_path, monk
 
 def test_a_disk_that_fills_while_the_store_is_made_keeps_what_is_there(tmp_path, monkeypatch):
     subject, written = store(tmp_path), []
-    write = feature_store._write
+    write = feature_store.write_maps
 
     def until_full(path, offset, content):
         if len(written) == 15:
@@ -206,7 +206,7 @@ def test_a_disk_that_fills_while_the_store_is_made_keeps_what_is_there(tmp_path,
         written.append(path)
         write(path, offset, content)
 
-    monkeypatch.setattr(feature_store, "_write", until_full)
+    monkeypatch.setattr(feature_store, "write_maps", until_full)
     with pytest.raises(OSError, match="could not be written .* free space, or use a cache on another disk"):
         subject.prepare(range(IMAGES))
     monkeypatch.undo()
@@ -263,14 +263,14 @@ KILLED = """
 import os, sys
 sys.path[:0] = {paths!r}
 from test_feature_store import *
-write, writes = feature_store._write, []
+write, writes = feature_store.write_maps, []
 def killing(path, offset, content):
     if len(writes) == {after}:
         write(path, offset, content[:len(content) // 2])
         os.kill(os.getpid(), 9)
     writes.append(path)
     write(path, offset, content)
-feature_store._write = killing
+feature_store.write_maps = killing
 store({cache!r}).prepare(range(IMAGES))
 """
 MAKING = """
