@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import logging
-import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -133,10 +133,11 @@ def run(
 
 
 def _one_line(box: str) -> str:
-    """Return the first message of tyro's box of several lines."""
-    lines = [re.sub(r"^[│|]\s*|\s*[│|]$", "", line) for line in box.splitlines() if not line.startswith(("╭", "╰"))]
-    rule = next((i for i, line in enumerate(lines) if re.fullmatch("[─-]+", line)), len(lines))
-    return " ".join(" ".join(lines[:rule]).split())
+    """Return the message in tyro's box of several lines: below the title, above what is horizontally ruled off."""
+    lines = [line.strip("│ ") for line in box.splitlines() if line.strip("│ ") and not line.startswith("╰")]
+    below_title = 1 if box.startswith("╭") else 2  # without box-drawing characters, the title is ruled off, too
+    message = itertools.takewhile(lambda line: set(line) - set("─-"), lines[below_title:])
+    return " ".join(" ".join(message).split())
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -291,6 +291,6 @@ def _with_ray_address(argv: Sequence[str] | None) -> list[str]:
     given = list(sys.argv[1:] if argv is None else argv)
     return [
         part
-        for item, following in zip(given, [*given[1:], "-"], strict=True)
+        for item, following in zip(given, [*given[1:], "-"], strict=False)
         for part in ([item, "local"] if item == "--ray" and following.startswith("-") else [item])
     ]

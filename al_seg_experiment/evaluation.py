@@ -17,8 +17,10 @@ from al_seg_env.env import RegionSelectionEnv
 from al_seg_env.learner.fitting import FitSettings
 from al_seg_env.registration import environment_spec, make_again
 from al_seg_env.storage import write_json
+from al_seg_env.validation import whole_number
 from al_seg_experiment.acquisition import acquire, is_acquired, measure_theta_0, supervise_fully
 from al_seg_experiment.checking import equal_budgets
+from al_seg_experiment.experiment import MOST
 from al_seg_experiment.folders import claimed, identity
 from al_seg_experiment.policies import NamedPolicy, make_policy, parse_policy
 from al_seg_experiment.trial_results import read_results_of, result_row, set_damaged_aside, write_rows
@@ -66,7 +68,7 @@ def evaluate(
         ValueError: If an argument is wrong, or the folder holds results of another environment or other settings.
     """
     compared = _named(policies)
-    seeds, budgets = _whole(seeds, "seeds"), sorted(_whole(budgets, "budgets"))
+    seeds, budgets = _whole(seeds, "seeds", 0), sorted(_whole(budgets, "budgets", 1))
     spec = environment_spec(env, split="eval", budget=budgets[-1])
     first = make_again(spec)
     if problem := next(equal_budgets(tuple(budgets), first.config.regions_per_step, compared[0][0].name), None):
@@ -120,16 +122,17 @@ def _plain(named: NamedPolicy, maker: PolicyMaker) -> dict[str, Any]:
     return {"policy": named.policy, "arguments": dict(named.arguments), "agent": agent}
 
 
-def _whole(values: Sequence[int], name: str) -> list[int]:
-    if not values or any(type(value) is not int or value < 0 for value in values) or len(set(values)) != len(values):
-        raise ValueError(f"{name} is {list(values)}; expected different whole numbers")
-    return list(values)
+def _whole(values: Sequence[int], name: str, least: int) -> list[int]:
+    found = [whole_number(name, value, least, MOST) for value in values]
+    if not found or len(set(found)) != len(found):
+        raise ValueError(f"{name} is {found}; expected different whole numbers, at least one")
+    return found
 
 
 def _numerics(env: RegionSelectionEnv, path: Path) -> dict[str, Any]:
     """Return the precision and layout that the first process measured, so that no clock decides between policies."""
     if not path.exists():
-        write_json(path, getattr(env.learner, "numerics", {}))
+        write_json(path, dict(env.learner.numerics))
     numerics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return numerics
 

@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv,
 from agents import Checkpoint, EpisodeRecorder, InfoLogger, SubActionDQN
 from al_seg_env.registration import environment_spec, make_again, make_wrapped
 from al_seg_env.storage import folder_lock
+from al_seg_env.validation import whole_number
 from al_seg_experiment.experiment import agent_arguments
 from al_seg_experiment.plotting import plot_lines
 
@@ -71,8 +72,8 @@ def train_agent(
         ValueError: If a setting is wrong, or the folder holds a training that can't be resumed with these settings.
     """
     folder = Path(folder)
-    if type(episodes) is not int or episodes < 1 or type(envs) is not int or envs < 1:
-        raise ValueError(f"episodes is {episodes!r} and envs is {envs!r}; expected whole numbers, at least 1")
+    whole_number("episodes", episodes, 0)
+    whole_number("envs", envs, 1)
     if not resume:
         _refuse_training(folder)
     with folder_lock(folder):
