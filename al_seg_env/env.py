@@ -134,6 +134,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
             learner,
             state_images=splits.state,
             candidate_images=acquired_from,
+            keep_candidates=not self._has_many_candidates,
             n_pools=config.regions_per_step,
             pool_size=config.pool_size,
             features=self._configured_features() if features is None else tuple(features),
@@ -419,13 +420,17 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         stride = self.config.reward_stride
         return self.learner.evaluate(batches) if stride == 1 else self.learner.evaluate(batches, stride)
 
-    def _images_of_an_episode(self) -> Sequence[int]:
-        """Return the images that an episode looks at: of D_S, D_R and, unless they are too many, all candidates'."""
-        config, candidates = self.config, self._candidates
-        steps = -(-config.budget // config.regions_per_step)
-        most = 0 if len(candidates) > steps * config.regions_per_step * config.pool_size else len(candidates)
-        replayed = self.labelled_before if config.replay else ()
-        return [*self.splits.state, *self.splits.reward, *replayed, *candidates[:most]]
+    def _images_of_an_episode(self) -> list[int]:
+        """Return the images that any episode looks at: of D_S and D_R, and of all candidates if they are not many."""
+        replayed = self.labelled_before if self.config.replay else ()
+        candidates = () if self._has_many_candidates else self._candidates
+        return [*self.splits.state, *self.splits.reward, *replayed, *candidates]
+
+    @property
+    def _has_many_candidates(self) -> bool:
+        """Whether there are more images than an episode looks at, so that what is kept of one helps no other."""
+        steps = -(-self.config.budget // self.config.regions_per_step)
+        return len(self._candidates) > steps * self.config.regions_per_step * self.config.pool_size
 
     def _observe(self, labels: LabelState, *, initial: bool = False) -> tuple[tuple[IntArray, ...], Observation]:
         """Draw new pools, and describe D_S and the candidates (steps 1 and 2)."""

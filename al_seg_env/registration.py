@@ -53,11 +53,12 @@ def synthetic_streets(
         "fit_iterations": 4,
         "crop_size": None,
         "encoder": "tu-tf_mobilenetv3_small_minimal_100",
-        "network_options": {"decoder_pyramid_channels": 64, "decoder_segmentation_channels": 32},
         "learning_rate": 2e-3,
         "max_grad_norm": 4.0,
         "precision": "float32",  # bfloat16 gains little on a network so small
     }
+    if options.get("architecture", "FPN") == "FPN":
+        defaults["network_options"] = {"decoder_pyramid_channels": 64, "decoder_segmentation_channels": 32}
     data = SyntheticStreets(whole_number("images", images, 1), image_size, whole_number("data_seed", data_seed), style)
     sizes = {"state": 8, "train": 48, "reward": 40, "eval": 64, "test": None}
     return _build(data, splits, sizes, {**defaults, **options})

