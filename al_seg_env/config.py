@@ -123,6 +123,11 @@ class EnvConfig:
                 "no feature is left: set class_distribution, or name one of entropy_pools or region_features"
             )
 
+    def images_labelled_before(self, state: tuple[int, ...], train: tuple[int, ...]) -> tuple[int, ...]:
+        """Return which of D_S and D_T is labelled before an episode begins."""
+        known = self.labelled_before or ("state" if self.split == "train" else "train")
+        return state if known == "state" else train
+
     def _check_counts(self) -> None:
         for name, least in {
             "regions_per_step": 1,

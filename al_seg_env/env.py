@@ -178,8 +178,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
     @property
     def labelled_before(self) -> tuple[int, ...]:
         """Images that are labelled before an episode begins: by default D_S if D_T is acquired from, D_T if D_V is."""
-        known = self.config.labelled_before or ("state" if self.config.split == "train" else "train")
-        return self.splits.state if known == "state" else self.splits.train
+        return self.config.images_labelled_before(self.splits.state, self.splits.train)
 
     @property
     def labels(self) -> LabelState:

@@ -17,7 +17,16 @@ from al_seg_env.datasets.frames import Frames
 from al_seg_env.datasets.splits import SplitChoice, resolve_splits
 from al_seg_env.env import RegionSelectionEnv
 from al_seg_env.learner.building import LearnerConfig
-from al_seg_env.observation.scores import BALD, Entropy, Margin, PrivilegedRarity, Score, class_rarity
+from al_seg_env.observation.scores import (
+    BALD,
+    RIPU,
+    Entropy,
+    Margin,
+    PrivilegedRarity,
+    RarityEntropy,
+    Score,
+    class_rarity,
+)
 from al_seg_env.validation import whole_number
 
 ENV_OPTIONS = frozenset(field.name for field in fields(EnvConfig))
@@ -188,8 +197,8 @@ def make_env(data: SegmentationData, *, splits: SplitChoice = 0, **options: Any)
             drawn from ``train``, too.
         options: Fields of :class:`~al_seg_env.config.EnvConfig` and
             :class:`~al_seg_env.learner.building.LearnerConfig`; ``scores`` (names: ``"entropy"``, ``"bald"``,
-            ``"margin"``; ``"privileged_rarity"`` knows the truth), ``bald_samples``, ``render_mode``, ``oracle``, and
-            ``cache``, a folder for decoded images and stored features. By default a region is a sixteenth of an
+            ``"margin"``, ``"ripu"``, ``"rarity_entropy"``; ``"privileged_rarity"`` knows the truth), ``bald_samples``,
+            ``render_mode``, ``oracle``, and ``cache``, a folder for decoded images and stored features. By default a region is a sixteenth of an
             image, K is 4, N is 8 and the budget 40.
 
     Raises:
@@ -260,8 +269,10 @@ def _build(
     chosen, cache = resolve_splits(data, splits, sizes, sources or {}), options.get("cache")
     frames = Frames.shared(data, cache)
 
-    def rarity() -> tuple[float, ...]:
-        return class_rarity(frames, chosen.train if config.split == "train" else chosen.eval, len(data.classes))
+    def rarity(privileged: bool) -> tuple[float, ...]:
+        acquired = chosen.train if config.split == "train" else chosen.eval
+        images = acquired if privileged else config.images_labelled_before(chosen.state, chosen.train)
+        return class_rarity(frames, images, len(data.classes))
 
     return RegionSelectionEnv(
         data,
@@ -276,14 +287,16 @@ def _build(
 
 
 def named_scores(
-    names: Sequence[str], bald_samples: int = 20, rarity: Callable[[], tuple[float, ...]] = tuple
+    names: Sequence[str], bald_samples: int = 20, rarity: Callable[[bool], tuple[float, ...]] = lambda _: (1.0,)
 ) -> list[Score]:
     """Return the scores of these names.
 
     Args:
-        names: Out of ``"entropy"``, ``"bald"``, ``"margin"`` and, for references only, ``"privileged_rarity"``.
+        names: Out of ``"entropy"``, ``"bald"``, ``"margin"``, ``"ripu"``, ``"rarity_entropy"`` and, for references
+            only, ``"privileged_rarity"``.
         bald_samples: Samples of BALD.
-        rarity: Returns the weights of the classes for ``"privileged_rarity"``.
+        rarity: Returns weights of the classes: by the truth of what is acquired from, for ``"privileged_rarity"``, if
+            called with true; else by labels that are known before, for ``"rarity_entropy"``.
 
     Raises:
         ValueError: If a name is unknown.
@@ -292,7 +305,9 @@ def named_scores(
         "entropy": Entropy,
         "bald": lambda: BALD(bald_samples),
         "margin": Margin,
-        "privileged_rarity": lambda: PrivilegedRarity(rarity()),
+        "ripu": RIPU,
+        "rarity_entropy": lambda: RarityEntropy(rarity(False)),
+        "privileged_rarity": lambda: PrivilegedRarity(rarity(True)),
     }
     wrong = [name for name in ([names] if isinstance(names, str) else names) if name not in known]
     if isinstance(names, str) or wrong:

@@ -154,7 +154,7 @@ def _fit_and_test(
     settings: FitSettings,
     folder: Path,
 ) -> dict[str, Any]:
-    """Train to convergence with early stopping on D_R, and return the figures on D_R and on the test set."""
+    """Train to convergence, and return the figures on D_R and on the test set."""
     fit = fit_to_convergence(
         env.learner,
         env.frames,
@@ -166,6 +166,7 @@ def _fit_and_test(
         np.random.default_rng([seed, budget]),
         f"fit {budget}",
         folder / f"fit-{budget}.part",
+        known=env.labelled_before,
     )
     figures = _figures(env, evaluate(env.learner, env.frames, env.splits.reward))
     return {**figures, "epochs": len(fit.history) - 1, "best_epoch": fit.best_epoch}

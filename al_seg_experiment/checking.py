@@ -187,7 +187,7 @@ def _options(arguments: Mapping[str, Any]) -> Iterator[str]:
     yield from wrong.values()
     if not wrong:
         samples = arguments.get("bald_samples", 20)
-        yield from _refused(lambda: named_scores(arguments.get("scores", ()), samples, lambda: (1.0,)))
+        yield from _refused(lambda: named_scores(arguments.get("scores", ()), samples, lambda _: (1.0,)))
 
 
 def _of_type(arguments: Mapping[str, Any], hints: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -304,7 +304,7 @@ def _made(experiment: Experiment, env: _Spaces, policy_kwargs: Mapping[str, Any]
     arguments = experiment.query.agent_arguments(steps=experiment.query.episodes)
     arguments |= {"device": "cpu", **({"policy_kwargs": dict(policy_kwargs)} if policy_kwargs else {})}
     with torch.random.fork_rng(devices=[]):
-        agent = SubActionDQN("QueryPolicy", env, **arguments)
+        agent = SubActionDQN(experiment.query.policy, env, **arguments)
     unseen = [guide for guide in agent.guides if guide != "uniform" and guide not in env.observed]
     if unseen:
         seen = [name for name in env.observed if name.startswith("score_")]

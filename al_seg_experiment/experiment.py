@@ -27,6 +27,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "entropy": {"policy": "entropy", "arguments": {"scores": ["entropy"]}},
     "bald": {"policy": "bald", "arguments": {"scores": ["bald"]}},
     "margin": {"policy": "margin", "arguments": {"scores": ["margin"]}},
+    "ripu": {"policy": "ripu", "arguments": {"scores": ["ripu"]}},
+    "rarity_entropy": {"policy": "rarity_entropy", "arguments": {"scores": ["rarity_entropy"]}},
     "rare": {"policy": "rare", "arguments": {"scores": ["privileged_rarity"]}},
     "greedy": {"policy": "greedy", "arguments": {"scores": ["privileged_rarity"]}},
     "dqn": {"policy": "dqn"},
@@ -202,6 +204,8 @@ class Query(Entry):
     """Episodes."""
     arguments: Arguments = Field(default_factory=dict)
     """Arguments of the environment, over the experiment's own, such as ``budget``."""
+    policy: Literal["QueryPolicy", "CandidatePolicy"] = "QueryPolicy"
+    """The paper's query network, or a small one that looks at candidates alone."""
     agent: Arguments = Field(default_factory=dict)
     """Arguments of :class:`agents.SubActionDQN`, such as ``gamma``; ``epsilon_steps`` for a linear decay of the
     exploration from 1 to 0.05 in so many environment steps; ``learning_rate_decay`` for a factor per step."""
@@ -232,6 +236,14 @@ class Convergence(Entry):
     """Epochs at most."""
     min_updates: Count = FitSettings.min_updates
     """Updates in an epoch, at least."""
+    updates: Count | None = FitSettings.updates
+    """Updates from theta_0, without early stopping, in place of epochs."""
+    replay: Annotated[float, Field(ge=0, lt=1)] = FitSettings.replay
+    """With ``updates``: share of each batch from images that were labelled before the episode."""
+    learning_rate: Rate = FitSettings.learning_rate
+    """With ``updates``: the highest learning rate of the cycle."""
+    fits: Count = FitSettings.fits
+    """With ``updates``: fits whose weights are averaged."""
 
     @property
     def settings(self) -> FitSettings:

@@ -87,6 +87,8 @@ def make_policy(policy: str, env: RegionSelectionEnv, seed: int, agent: Path | N
         "entropy": EntropyPolicy,
         "bald": BALDPolicy,
         "margin": lambda: ScorePolicy("score_margin"),
+        "ripu": lambda: ScorePolicy("score_ripu"),
+        "rarity_entropy": lambda: ScorePolicy("score_rarity_entropy"),
         "rare": RareClassPolicy,
         "greedy": lambda: GreedyOraclePolicy(env, suggestions=[RareClassPolicy()], seed=seed),
         "dqn": lambda: SubActionDQN.load(str(agent), env=env),

@@ -54,6 +54,7 @@ def train_query(experiment: Experiment, weights: Path, folder: Path, seed: int) 
         checkpoint_every=query.checkpoint_every,
         refit=None if query.refit is None else dict(query.refit),
         plot=False,  # the report draws all agents together
+        policy=query.policy,
         **query.agent,
     )
 

@@ -42,6 +42,7 @@ def train_agent(
     refit: Mapping[str, Any] | None = None,
     callbacks: Sequence[BaseCallback] = (),
     plot: bool = True,
+    policy: str = "QueryPolicy",
     **settings: Any,
 ) -> Path:
     """Train the paper's query agent, :class:`~agents.SubActionDQN`, and store it.
@@ -61,6 +62,7 @@ def train_agent(
         refit: Arguments of :meth:`agents.SubActionDQN.refit`, which fits the agent's network again at the end.
         callbacks: Of Stable-Baselines3, besides those that record and write checkpoints.
         plot: Draw the learning curve.
+        policy: ``"QueryPolicy"``, the paper's, or ``"CandidatePolicy"``.
         settings: Arguments of :class:`~agents.SubActionDQN`, such as ``gamma``; ``epsilon_steps`` for an exploration
             rate that falls from 1 to 0.05 in so many environment steps; ``learning_rate_decay`` for a factor on the
             learning rate per step.
@@ -80,7 +82,7 @@ def train_agent(
         players = make_players(environment_spec(env, split="train"), envs)
         per_episode = steps_per_episode(players)
         steps = episodes * per_episode
-        agent = SubActionDQN("QueryPolicy", players, seed=seed, **agent_arguments(settings, steps))
+        agent = SubActionDQN(policy, players, seed=seed, **agent_arguments(settings, steps))
 
         def after_episode() -> None:
             agent.save(folder / AGENT)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from al_seg_env import functional
@@ -147,6 +148,69 @@ class Margin:
     def __call__(self, prediction: Prediction) -> Tensor:
         """Return ``(M,)``."""
         return _sum(functional.margin_map(prediction.logits[None])[0], prediction)
+
+
+@dataclass(frozen=True)
+class RIPU:
+    """Region impurity times prediction uncertainty: the entropy of the predicted classes times the mean entropy.
+
+    After Xie et al., "Towards Fewer Annotations: Active Learning via Region Impurity and Prediction Uncertainty for
+    Domain Adaptive Semantic Segmentation" (CVPR 2022), with this environment's regions in the place of their windows.
+
+    The first region is of one predicted class, the second of two, all equally uncertain:
+
+    >>> import torch
+    >>> from al_seg_env.observation.region_pixels import RegionPixels
+    >>> from al_seg_env.regions import RegionGrid
+    >>> grid = RegionGrid(image_size=(1, 4), region_size=(1, 2))
+    >>> regions = RegionPixels(grid, images=np.array([0, 0]), cells=np.array([0, 1]), device=torch.device("cpu"))
+    >>> p = torch.tensor([0.8, 0.8, 0.8, 0.2])
+    >>> RIPU()(Prediction(torch.stack([p, 1 - p]).log(), regions)).round(decimals=4)  # 0, log 2 * 0.5004
+    tensor([0.0000, 0.3469])
+    """
+
+    name: str = "ripu"
+
+    def high(self, num_classes: int, region_size: Size) -> float:
+        """Return ``(log C)^2``."""
+        return math.log(max(num_classes, 2)) ** 2
+
+    def __call__(self, prediction: Prediction) -> Tensor:
+        """Return ``(M,)``."""
+        impurity = torch.special.entr(prediction.class_shares).sum(dim=1)
+        return impurity * prediction.regions.over_pixels(prediction.entropy[None], "mean")[:, 0]
+
+
+@dataclass(frozen=True)
+class RarityEntropy:
+    """Predicted rarity times the mean entropy: ``(sum_c w_c mean p_c) * mean entropy``.
+
+    Attributes:
+        weights: w, one per class, from labels that are known before the episode; see :func:`class_rarity`.
+
+    Both regions are equally uncertain, the second is thought to be of class 1, which is four times rarer:
+
+    >>> import torch
+    >>> from al_seg_env.observation.region_pixels import RegionPixels
+    >>> from al_seg_env.regions import RegionGrid
+    >>> grid = RegionGrid(image_size=(1, 2), region_size=(1, 1))
+    >>> regions = RegionPixels(grid, images=np.array([0, 0]), cells=np.array([0, 1]), device=torch.device("cpu"))
+    >>> p = torch.tensor([0.8, 0.2])
+    >>> RarityEntropy(weights=(1.0, 4.0))(Prediction(torch.stack([p, 1 - p]).log(), regions)).round(decimals=4)
+    tensor([0.8006, 1.7014])
+    """
+
+    weights: tuple[float, ...]
+    name: str = "rarity_entropy"
+
+    def high(self, num_classes: int, region_size: Size) -> float:
+        """Return ``max w * log C``."""
+        return max(self.weights) * math.log(max(num_classes, 2))
+
+    def __call__(self, prediction: Prediction) -> Tensor:
+        """Return ``(M,)``."""
+        rarity = prediction.mean_probability @ prediction.logits.new_tensor(self.weights)
+        return rarity * prediction.regions.over_pixels(prediction.entropy[None], "mean")[:, 0]
 
 
 @dataclass(frozen=True)

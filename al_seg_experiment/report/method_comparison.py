@@ -13,7 +13,7 @@ from al_seg_experiment.report.results import Results
 from al_seg_experiment.report.statistics import holm, labels_needed, mean_interval, paired_test, summary
 from al_seg_experiment.report.tables import Table
 
-BASELINES = ("uniform", "entropy", "bald", "margin")
+BASELINES = ("uniform", "entropy", "bald", "margin", "ripu", "rarity_entropy")
 """The methods among which the best baseline is sought."""
 BEST = "best baseline"
 AREA = "area"

@@ -14,7 +14,7 @@ from al_seg_env.storage.csv_values import parse_float, parse_int
 FULL = "full"
 """The method that stands for full supervision: all labels, one row per seed."""
 SPLITS = ("val", "test")
-ORDER = ("uniform", "entropy", "bald", "margin", "dqn")
+ORDER = ("uniform", "entropy", "bald", "margin", "ripu", "rarity_entropy", "dqn")
 """Methods that are listed first, in this order; others follow by name, full supervision comes last."""
 
 
