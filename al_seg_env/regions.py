@@ -49,6 +49,9 @@ class Boxes(NamedTuple):
         images: Position in the batch of each box's image, ``(n,)`` int64.
         tops, lefts: First row and column of each in pixels, ``(n,)`` int64.
         size: ``(height, width)`` of all of them in pixels.
+
+    >>> Boxes(images=np.array([0, 0, 1]), tops=np.array([0, 2, 0]), lefts=np.array([0, 4, 4]), size=(2, 4)).size
+    (2, 4)
     """
 
     images: IntArray
@@ -58,7 +61,12 @@ class Boxes(NamedTuple):
 
 
 def cut_boxes(maps: Tensor, boxes: Sequence[Boxes]) -> Tensor:
-    """Return the pixels of some boxes of maps ``(B, C, H, W)``, box after box: ``(C, P)``."""
+    """Return the pixels of some boxes of maps ``(B, C, H, W)``, box after box: ``(C, P)``.
+
+    >>> maps = torch.arange(6).view(1, 1, 2, 3)
+    >>> cut_boxes(maps, [Boxes(images=np.array([0]), tops=np.array([0]), lefts=np.array([1]), size=(2, 2))])
+    tensor([[1, 2, 4, 5]])
+    """
     parts = [
         maps[image, :, top : top + group.size[0], left : left + group.size[1]].flatten(1)
         for group in boxes

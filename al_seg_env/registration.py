@@ -198,8 +198,8 @@ def make_env(data: SegmentationData, *, splits: SplitChoice = 0, **options: Any)
         options: Fields of :class:`~al_seg_env.config.EnvConfig` and
             :class:`~al_seg_env.learner.building.LearnerConfig`; ``scores`` (names: ``"entropy"``, ``"bald"``,
             ``"margin"``, ``"ripu"``, ``"rarity_entropy"``; ``"privileged_rarity"`` knows the truth), ``bald_samples``,
-            ``render_mode``, ``oracle``, and ``cache``, a folder for decoded images and stored features. By default a region is a sixteenth of an
-            image, K is 4, N is 8 and the budget 40.
+            ``render_mode``, ``oracle``, and ``cache``, a folder for decoded images and stored features. By default a
+            region is a sixteenth of an image, K is 4, N is 8 and the budget 40.
 
     Raises:
         TypeError: If an option is unknown; the known ones are listed.

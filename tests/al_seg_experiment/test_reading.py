@@ -62,7 +62,7 @@ from al_seg_experiment.reading import LARGEST_FILE, PRESETS, read_json, read_yam
         ({"query_theta_0": [{"images": "eval"}]}, r"query_theta_0\[0\]: images is 'eval'"),
         ({"query_theta_0": [{"images": "all", "arguments": {"learning_rate": 0.1}}]}, "images is 'all'"),
         ({"theta_0": [{"arguments": {"splits": 3}}]}, r"theta_0\[0\]: splits differ from the experiment's own"),
-        ({"preset": "camvid"}, "'camvid' is neither a file nor a preset .*; the presets are camvid_paper"),
+        ({"preset": "camvid"}, "'camvid' is neither a file nor a preset .*; the presets are camvid_frozen"),
         ({"arguments": {"cache": "/etc"}}, "cache names a folder to write to, and an experiment writes into its own"),
         ({"query": {"agent": {"tensorboard_log": "x"}}}, "tensorboard_log names a folder to write to"),
         ({"variants": 3}, "variants is 3; expected"),
@@ -101,7 +101,7 @@ from al_seg_experiment.reading import LARGEST_FILE, PRESETS, read_json, read_yam
         ({"query": {"agent": {"learning_rate_decay": 2}}}, "query.agent: decay is 2"),
         (
             {"query": {"agent": {"guides": ["score_bald"]}}},
-            r"guides names \['score_bald'\], which the obs",
+            r"guides is \('score_bald',\): expected some of \('uniform',\)",
         ),
         ({"query": {"refit": {"gradient_steps": 1, "policy_kwargs": {"x": 1}}}}, "query.refit: .*argument 'x'"),
         ({"query": {"episodes": 0}}, "query.episodes is 0; expected greater than or equal to 1"),

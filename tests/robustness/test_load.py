@@ -328,7 +328,7 @@ def test_d_s_is_the_best_of_1000_uniform_subsets():
     for seed in range(60):
         pixels = rng.multinomial(64, rng.dirichlet([0.1] * 12, size=22))  # rare classes, which a subset may lack
         masks = [np.repeat(np.arange(12), counts).astype(np.uint8).reshape(8, 8) for counts in pixels]
-        data = ArrayData([np.zeros((8, 8, 3), np.uint8)] * 22, masks, "abcdefghijkl")
+        data = ArrayData([np.zeros((8, 8, 3), np.uint8)] * 22, masks, list("abcdefghijkl"))
         splits = Splits.draw(data, seed, sizes={"state": 4, "train": 16, "reward": 2})
         group = sorted(splits.state + splits.train)
         state = pixels[group][subsets].sum(axis=1)
