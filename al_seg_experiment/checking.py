@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import gymnasium as gym
@@ -227,10 +228,9 @@ def _method(experiment: Experiment, policy: str, arguments: Mapping[str, Any]) -
 def _images(experiment: Experiment, stage: Stage, entry: str) -> Iterator[str]:
     """Yield why a stage must not train on its images."""
     env, arguments = experiment.source(stage)
-    if env != experiment.env or any(
-        arguments.get(name) != experiment.arguments.get(name)
-        for name in {*stage.arguments, *experiment.arguments}
-        if name in _own_parameters(env) and name not in NOT_DATA
+    data = _data_arguments(env, arguments)
+    if env.rpartition(":")[2] != experiment.env.rpartition(":")[2] or data != _data_arguments(
+        env, experiment.arguments
     ):
         return  # other data: none of its images are the experiment's
     allowed = {"theta_0": ("state", "train"), "query_theta_0": ("state",)}[entry]
@@ -241,8 +241,23 @@ def _images(experiment: Experiment, stage: Stage, entry: str) -> Iterator[str]:
     if stage.images not in allowed:
         shown = " or ".join(map(repr, allowed))
         yield f"images is {stage.images!r}; of the experiment's own data {shown} is expected: {why}"
-    if arguments.get("splits") != experiment.arguments.get("splits"):
-        yield "splits differ from the experiment's own, so that images of D_R, D_V or the test set would be trained on"
+    for name in ("splits", "images"):
+        if arguments.get(name) != experiment.arguments.get(name):
+            yield (
+                f"{name} differ from the experiment's own, so that other images would be drawn, and those of D_R, D_V "
+                "or the test set trained on"
+            )
+
+
+def _data_arguments(env: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of an environment's arguments says which data are meant; places are the same however written."""
+    own = _own_parameters(env)
+    named = {name: own[name].default for name in own if name not in NOT_DATA}
+    named.update({name: value for name, value in arguments.items() if name in named})
+    return {
+        name: str(Path(value).resolve()) if name == "root" and isinstance(value, str) else value
+        for name, value in named.items()
+    }
 
 
 def _budgets(experiment: Experiment) -> Iterator[str]:

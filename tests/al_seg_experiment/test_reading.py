@@ -62,6 +62,18 @@ from al_seg_experiment.reading import LARGEST_FILE, PRESETS, read_json, read_yam
         ({"query_theta_0": [{"images": "eval"}]}, r"query_theta_0\[0\]: images is 'eval'"),
         ({"query_theta_0": [{"images": "all", "arguments": {"learning_rate": 0.1}}]}, "images is 'all'"),
         ({"theta_0": [{"arguments": {"splits": 3}}]}, r"theta_0\[0\]: splits differ from the experiment's own"),
+        ({"theta_0": [{"arguments": {"images": 30}}]}, r"theta_0\[0\]: images differ from the experiment's own"),
+        (
+            {"theta_0": [{"arguments": {"style": "street"}, "images": "all"}]},
+            r"images is 'all'; of the experiment's own",
+        ),
+        (
+            {
+                **{"env": "al_seg_env/CamVid-v0", "arguments": {"root": "data/camvid"}},
+                "theta_0": [{"arguments": {"root": "./data/x/../camvid"}, "images": "eval"}],
+            },
+            r"theta_0\[0\]: images is 'eval'; of the experiment's own data",
+        ),
         ({"preset": "camvid"}, "'camvid' is neither a file nor a preset .*; the presets are camvid_frozen"),
         ({"arguments": {"cache": "/etc"}}, "cache names a folder to write to, and an experiment writes into its own"),
         ({"query": {"agent": {"tensorboard_log": "x"}}}, "tensorboard_log names a folder to write to"),
