@@ -234,6 +234,9 @@ class Evaluate(EnvironmentOptions):
     """Updates per epoch, at least."""
     batch_size: int = 32
     """Training crops per update."""
+    fit_arg: Assignments = ()
+    """Another setting of the training to convergence, see FitSettings (updates=300, fits=3: three fits of 300 updates
+    from theta_0, averaged)."""
     out: Path = Path("runs/evaluate")
     """Folder of the results."""
 
@@ -250,6 +253,7 @@ class Evaluate(EnvironmentOptions):
                 "patience": self.patience,
                 "max_epochs": self.epochs,
                 "min_updates": self.updates,
+                **assignments(self.fit_arg, "--fit-arg"),
             },
             full=self.full,
         )

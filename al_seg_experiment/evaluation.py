@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,7 +20,7 @@ from al_seg_env.storage import write_json
 from al_seg_env.validation import whole_number
 from al_seg_experiment.acquisition import acquire, is_acquired, measure_theta_0, supervise_fully
 from al_seg_experiment.checking import equal_budgets
-from al_seg_experiment.experiment import MOST
+from al_seg_experiment.experiment import MOST, close_match
 from al_seg_experiment.folders import claimed, identity
 from al_seg_experiment.policies import NamedPolicy, make_policy, parse_policy
 from al_seg_experiment.trial_results import read_results_of, result_row, set_damaged_aside, write_rows
@@ -69,11 +69,13 @@ def evaluate(
     """
     compared = _named(policies)
     seeds, budgets = _whole(seeds, "seeds", 0), sorted(_whole(budgets, "budgets", 1))
+    settings = _fit_settings(fit or {})
     spec = environment_spec(env, split="eval", budget=budgets[-1])
     first = make_again(spec)
     if problem := next(equal_budgets(tuple(budgets), first.config.regions_per_step, compared[0][0].name), None):
         raise ValueError(f"budgets is {budgets}; {problem}")
-    settings = FitSettings(**{"crop_size": first.config.crop_size, **(fit or {})})
+    if "crop_size" not in (fit or {}):
+        settings = replace(settings, crop_size=first.config.crop_size)
     folder = Path(folder)
     if (folder / "protocol.json").exists():
         raise ValueError(f"{folder} holds results of an earlier version; choose another folder")
@@ -127,6 +129,14 @@ def _whole(values: Sequence[int], name: str, least: int) -> list[int]:
     if not found or len(set(found)) != len(found):
         raise ValueError(f"{name} is {found}; expected different whole numbers, at least one")
     return found
+
+
+def _fit_settings(given: Mapping[str, Any]) -> FitSettings:
+    known = [field.name for field in fields(FitSettings)]
+    if unknown := [name for name in given if name not in known]:
+        hint = close_match(unknown[0], known)
+        raise ValueError(f"fit has the unknown entry {unknown[0]!r}{hint}; known are {', '.join(known)}")
+    return FitSettings(**given)
 
 
 def _numerics(env: RegionSelectionEnv, path: Path) -> dict[str, Any]:

@@ -46,6 +46,6 @@ results = evaluate(
     OUT,
     seeds=SEEDS,
     budgets=BUDGETS,
-    fit={"batch_size": 16, "max_epochs": 6, "patience": 3, "min_updates": 4},
+    fit={"batch_size": 16, "max_epochs": 4, "patience": 3, "min_updates": 4},
 )
 print("Done. See", report(results), "and the pictures beside it")

@@ -5,11 +5,12 @@ import json
 import gymnasium as gym
 import numpy as np
 import pytest
-from fakes import ID, TINY, closed_form_env, make
+from fakes import ID, IMAGE_SIZE, TINY, closed_form_env, make, numbered_data
 
 import al_seg_env
-from al_seg_env import Splits, SyntheticStreets, save_weights
-from al_seg_env.registration import resolve_splits, synthetic_streets
+from al_seg_env import CallbackOracle, Splits, SyntheticStreets, make_env, save_weights
+from al_seg_env.datasets.splits import resolve_splits
+from al_seg_env.registration import environment_spec, make_again, synthetic_streets
 
 
 def test_every_registered_environment_is_made_of_plain_values():
@@ -90,3 +91,63 @@ def test_a_root_is_needed(name):
 def test_an_unknown_option_names_the_known_ones():
     with pytest.raises(TypeError, match=r"unknown options \['lerning_rate'\]; known are architecture, .*learning_rate"):
         gym.make(ID, lerning_rate=1)
+
+
+QUICK = {"encoder": "tu-tf_mobilenetv3_small_minimal_100", "precision": "float32", "pool_size": 2}
+
+
+def test_any_data_become_an_environment():
+    data = numbered_data(40)
+    env = make_env(data, **QUICK)
+    sizes = {name: len(getattr(env.splits, name)) for name in ("state", "train", "reward", "eval", "test")}
+    assert sizes == {"state": 2, "train": 10, "reward": 6, "eval": 14, "test": 8}
+    assert env.grid.region_size == (IMAGE_SIZE[0] // 4, IMAGE_SIZE[1] // 4)
+    assert (env.config.regions_per_step, env.config.budget) == (4, 40)
+    env.reset(seed=0)
+    _, _, _, _, info = env.step(np.zeros(4, np.int64))
+    assert info["labelled"] == 4
+    other = make_env(data, splits={"seed": 1, "train": 5}, budget=8, **QUICK)
+    assert (len(other.splits.train), other.config.budget) == (5, 8)
+    with pytest.raises(TypeError, match=r"unknown options \['bugdet'\]; known are architecture, "):
+        make_env(data, bugdet=8)
+    with pytest.raises(ValueError, match="budget is 0"):
+        make_env(data, budget=0)
+
+
+def test_splits_follow_the_partitions_of_any_data():
+    data = numbered_data(30)
+    data.partitions = {"train": range(20), "val": range(20, 24)}
+    splits = make_env(data, **QUICK).splits
+    assert splits.reward == (20, 21, 22, 23)
+    assert {*splits.state, *splits.train, *splits.eval, *splits.test} == set(range(20))
+
+
+def test_an_environment_is_specified_by_id_environment_and_specification():
+    spec = environment_spec(ID, budget=6)
+    assert (spec.id, spec.kwargs) == (ID, {"budget": 6})
+    assert gym.spec(ID).kwargs == {}  # the registered one is another
+    env = make(budget=6)
+    for source in (env, env.unwrapped, env.spec):
+        changed = environment_spec(source, budget=9)
+        assert changed.id == ID
+        assert changed.kwargs == {**TINY, "budget": 9}
+    assert env.spec.kwargs["budget"] == 6
+    assert environment_spec("al_seg_env:" + ID).id == ID
+    for unknown in ("al_seg_env/Streets-v0", "no_such_module:A-v0"):
+        with pytest.raises(ValueError, match=f"environment '{unknown}' is unknown: "):
+            environment_spec(unknown)
+    with pytest.raises(ValueError, match=r"has no spec, so it can't be made again .*gymnasium.register"):
+        environment_spec(closed_form_env())
+
+
+def test_an_environment_is_made_again_with_other_arguments():
+    oracle = CallbackOracle(numbered_data(), lambda name, box, pixels: pixels[..., 0])
+    env = make_again(make(budget=6), oracle=oracle)
+    assert env.config.budget == 6
+    assert env.oracle is oracle
+    assert make_again(env, budget=9).oracle is oracle
+    assert env is env.unwrapped
+    with pytest.raises(ValueError, match=r"can't be made: unknown options \['bugdet'\]"):
+        make_again(env, bugdet=9)
+    with pytest.raises(ValueError, match=r"is a CartPoleEnv; expected a RegionSelectionEnv"):
+        make_again("CartPole-v1")

@@ -70,9 +70,9 @@ def test_from_theta_0_to_a_comparison(tmp_path, env_file, capsys):
 
     capsys.readouterr()
     assert call(*evaluate, "--patience", 3) == 2
-    assert "out holds results of another configuration: fit.patience is 8 there, 3 here" in capsys.readouterr().err
+    assert "out is of another configuration: fit.patience is 8 there, 3 here" in capsys.readouterr().err
     assert call("pretrain", *env_file, *STAGE, "--out", theta_0) == 2
-    assert "theta_0 holds results of another configuration: stages is" in capsys.readouterr().err
+    assert "theta_0 is of another configuration: stages is" in capsys.readouterr().err
 
 
 def test_an_experiment_is_run_shown_and_reported(tmp_path, capsys):
@@ -138,6 +138,8 @@ def test_help_shows_every_option_with_its_default(command, capsys):
         (("evaluate", "--seeds", "1", "1"), "seeds is [1, 1]; expected different whole numbers"),
         (("evaluate", "--budgets", "3", "4"), "budgets is [3, 4]; 3 and 4 are both reached with 4 regions"),
         (("evaluate", "--budgets", "0"), "budgets is 0; a whole number from 1 to"),
+        (("evaluate", "--fit-arg", "update=3"), "fit has the unknown entry 'update' (did you mean 'updates'?); known"),
+        (("evaluate", "--fit-arg", "fits=0"), "fits is 0; a whole number of at least 1 is expected"),
         (("evaluate", "--env-arg", "weights=nowhere.safetensors"), "'nowhere.safetensors': there is no such file"),
     ],
 )

@@ -1,0 +1,177 @@
+"""The steps of an experiment by themselves: policies by name and as functions, folders that belong to one job."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from experiments import TINY, assert_picture, rows_of
+from fakes import closed_form_env
+from processes import in_child
+
+from agents import EntropyPolicy, UniformPolicy
+from al_seg_env.learner.fitting import FitSettings
+from al_seg_env.learner.weights import weights_digest
+from al_seg_env.storage import folder_lock
+from al_seg_experiment import Stage, acquire, evaluate, pretrain, train_agent
+from al_seg_experiment.folders import claimed
+from al_seg_experiment.plotting import plot_lines
+from al_seg_experiment.policies import make_policy, parse_policy
+from al_seg_experiment.trial_results import read_result
+
+ID = "al_seg_env/SyntheticStreets-v0"
+FIT = {"crop_size": (32, 32), "batch_size": 4, "max_epochs": 1}
+
+
+def tiny(**arguments):
+    return gym.make(ID, **{**TINY, "device": "cpu", **arguments})
+
+
+def my_policy(env, seed):
+    """Return a policy of one's own."""
+    assert env.config.split == "eval"
+    return UniformPolicy(seed + 1)
+
+
+def test_policies_are_compared_as_functions_and_by_name(tmp_path):
+    env = tiny()
+    mine = {"mine": my_policy, "uniform": lambda env, seed: UniformPolicy(seed)}
+    results = evaluate(env, mine, tmp_path / "functions", seeds=[0, 3], budgets=[4, 2], fit=FIT)
+    rows = rows_of(results)
+    assert {(row["method"], row["seed"], row["budget"]) for row in rows} == {
+        (method, seed, budget) for method in mine for seed in "03" for budget in "024"
+    }
+    at_start = {(row["val_miou"], row["test_miou"]) for row in rows if row["budget"] == "0"}
+    assert len(at_start) == 1
+    by_name = evaluate(env, ["uniform"], tmp_path / "names", seeds=[0, 3], budgets=[2, 4], fit=FIT)
+    assert rows_of(by_name) == [row for row in rows if row["method"] == "uniform"]
+    # The policy that a name stands for may not change.
+    with pytest.raises(ValueError, match=r"uniform-0 is of another configuration: policy is '.*lambda.*' th"):
+        evaluate(env, ["uniform"], tmp_path / "functions", seeds=[0], budgets=[2, 4], fit=FIT)
+
+
+def test_a_damaged_result_is_made_again(tmp_path):
+    env = tiny()
+    results = evaluate(env, ["uniform"], tmp_path, seeds=[0], budgets=[2, 4], fit=FIT)
+    before = results.read_bytes()
+    damaged = tmp_path / "trials" / "uniform-0" / "result-2.json"
+    damaged.write_text(damaged.read_text()[:40])
+    with pytest.warns(UserWarning, match=r"result-2.json is damaged .* set aside as result-2.damaged, and made again"):
+        evaluate(env, ["uniform"], tmp_path, seeds=[0], budgets=[2, 4], fit=FIT)
+    assert results.read_bytes() == before
+
+
+def test_fits_from_theta_0_take_labels_that_were_there_before(tmp_path):
+    """With a share of known images, other images are trained on, so the figures differ."""
+    found = []
+    for replay in (0.0, 0.5):
+        fit = {**FIT, "updates": 2, "replay": replay}
+        evaluate(tiny(), ["uniform"], tmp_path / str(replay), seeds=[0], budgets=[4], fit=fit)
+        found.append(read_result(tmp_path / str(replay) / "trials" / "uniform-0" / "result-4.json")["val_iou"])
+    assert found[0] != found[1]
+
+
+def test_a_trial_of_an_environment_made_of_objects(tmp_path):
+    """Acquisition needs no registered id; what is requested is what a user would count."""
+    env = closed_form_env(split="eval", budget=6)
+    fit = FitSettings(crop_size=None, max_epochs=1)
+    acquire(env, UniformPolicy(0), tmp_path, method="mine", seed=5, budgets=[3, 6], fit=fit)
+    result = read_result(tmp_path / "result-6.json")
+    assert (result["method"], result["seed"], result["budget"]) == ("mine", 5, 6)
+    assert result["acquired_miou"] == pytest.approx(env.unwrapped._info(env._episode)["miou"])
+    counts = np.bincount(np.concatenate([env.labels.mask(i).ravel() for i in env.splits.eval]), minlength=256)
+    assert list(result["asked"].values()) == counts[:3].tolist()
+    assert_picture(tmp_path / "requests.png")
+    for budgets in ([6, 3], [3, 3, 6], [], [3]):
+        with pytest.raises(ValueError, match=r"budgets is .*; expected increasing numbers of regions"):
+            acquire(env, UniformPolicy(0), tmp_path / "new", method="mine", seed=5, budgets=budgets, fit=fit)
+
+
+def test_theta_0_is_trained_once_and_the_same_everywhere(tmp_path):
+    stages = [Stage(images="state", epochs=1, updates=1)]
+    weights = [pretrain(env, stages, tmp_path / str(i)) for i, env in enumerate([tiny(), tiny().spec])]
+    assert weights_digest(weights[0]) == weights_digest(weights[1])
+    stored = weights[0].stat().st_mtime_ns, (tmp_path / "0" / "stage-0.safetensors").stat().st_mtime_ns
+    pretrain(tiny(), stages, tmp_path / "0")
+    assert (tmp_path / "0" / "stage-0.safetensors").stat().st_mtime_ns == stored[1]
+    with pytest.raises(ValueError, match=r"0 is of another configuration: seed is 0 there, 1 here"):
+        pretrain(tiny(), stages, tmp_path / "0", seed=1)
+    with pytest.raises(ValueError, match=r"arguments.pool_size is 2 there, 3 here"):
+        pretrain(tiny(pool_size=3), stages, tmp_path / "0")
+
+
+def test_an_agent_is_trained_with_short_names_for_schedules(tmp_path):
+    agent = train_agent(
+        tiny(budget=2), tmp_path, episodes=1, batch_size=2, epsilon_steps=4, learning_rate_decay=0.5, plot=False
+    )
+    policy = make_policy("dqn", tiny().unwrapped, 0, agent)
+    assert policy.epsilon(4) == pytest.approx(0.05)
+    assert not (tmp_path / "episodes.png").exists()
+    with pytest.raises(ValueError, match="epsilon and epsilon_steps both say"):
+        train_agent(tiny(), tmp_path / "other", episodes=1, epsilon_steps=4, epsilon=0.5)
+
+
+def test_a_folder_belongs_to_one_process_and_one_job(tmp_path):
+    with claimed(tmp_path / "job", "pretrain", {"a": 1}) as folder:
+        assert json.loads((folder / "made_with.json").read_text())["job"] == "pretrain"
+
+        def second():
+            with (
+                pytest.raises(ValueError, match=r"job is in use by process \d+"),
+                claimed(folder, "pretrain", {"a": 1}),
+            ):
+                pass
+
+        assert in_child(second) == 0
+    with claimed(folder, "pretrain", {"a": 1}):
+        pass
+    for job, made_with, message in (
+        ("pretrain", {"a": 2}, "a is 1 there, 2 here"),
+        ("pretrain", {"a": 1, "b": (1, 2)}, r"b is missing there, \[1, 2\] here"),
+        ("evaluate", {"a": 1}, "job is 'pretrain' there, 'evaluate' here"),
+    ):
+        with pytest.raises(ValueError, match=f"another configuration: {message}"), claimed(folder, job, made_with):
+            pass
+    (folder / "made_with.json").write_text("{")
+    with pytest.raises(ValueError, match="made_with.json can't be read"), claimed(folder, "pretrain", {"a": 1}):
+        pass
+    with folder_lock(folder):  # no lock is left behind
+        pass
+
+
+def test_results_of_an_earlier_version_are_refused(tmp_path):
+    (tmp_path / "protocol.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds results of an earlier version; choose another folder"):
+        evaluate(tiny(), ["uniform"], tmp_path, seeds=[0], budgets=[2])
+
+
+def test_policies_by_name(tmp_path):
+    agent = tmp_path / "agent.safetensors"
+    agent.write_bytes(b"")
+    entropy = parse_policy("entropy")
+    assert (entropy.name, entropy.policy, entropy.arguments) == ("entropy", "entropy", {"scores": ["entropy"]})
+    assert parse_policy(f"mine={agent}").agent == agent
+    assert parse_policy("mine=own_policies:own_policy").policy == "own_policies:own_policy"
+    made = make_policy("own_policies:own_policy", None, 1)
+    assert isinstance(made, UniformPolicy)
+    assert isinstance(make_policy("entropy", None, 1), EntropyPolicy)
+    for wrong, message in (
+        ("entropi", "policy 'entropi' is unknown; expected one of uniform, entropy"),
+        ("a/b=x:y", "its name is of letters"),
+        ("=x:y", "its name is of letters"),
+        ("mine=nowhere.safetensors", "there is no file 'nowhere.safetensors'"),
+        ("mine=nowhere", "there is no file 'nowhere'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            parse_policy(wrong)
+    with pytest.raises(ValueError, match="'nowhere:nothing' can't be imported: .*; expected module:function"):
+        make_policy("nowhere:nothing", None, 0)
+
+
+def test_lines_are_drawn_in_the_colours_of_the_report(tmp_path):
+    path: Path = tmp_path / "new" / "lines.png"
+    plot_lines(path, {"uniform": ([0, 1], [1, 2]), "b": ([0, 1], [2, 1], [0.1, 0.2])}, xlabel="x", ylabel="y")
+    assert_picture(path)
