@@ -101,7 +101,7 @@ from al_seg_experiment.reading import LARGEST_FILE, PRESETS, read_json, read_yam
         ({"query": {"agent": {"learning_rate_decay": 2}}}, "query.agent: decay is 2"),
         (
             {"query": {"agent": {"guides": ["score_bald"]}}},
-            r"guides names \['score_bald'\], which the obs",
+            r"guides is \('score_bald',\): expected some of",
         ),
         ({"query": {"refit": {"gradient_steps": 1, "policy_kwargs": {"x": 1}}}}, "query.refit: .*argument 'x'"),
         ({"query": {"episodes": 0}}, "query.episodes is 0; expected greater than or equal to 1"),
