@@ -133,8 +133,13 @@ def _comparable(value: Any) -> Any:
 
 def _differing_settings(stored: Tree, model: BaseAlgorithm) -> list[str]:
     present = _settings(model)
+    complete = "seed" in stored  # older checkpoints lack arguments that were None, dicts or classes
+    for name in present.keys() - stored.keys():  # an argument that is newer than the checkpoint had its default
+        default = _comparable(inspect.signature(type(model).__init__).parameters[name].default)
+        if complete or present[name] == default:
+            stored = {**stored, name: default}
     ignored: set[str] = set()
-    if "seed" not in stored:  # a checkpoint from before these were stored
+    if not complete:
         ignored = {name for name in present if isinstance(getattr(model, name, None), type | dict | list)}
     if None in (stored.get("seed"), present.get("seed")):  # the random states are the checkpoint's anyway
         ignored.add("seed")

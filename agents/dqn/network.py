@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from agents.arguments import check_int
+from agents.arguments import check_int, check_number
 
 NORM_EPS = 1e-3
 """Added to the variances of batch normalisation. Many inputs hardly vary at first (a class that is never predicted, a
@@ -97,6 +97,9 @@ class CandidateNetwork(nn.Module):
 
     def __init__(self, n_features: int, hidden: int = 64, members: int = 3, dropout: float = 0.2) -> None:
         super().__init__()
+        check_int("n_features", n_features, 1)
+        check_int("hidden", hidden, 1)
+        check_number("dropout", dropout, least=0, most=1)
         self.norm = nn.BatchNorm1d(n_features, eps=NORM_EPS, momentum=0.01, affine=False)
         self.members = nn.ModuleList(
             nn.Sequential(

@@ -24,7 +24,7 @@ from agents import (
     SubActionDQN,
     UniformPolicy,
 )
-from agents.dqn import DecomposedReplayBuffer, QueryNetwork
+from agents.dqn import CandidateNetwork, DecomposedReplayBuffer, QueryNetwork
 
 ENV = FakeRegionEnv(scores=True)
 REGIONS = closed_form_env()
@@ -55,11 +55,12 @@ def replay(**arguments):
 ARGUMENTS = {
     dqn: (
         "learning_rate buffer_size learning_starts batch_size tau gamma train_freq gradient_steps "
-        "target_update_interval td_target loss exploration epsilon guides n_steps max_grad_norm policy_kwargs "
+        "target_update_interval td_target credit loss exploration epsilon guides n_steps max_grad_norm policy_kwargs "
         "stats_window_size verbose seed device"
     ),
     policy: "momentum dampening weight_decay nesterov lr no_such",
-    replay: "buffer_size n_envs seed n_steps gamma",
+    replay: "buffer_size n_envs seed n_steps gamma credit",
+    lambda **given: CandidateNetwork(**{"n_features": 3, **given}): "n_features hidden members dropout",
     lambda **given: QueryPolicy(*SPACES, **{"lr_schedule": lambda left: 1e-3, **given}): (
         "lr_schedule optimizer_class optimizer_kwargs"
     ),

@@ -129,6 +129,7 @@ def test_each_file_that_is_changed_leads_to_the_same_result_or_is_named(change, 
             assert result(tmp_path / "run", tmp_path) == whole
 
 
+@pytest.mark.filterwarnings("ignore:A checkpoint can't be used")
 def test_checkpoints_that_swapped_their_names_are_named(begun, tmp_path):
     shutil.copytree(begun[0], tmp_path / "run")
     older, newer, _ = files(tmp_path / "run")
@@ -144,6 +145,7 @@ def test_checkpoints_that_swapped_their_names_are_named(begun, tmp_path):
         train(tmp_path / "run")
 
 
+@pytest.mark.filterwarnings("ignore:A checkpoint can't be used")
 def test_damaged_checkpoints_of_later_steps_do_not_displace_whole_ones(begun, tmp_path):
     shutil.copytree(begun[0], tmp_path / "run")
     for number in (97, 98, 99):

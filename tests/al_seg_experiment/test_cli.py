@@ -126,7 +126,7 @@ def test_help_shows_every_option_with_its_default(command, capsys):
         (("pretrain", "--env-arg", "lerning_rate=1"), "unknown options ['lerning_rate']; known are architecture"),
         (("train", "--envs", "0"), "envs is 0; a whole number of at least 1 is expected"),
         (("train", "--exploration", "none"), "invalid choice 'none'"),
-        (("train", "--gamma", "2"), "gamma is 2.0: expected a number from 0 to 1"),
+        (("train", "--gamma", "2"), "gamma is 2.0: expected a finite number at least 0 and at most 1"),
         (("evaluate", "--policies", "entropie"), "policy 'entropie' is unknown; expected one of uniform, entropy"),
         (("evaluate", "--policies", "dqn"), "policy 'dqn' is unknown"),
         (("evaluate", "--policies", "a=nowhere.safetensors"), "there is no file 'nowhere.safetensors'"),
