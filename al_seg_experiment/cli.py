@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg, subcommand
 
+from agents import SubActionDQN
 from al_seg_env.command_line import Assignments, EnvironmentOptions, assignments, run
 from al_seg_experiment.evaluation import evaluate
 from al_seg_experiment.experiment import Experiment, Stage
@@ -22,6 +24,8 @@ from al_seg_experiment.runner import run as run_experiment
 
 Flag = FlagCreatePairsOff[bool]
 PROGRAM = "al-seg-env"
+GIVEN = {"policy", "env", "seed", "epsilon", "_init_setup_model"}
+"""Arguments of the agent that are given otherwise."""
 
 
 def say(text: object) -> None:
@@ -149,6 +153,8 @@ class Train(EnvironmentOptions):
     """Episodes to play in all."""
     seed: int = 0
     """Seed of agent and environment."""
+    policy: Literal["QueryPolicy", "CandidatePolicy"] = "QueryPolicy"
+    """The paper's query network, or a small one that looks at candidates alone."""
     learning_rate: float = 1e-3
     """Learning rate of the query network (SGD)."""
     buffer_size: int = 600
@@ -172,6 +178,8 @@ class Train(EnvironmentOptions):
     epsilon_steps: Annotated[int | None, arg(metavar="INT")] = None
     """Environment steps over which the exploration rate falls from 1 to 0.05; if omitted, the released code's
     schedule."""
+    agent_arg: Assignments = ()
+    """Another argument of the agent, see SubActionDQN (train_freq=2)."""
     envs: int = 1
     """Environments that play side by side; more than one run in processes of their own."""
     checkpoint_every: Annotated[int | None, arg(metavar="INT")] = None
@@ -183,6 +191,35 @@ class Train(EnvironmentOptions):
     out: Path = Path("runs/train")
     """Folder of the results."""
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The agent's arguments.
+
+        Raises:
+            ValueError: If one of --agent-arg is unknown, or has an option of its own.
+        """
+        named = {
+            "epsilon_steps": self.epsilon_steps,
+            "learning_rate": self.learning_rate,
+            "buffer_size": self.buffer_size,
+            "batch_size": self.batch_size,
+            "gradient_steps": self.gradient_steps,
+            "gamma": self.gamma,
+            "n_steps": self.n_steps,
+            "td_target": self.td_target,
+            "loss": self.loss,
+            "exploration": self.exploration,
+            "guides": self.guides,
+            "tensorboard_log": None if self.tensorboard is None else str(self.tensorboard),
+        }
+        others = assignments(self.agent_arg, "--agent-arg")
+        arguments = {*inspect.signature(SubActionDQN).parameters, "learning_rate_decay"} - GIVEN
+        if wrong := [name for name in others if name not in arguments - {*named}]:
+            known = sorted(arguments - {*named})
+            hint = "it has an option of its own" if wrong[0] in named else f"known are {', '.join(known)}"
+            raise ValueError(f"--agent-arg has {wrong[0]!r}; {hint}")
+        return {**named, **others}
+
     def __call__(self) -> None:
         """Run the command."""
         agent = train_agent(
@@ -193,18 +230,8 @@ class Train(EnvironmentOptions):
             resume=self.resume,
             envs=self.envs,
             checkpoint_every=self.checkpoint_every,
-            epsilon_steps=self.epsilon_steps,
-            learning_rate=self.learning_rate,
-            buffer_size=self.buffer_size,
-            batch_size=self.batch_size,
-            gradient_steps=self.gradient_steps,
-            gamma=self.gamma,
-            n_steps=self.n_steps,
-            td_target=self.td_target,
-            loss=self.loss,
-            exploration=self.exploration,
-            guides=self.guides,
-            tensorboard_log=None if self.tensorboard is None else str(self.tensorboard),
+            policy=self.policy,
+            **self.settings,
         )
         say(agent)
 
@@ -218,8 +245,8 @@ class Evaluate(EnvironmentOptions):
     """
 
     policies: tuple[str, ...] = ("uniform", "entropy", "bald")
-    """Policies: uniform, entropy, bald, margin; rare and greedy, which know the truth; NAME=path/to/agent.safetensors;
-    NAME=module:function."""
+    """Policies: uniform, entropy, bald, margin, ripu, rarity_entropy; rare and greedy, which know the truth;
+    NAME=path/to/agent.safetensors; NAME=module:function."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds: one trial of each policy per seed."""
     budgets: tuple[int, ...] = (96, 192)

@@ -49,9 +49,10 @@ def evaluate(
 
     Args:
         env: An id, an environment or its ``spec``; ``weights`` among its arguments is theta_0.
-        policies: Names (``"uniform"``, ``"entropy"``, ``"bald"``, ``"margin"``, and ``"rare"`` and ``"greedy"``,
-            which know the truth), ``"NAME=path/to/agent.safetensors"`` and ``"NAME=module:function"``; or a mapping
-            from names to functions that return a policy for an environment and a seed.
+        policies: Names (``"uniform"``, ``"entropy"``, ``"bald"``, ``"margin"``, ``"ripu"``, ``"rarity_entropy"``, and
+            ``"rare"`` and ``"greedy"``, which know the truth), ``"NAME=path/to/agent.safetensors"`` and
+            ``"NAME=module:function"``; or a mapping from names to functions that return a policy for an environment
+            and a seed.
         folder: Where results are and go.
         seeds: One trial of each policy per seed.
         budgets: Regions labelled; all except the largest are rounded up to multiples of K, and must differ then.
@@ -70,6 +71,7 @@ def evaluate(
     compared = _named(policies)
     seeds, budgets = _whole(seeds, "seeds", 0), sorted(_whole(budgets, "budgets", 1))
     settings = _fit_settings(fit or {})
+    whole_number("full", full, 0, len(seeds))
     spec = environment_spec(env, split="eval", budget=budgets[-1])
     first = make_again(spec)
     if problem := next(equal_budgets(tuple(budgets), first.config.regions_per_step, compared[0][0].name), None):
@@ -86,17 +88,17 @@ def evaluate(
         measure_theta_0(make_again(spec), folder / THETA_0)
         trials = [(named, seed) for seed in seeds for named in compared]
         for (named, maker), seed in tqdm(trials, desc="trials"):
-            own = folder / "trials" / f"{named.name}-{seed}"
-            with claimed(own, "trial", {**_plain(named, maker), "seed": seed}):
-                set_damaged_aside(own)
-                if not is_acquired(own, budgets):
+            trial = folder / "trials" / f"{named.name}-{seed}"
+            with claimed(trial, "trial", {**_plain(named, maker), "seed": seed}):
+                set_damaged_aside(trial)
+                if not is_acquired(trial, budgets):
                     player = make_again(spec, **named.arguments)
                     policy = maker(player, seed)
-                    acquire(player, policy, own, method=named.name, seed=seed, budgets=budgets, fit=settings)
+                    acquire(player, policy, trial, method=named.name, seed=seed, budgets=budgets, fit=settings)
         for seed in seeds[:full]:
-            with claimed(folder / "trials" / f"{FULL}-{seed}", "full supervision", {"seed": seed}) as own:
-                set_damaged_aside(own)
-                supervise_fully(make_again(spec), own, seed=seed, fit=settings)
+            with claimed(folder / "trials" / f"{FULL}-{seed}", "full supervision", {"seed": seed}) as trial:
+                set_damaged_aside(trial)
+                supervise_fully(make_again(spec), trial, seed=seed, fit=settings)
         rows = list(_rows(folder))
         write_rows(folder / RESULTS, rows)
     return folder / RESULTS
@@ -105,7 +107,7 @@ def evaluate(
 def _named(policies: Sequence[str] | Mapping[str, PolicyMaker]) -> list[tuple[NamedPolicy, PolicyMaker]]:
     """Return the policies and how each is made."""
     if isinstance(policies, Mapping):
-        found = [(NamedPolicy(name, f"{make.__module__}:{make.__qualname__}"), make) for name, make in policies.items()]
+        found = [(NamedPolicy(name, _described(make)), make) for name, make in policies.items()]
     else:
         parsed = [parse_policy(text) for text in ([policies] if isinstance(policies, str) else policies)]
         found = [(each, _maker(each)) for each in parsed]
@@ -113,6 +115,12 @@ def _named(policies: Sequence[str] | Mapping[str, PolicyMaker]) -> list[tuple[Na
     if not names or len(set(names)) != len(names):
         raise ValueError(f"policies are {names}; expected at least one, and a name for each")
     return found
+
+
+def _described(make: PolicyMaker) -> str:
+    """Return what tells a function that makes policies from others."""
+    kind = make if hasattr(make, "__qualname__") else type(make)
+    return f"{kind.__module__}:{kind.__qualname__}"
 
 
 def _maker(named: NamedPolicy) -> PolicyMaker:

@@ -31,13 +31,13 @@ def claimed(folder: str | Path, job: str, made_with: Mapping[str, Any]) -> Itera
             message says what differs.
     """
     folder = Path(folder)
-    own = {"job": job, **json.loads(json.dumps(made_with))}
+    here = {"job": job, **json.loads(json.dumps(made_with))}
     with folder_lock(folder):
         path = folder / MADE_WITH
         if path.exists():
-            refuse_differences(read_record(path), own, folder)
+            refuse_differences(read_record(path), here, folder)
         else:
-            write_record(path, own)
+            write_record(path, here)
         yield folder
 
 

@@ -38,7 +38,7 @@ def test_from_theta_0_to_a_comparison(tmp_path, env_file, capsys):
     assert capsys.readouterr().out.strip() == str(theta_0 / "theta_0.safetensors")
 
     weighted = (*env_file, "--env-arg", f"weights={theta_0 / 'theta_0.safetensors'}")
-    train = ("train", *weighted, "--batch-size", 4, "--epsilon-steps", 2, "--out", agent)
+    train = ("train", *weighted, "--batch-size", 4, "--epsilon-steps", 2, "--agent-arg", "train_freq=2", "--out", agent)
     assert call(*train, "--episodes", 1) == 0
     assert call(*train, "--episodes", 2) == 2
     assert "agent holds a training: resume it" in capsys.readouterr().err
@@ -125,6 +125,8 @@ def test_help_shows_every_option_with_its_default(command, capsys):
         (("pretrain", "--env", "al_seg_env/CamVid-v0"), "missing 1 required keyword-only argument: 'root'"),
         (("pretrain", "--env-arg", "lerning_rate=1"), "unknown options ['lerning_rate']; known are architecture"),
         (("train", "--envs", "0"), "envs is 0; a whole number of at least 1 is expected"),
+        (("train", "--agent-arg", "gama=1"), "--agent-arg has 'gama'; known are credit, device"),
+        (("train", "--agent-arg", "gamma=1"), "--agent-arg has 'gamma'; it has an option of its own"),
         (("train", "--exploration", "none"), "invalid choice 'none'"),
         (("train", "--gamma", "2"), "gamma is 2.0: expected a finite number at least 0 and at most 1"),
         (("evaluate", "--policies", "entropie"), "policy 'entropie' is unknown; expected one of uniform, entropy"),
@@ -138,6 +140,7 @@ def test_help_shows_every_option_with_its_default(command, capsys):
         (("evaluate", "--seeds", "1", "1"), "seeds is [1, 1]; expected different whole numbers"),
         (("evaluate", "--budgets", "3", "4"), "budgets is [3, 4]; 3 and 4 are both reached with 4 regions"),
         (("evaluate", "--budgets", "0"), "budgets is 0; a whole number from 1 to"),
+        (("evaluate", "--full", "-1"), "full is -1; a whole number from 0 to 3 is expected"),
         (("evaluate", "--fit-arg", "update=3"), "fit has the unknown entry 'update' (did you mean 'updates'?); known"),
         (("evaluate", "--fit-arg", "fits=0"), "fits is 0; a whole number of at least 1 is expected"),
         (("evaluate", "--env-arg", "weights=nowhere.safetensors"), "'nowhere.safetensors': there is no such file"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import gymnasium as gym
@@ -38,7 +39,7 @@ def my_policy(env, seed):
 
 def test_policies_are_compared_as_functions_and_by_name(tmp_path):
     env = tiny()
-    mine = {"mine": my_policy, "uniform": lambda env, seed: UniformPolicy(seed)}
+    mine = {"mine": partial(my_policy), "uniform": lambda env, seed: UniformPolicy(seed)}
     results = evaluate(env, mine, tmp_path / "functions", seeds=[0, 3], budgets=[4, 2], fit=FIT)
     rows = rows_of(results)
     assert {(row["method"], row["seed"], row["budget"]) for row in rows} == {
