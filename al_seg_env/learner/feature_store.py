@@ -68,7 +68,7 @@ class FeatureStore:
         self._ends = np.cumsum(sizes).tolist()
         self.bytes_per_image = self._ends[-1] * self.dtype.itemsize
         self._records: dict[int, Tensor] = {}
-        self._file: _FeatureFile | None = None
+        self._file: FeatureFile | None = None
         if cache is not None:
             fingerprint = getattr(frames.data, "fingerprint", None)
             if fingerprint is None:
@@ -88,7 +88,7 @@ class FeatureStore:
                 ],
                 "precision": precision,
             }
-            self._file = _FeatureFile(Path(cache), about, self.bytes_per_image)
+            self._file = FeatureFile(Path(cache), about, self.bytes_per_image)
 
     @classmethod
     def shared(
@@ -151,7 +151,7 @@ class FeatureStore:
                             errno.EIO, f"{self._file.path}: what was written is not what is read; use another cache"
                         )
 
-    def _found(self, file: _FeatureFile, images: Sequence[int]) -> list[int]:
+    def _found(self, file: FeatureFile, images: Sequence[int]) -> list[int]:
         """Take up what the file has of these images; return those that it lacks."""
         missing = []
         for image in images:
@@ -204,7 +204,7 @@ class FeatureStore:
             yield from bar
 
 
-class _FeatureFile:
+class FeatureFile:
     """Records of equal size in a memory-mapped file, and a checksum of each beside it."""
 
     def __init__(self, cache: Path, about: dict[str, Any], record_size: int) -> None:

@@ -75,8 +75,8 @@ class FitSettings:
 
     The paper's way (section 4.1, appendix B) goes on from the acquired weights, on the acquired labels alone, and stops
     when the mean IoU on D_R stops growing. ``updates`` chooses another: that many updates from theta_0, at a rate that
-    rises and decays in one cycle, in part on images that were labelled before, without looking at D_R. It varies less
-    from run to run (docs/guide/frozen.md).
+    rises and decays in one cycle, in part on images that were labelled before, without looking at D_R
+    (docs/guide/frozen.md).
 
     Attributes:
         crop_size: ``(height, width)`` of a training crop; ``None`` for whole images.

@@ -17,8 +17,8 @@ class Light(SegmentationModel):  # type: ignore[misc] # smp is untyped
     """A head of three layers on the strides 16 and 32 of an encoder, with the interface of smp's networks.
 
     Both strides are projected to ``width`` channels and added at stride 16, a convolution looks at the neighbours, and
-    after dropout a last layer gives logits, which are upsampled 16 times. docs/design/light_head.md has what else was
-    tried. There is no normalisation, so that an update on windows equals one on whole images; where an encoder's
+    after dropout a last layer gives logits, which are upsampled 16 times. docs/design/light_head.md has what it
+    reaches. There is no normalisation, so that an update on windows equals one on whole images; where an encoder's
     features are much larger or smaller than those of efficientnet-lite, whose mean size is 2.7, choose the learning
     rate accordingly.
 

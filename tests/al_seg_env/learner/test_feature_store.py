@@ -226,8 +226,8 @@ def test_a_whole_store_is_read_without_writing(tmp_path, monkeypatch):
     def refuse(*_):
         raise AssertionError("the folder was written to")
 
-    monkeypatch.setattr(feature_store._FeatureFile, "writable", refuse)
-    monkeypatch.setattr(feature_store, "_write", refuse)
+    monkeypatch.setattr(feature_store.FeatureFile, "writable", refuse)
+    monkeypatch.setattr(feature_store, "write_maps", refuse)
     assert equal(contents(store(tmp_path)), first)
 
 
