@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -88,6 +88,13 @@ def mistakes(experiment: Experiment) -> list[str]:
         for where, part in _variants(experiment):
             add(f"{where}query.agent", _agent(part))
     return list(found)
+
+
+def refusal(found: Sequence[str]) -> ValueError:
+    """Return the error that lists mistakes."""
+    if len(found) == 1:
+        return ValueError(found[0])
+    return ValueError("\n  ".join([f"the experiment has {len(found)} mistakes:", *found]))
 
 
 def _variants(experiment: Experiment) -> Iterator[tuple[str, Experiment]]:
@@ -360,8 +367,11 @@ def check_data(experiment: Experiment) -> None:
 
     Raises:
         ValueError: If data are missing or do not fit; if a budget can't be reached; if the agent would be trained on
-            images that the evaluation needs unseen; if a policy can't be imported. All of it is listed.
+            images that the evaluation needs unseen; if a policy can't be imported. All of it is listed. Nothing is
+            made if there are :func:`mistakes`, as in an experiment that was not read from a file.
     """
+    if wrong := mistakes(experiment):
+        raise refusal(wrong)
     known: dict[str, _Made] = {}
 
     def make(env: str, arguments: Mapping[str, Any]) -> _Made:
@@ -379,7 +389,7 @@ def check_data(experiment: Experiment) -> None:
             for message in _sources(experiment_of(experiment, piece), piece.kind, make):
                 found[message] = None
     if found:
-        raise ValueError("; ".join(found))
+        raise refusal(list(found))
 
 
 def _of_data(experiment: Experiment, make: Make) -> Iterator[str]:

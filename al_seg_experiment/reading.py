@@ -11,7 +11,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import ValidationError
 
-from al_seg_experiment.checking import mistakes
+from al_seg_experiment.checking import mistakes, refusal
 from al_seg_experiment.experiment import Entry, Experiment, close_match
 
 PRESETS = Path(__file__).parent / "presets"
@@ -44,9 +44,9 @@ def load_experiment(source: str | Path | Mapping[str, Any], overrides: Mapping[s
     try:
         experiment = Experiment.model_validate(content)
     except ValidationError as error:
-        raise _refusal(_described(error, content)) from None
+        raise refusal(_described(error, content)) from None
     if found := mistakes(experiment):
-        raise _refusal(found)
+        raise refusal(found)
     return experiment
 
 
@@ -198,12 +198,6 @@ def _check_depth(value: Any, depth: int = 0) -> None:
     inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
     for each in inner:
         _check_depth(each, depth + 1)
-
-
-def _refusal(found: list[str]) -> ValueError:
-    if len(found) == 1:
-        return ValueError(found[0])
-    return ValueError("\n  ".join([f"the experiment has {len(found)} mistakes:", *found]))
 
 
 def _described(error: ValidationError, content: Mapping[str, Any]) -> list[str]:

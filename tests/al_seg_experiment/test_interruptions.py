@@ -38,7 +38,7 @@ def run_killed_at(write, experiment, folder):
 def test_killed_at_each_write_in_turn_ends_with_the_same_bytes(tmp_path, monkeypatch):
     """All writes of the runner and of pieces that train nothing; those of the real ones are below."""
     quick_pieces(monkeypatch)
-    experiment = load_experiment(SMALLEST)
+    experiment = load_experiment({**SMALLEST, "methods": ["dqn"]})
     run(experiment, tmp_path / "whole")
     undisturbed, folder = contents(tmp_path / "whole"), tmp_path / "killed"
     for write in itertools.count(1):

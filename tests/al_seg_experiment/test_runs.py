@@ -17,7 +17,7 @@ from processes import in_child
 
 from agents import UniformPolicy
 from al_seg_env.learner.fitting import evaluate
-from al_seg_experiment import load_experiment, pieces, run, status
+from al_seg_experiment import Experiment, Stage, load_experiment, pieces, run, status
 from al_seg_experiment.__main__ import main
 from al_seg_experiment.experiment import METHODS
 from al_seg_experiment.policies import make_policy
@@ -221,6 +221,31 @@ def test_what_never_began_may_be_changed_and_data_may_move(whole, tmp_path):
         refuse_differences({"arguments": {"seed": 1}}, {"arguments": {"seed": 2}}, tmp_path)
 
 
+def test_an_experiment_that_was_not_read_is_checked_before_it_runs(tmp_path):
+    experiment = Experiment(name="x", theta_0=(Stage(images="eval"),), arguments={"pool_size": 0})
+    with pytest.raises(ValueError, match=r"2 mistakes:\n.*pool_size is 0.*\n.*images is 'eval'"):
+        run(experiment, tmp_path / "run")
+    assert not list((tmp_path / "run").glob("*.json"))
+
+
+def test_data_are_compared_before_anything_runs(tmp_path):
+    arguments = {**TINY["arguments"], "splits": {"seed": 0, "state": 2, "train": 8, "reward": 3, "eval": 6}}
+    query = {**TINY["query"], "arguments": {"splits": arguments["splits"], "entropy_bins": 4}}
+    wrong = {"query": query, "budgets": [2, 4, 200], "methods": {"dqn": None, "x": {"policy": "nowhere:x"}}}
+    wrong["theta_0"] = [{"arguments": {"data_seed": 1, "image_size": [64, 64]}}]
+    with pytest.raises(ValueError, match="the experiment has 5 mistakes") as refusal:
+        run(load_experiment({**TINY, **wrong}), tmp_path / "run")
+    for words in (
+        "budgets: 200 regions are to be labelled, and D_V has 32",
+        "policy 'nowhere:x' can't be imported",
+        "theta_0[0]: its images are (64, 64)",
+        "its splits train the agent on images of the experiment's D_V or test set",
+        "the agent would be trained (there) with other features than it plays 'dqn' with (here)",
+    ):
+        assert words in str(refusal.value)
+    assert not list((tmp_path / "run").glob("*.json"))
+
+
 def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(ValueError, match="holds other files and no experiment, such as thesis.txt; choose"):
@@ -244,7 +269,7 @@ def test_the_command_line_runs_shows_and_reports(whole, tmp_path, capsys):
     assert main(["report", str(file), "--out", str(tmp_path / "none")]) == 2
     assert "none does not exist; expected the folder of an experiment" in capsys.readouterr().err
     assert main(["run", "camvid_smal"]) == 2
-    assert "the presets are camvid_paper, " in capsys.readouterr().err
+    assert "the presets are camvid_frozen, " in capsys.readouterr().err
 
 
 def test_variants_have_their_own_pieces():
