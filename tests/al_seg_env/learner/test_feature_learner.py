@@ -29,11 +29,11 @@ def frames():
     return Frames(numbered_data(6, SIZE, void=0.1))
 
 
-def network(architecture="Light", dropout=True):
+def network(architecture="Light", dropout=True, dilations=()):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         if architecture == "Light":
-            made = Light(ENCODER, classes=3, width=16)
+            made = Light(ENCODER, classes=3, width=16, dilations=dilations)
         else:
             made = smp.create_model(architecture, encoder_name=ENCODER, encoder_weights=None, classes=3)
     for module in made.modules():
@@ -130,10 +130,12 @@ def test_logits_of_boxes_are_those_of_whole_images(frames, architecture):
         assert torch.allclose(of_boxes, pixels.gather(logits), atol=1e-5)
 
 
+@pytest.mark.parametrize("dilations", [(), (2,), (1, 3)])
 @pytest.mark.parametrize("region_size", [(40, 48), (33, 27)])
-def test_windows_of_light_hold_all_that_logits_depend_on(region_size):
-    frames = Frames(numbered_data(2, (250, 300)))
-    grid, subject = RegionGrid((250, 300), region_size), learner()
+def test_windows_of_light_hold_all_that_logits_depend_on(region_size, dilations):
+    size = (410, 460)
+    frames = Frames(numbered_data(2, size))
+    grid, subject = RegionGrid(size, region_size), learner(network(dilations=dilations))
     inputs = subject.inputs(frames)
     batch = inputs.whole([0, 1])
     logits = subject.predict(batch)
@@ -143,22 +145,47 @@ def test_windows_of_light_hold_all_that_logits_depend_on(region_size):
         )
         windows = inputs.windows(batch, pixels.boxes())
         assert windows is not None
-        assert max(windows.image_size) < 250
+        assert max(windows.image_size) < 410
         (found,) = subject.predict_boxes(batch, [pixels.boxes()])
         assert torch.allclose(found, pixels.gather(logits), atol=1e-5)
 
 
-def test_a_step_on_windows_is_one_on_whole_images():
-    frames = Frames(numbered_data(2, (250, 300)))
-    grid, rng = RegionGrid((250, 300), (50, 60)), np.random.default_rng(0)
-    made = network(dropout=False)
+@pytest.mark.parametrize("dilations", [(), (2,), (1, 3)])
+def test_the_reach_of_light_is_not_larger_than_needed(dilations):
+    # By gradients: what the logits of a pixel depend on, in pixels of the cells of stride 16 and 32.
+    made = network(dilations=dilations).eval()
+    maps = [torch.rand(1, count, 512 // 2**n, 512 // 2**n) for n, count in enumerate(made.encoder.out_channels)]
+    maps = [values.requires_grad_() for values in maps]
+    reached = 0
+    for pixel in range(240, 272):
+        logits = made.segmentation_head(made.decoder(maps))[0, :, pixel, pixel]
+        for values, stride in zip(torch.autograd.grad(logits.sum(), maps[-2:]), (16, 32), strict=True):
+            cells = values[0].abs().sum(dim=(0, 2)).nonzero().flatten()
+            first, last = int(cells[0]) * stride, int(cells[-1]) * stride
+            reached = max(reached, pixel - (first + stride - 1), last - pixel)
+    assert reached == made.reach
+
+
+@pytest.mark.parametrize("dilations", [2, "2", (0,), (1.5,), (True,)])
+def test_dilations_that_are_no_positive_whole_numbers_are_refused(dilations):
+    with pytest.raises(ValueError, match="dilations is"):
+        network(dilations=dilations)
+
+
+@pytest.mark.parametrize("dilations", [(), (2,)])
+def test_a_step_on_windows_is_one_on_whole_images(dilations):
+    size = (410, 460)
+    frames = Frames(numbered_data(2, size))
+    grid, rng = RegionGrid(size, (50, 60)), np.random.default_rng(0)
+    made = network(dropout=False, dilations=dilations)
     on_windows, on_images = learner(made), learner(made)
-    views, targets = on_windows.inputs(frames).training_views(grid, [0, 13, 31], frames.mask, None, rng)
+    regions = [0, 25, 71]
+    views, targets = on_windows.inputs(frames).training_views(grid, regions, frames.mask, None, rng)
     assert views.window is not None
-    assert int((targets != 255).sum()) == 3 * 50 * 60
+    assert int((targets != 255).sum()) == sum(grid.box(r).size[0] * grid.box(r).size[1] for r in regions)
     inputs = on_images.inputs(frames)
     inputs.reach = None
-    whole_views, whole_targets = inputs.training_views(grid, [0, 13, 31], frames.mask, None, rng)
+    whole_views, whole_targets = inputs.training_views(grid, regions, frames.mask, None, rng)
     assert whole_views.window is None
     losses = on_windows.fit_step(views, targets, rng), on_images.fit_step(whole_views, whole_targets, rng)
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
