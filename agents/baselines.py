@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from agents.arguments import check, check_seed
 from agents.observations import Observation
+from al_seg_env.storage.validation import check, check_seed
 
 
 class UniformPolicy:

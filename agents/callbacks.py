@@ -10,8 +10,8 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from agents.arguments import check, check_int, check_names, check_path, well_formed
-from al_seg_env.storage import parse_float, parse_int, require_file, write_text
+from al_seg_env.storage import parse_float, parse_int, require_file, well_formed, write_text
+from al_seg_env.storage.validation import check, check_int, check_names, check_path
 
 _PARSERS: dict[str, Callable[[str, str], int | float]] = {
     "episode": parse_int,
@@ -103,7 +103,7 @@ class EpisodeRecorder(BaseCallback):
     def _append(self, row: dict[str, Any]) -> None:
         if self.rows and row.keys() != self.rows[0].keys():
             raise ValueError(
-                f"{self.path} has the columns {list(self.rows[0])}: expected {list(row)}; use another file"
+                f"{self.path} has the columns {list(self.rows[0])}; expected {list(row)}: use another file"
             )
         added = _line(row.values()) if self.rows else _line(row) + _line(row.values())
         self.rows.append(row)
@@ -126,20 +126,20 @@ def _parsed(text: str, path: Path) -> list[dict[str, Any]]:
         raise ValueError(f"{path} is no csv file ({error}); restore the file, or remove it") from error
     known = [*_PARSERS, "followed"]
     if header[:4] != known[:4] or len(set(header)) < len(header) or not set(header) <= set(known):
-        raise ValueError(f"{path} has the columns {header}: expected {known}, the last two optional; use another file")
+        raise ValueError(f"{path} has the columns {header}; expected {known}, the last two optional: use another file")
     rows: list[dict[str, Any]] = []
     for number, cells in enumerate(lines, start=1):
         where = f"{path}, row {number}"
         if len(cells) != len(header):
-            raise ValueError(f"{where} has {len(cells)} cells: expected {len(header)}; restore the file, or remove it")
+            raise ValueError(f"{where} has {len(cells)} cells; expected {len(header)}: restore the file, or remove it")
         row = {
             name: _PARSERS[name](cell, f"{where}: {name}") if name in _PARSERS else cell
             for name, cell in zip(header, cells, strict=True)
         }
         remedy = "restore the file, or remove it"
         if row["episode"] != number:
-            raise ValueError(f"{where} is of episode {row['episode']}: expected {number}; {remedy}")
+            raise ValueError(f"{where} is of episode {row['episode']}; expected {number}: {remedy}")
         if rows and row["steps"] < rows[-1]["steps"]:
-            raise ValueError(f"{where} has {row['steps']} steps: expected at least {rows[-1]['steps']}; {remedy}")
+            raise ValueError(f"{where} has {row['steps']} steps; expected at least {rows[-1]['steps']}: {remedy}")
         rows.append(row)
     return rows

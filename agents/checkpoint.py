@@ -13,9 +13,9 @@ from weakref import WeakValueDictionary
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
-from agents.arguments import check_int, check_path, well_formed
 from agents.training_state import restore_training, training_state
-from al_seg_env.storage import folder_lock, load_tree, remove_unfinished, save_tree
+from al_seg_env.storage import folder_lock, load_tree, remove_unfinished, save_tree, well_formed
+from al_seg_env.storage.validation import check_int, check_path
 
 KIND = "training checkpoint"
 KEPT = 2
@@ -158,5 +158,5 @@ def _read(path: Path) -> Any:
     with well_formed(path):
         steps = state["progress"]["num_timesteps"]
     if steps != _steps(path):
-        raise ValueError(f"{path} holds {steps} environment steps: expected {_steps(path)}; give it back its name")
+        raise ValueError(f"{path} holds {steps} environment steps; expected {_steps(path)}: give it back its name")
     return state

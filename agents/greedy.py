@@ -9,8 +9,8 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from agents.arguments import check, check_int, check_seed
 from agents.observations import Observation
+from al_seg_env.storage.validation import check, check_int, check_seed
 
 
 class GreedyOraclePolicy:
@@ -49,7 +49,7 @@ class GreedyOraclePolicy:
         good = isinstance(suggestions, list | tuple) and all(hasattr(policy, "predict") for policy in suggestions)
         check("suggestions", suggestions, good, "a list of policies")
         if not (draws or per_pool or suggestions):
-            raise ValueError("draws and per_pool are 0, and there are no suggestions: expected at least one choice.")
+            raise ValueError("draws and per_pool are 0, and there are no suggestions; expected at least one choice")
         missing = [name for name in ("get_state", "set_state", "fork") if not hasattr(env.unwrapped, name)]
         if missing:
             raise ValueError(

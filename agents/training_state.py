@@ -106,7 +106,7 @@ def restore_training(model: BaseAlgorithm, state: Tree) -> None:
 def set_parameters(model: BaseAlgorithm, parameters: Any) -> None:
     """Put networks and optimisers into an algorithm. If given a text, Stable-Baselines3 would unpickle that file."""
     if not isinstance(parameters, dict):
-        raise ValueError(f"the parameters are a {type(parameters).__name__}: expected a dict")
+        raise ValueError(f"the parameters are a {type(parameters).__name__}; expected a dict")
     model.set_parameters(parameters, exact_match=True, device=model.device)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
+from al_seg_env.storage.validation import check_choice, check_choices, check_int, check_number, check_size
 from al_seg_env.types import Size
-from al_seg_env.validation import real_number
 
 POOLINGS = ("min", "avg", "max")
 SIMILARITIES = ("labelled", "unlabelled")
@@ -20,6 +21,28 @@ REGION_FEATURES = (
     "need",
     "needed_probability",
 )
+_COUNTS = (
+    "regions_per_step",
+    "pool_size",
+    "budget",
+    "fit_iterations",
+    "fit_batch_size",
+    "reward_stride",
+    "entropy_bins",
+    "kl_bins",
+)
+_CHOICES: dict[str, tuple[str | bool | None, ...]] = {
+    "split": ("train", "eval"),
+    "crop_labels": ("new", "all"),
+    "sub_rewards": (True, False),
+    "labelled_before": ("state", "train", None),
+    "first_reward": ("gain", "miou"),
+    "class_distribution": ("shares", "counts", None),
+    "kl_edges": ("fixed", "row"),
+    "kl_own": (True, False),
+    "on_divergence": ("raise", "skip"),
+}
+_LISTS = {"entropy_pools": POOLINGS, "region_features": REGION_FEATURES, "similarity": SIMILARITIES}
 ADDED_LATER: dict[str, object] = {
     "replay": 0.0,
     "reward_stride": 1,
@@ -103,76 +126,30 @@ class EnvConfig:
     on_divergence: str = "raise"
 
     def __post_init__(self) -> None:
-        for name in ("region_size", "crop_size", "entropy_pools", "region_features", "similarity"):
-            value = getattr(self, name)
-            if isinstance(value, list):  # as JSON has no tuples
-                object.__setattr__(self, name, tuple(value))
-        self._check_counts()
-        self._check_sizes()
-        self._check_choices()
-        real_number("replay", self.replay, least=0, below=1)
-        scale = self.reward_scale
-        if type(scale) not in (int, float) or not (math.isfinite(scale) and scale > 0):
-            raise ValueError(f"reward_scale is {scale!r}; a positive number is expected")
-        if type(self.kl_own) is not bool:
-            raise ValueError(f"kl_own is {self.kl_own!r}; True or False is expected")
-        if type(self.sub_rewards) is not bool:
-            raise ValueError(f"sub_rewards is {self.sub_rewards!r}; True or False is expected")
+        for name, value in self._checked():
+            object.__setattr__(self, name, value)
         if not (self.class_distribution or self.entropy_pools or self.region_features):
             raise ValueError(
                 "no feature is left: set class_distribution, or name one of entropy_pools or region_features"
             )
 
+    def _checked(self) -> Iterator[tuple[str, Any]]:
+        """Yield the settings as they are kept: sizes and lists are tuples, which JSON lacks."""
+        for name in _COUNTS:
+            yield name, check_int(name, getattr(self, name), 0 if name == "fit_iterations" else 1)
+        if self.pool_images is not None:
+            yield "pool_images", check_int("pool_images", self.pool_images, 1)
+        for name in ("region_size", "crop_size"):
+            if (size := getattr(self, name)) is not None:
+                yield name, check_size(name, size, alternative="None for whole images")
+        yield "replay", check_number("replay", self.replay, least=0, below=1)
+        yield "reward_scale", check_number("reward_scale", self.reward_scale, above=0)
+        for name, choices in _CHOICES.items():
+            yield name, check_choice(name, getattr(self, name), choices)
+        for name, choices in _LISTS.items():
+            yield name, check_choices(name, getattr(self, name), choices)
+
     def images_labelled_before(self, state: tuple[int, ...], train: tuple[int, ...]) -> tuple[int, ...]:
         """Return which of D_S and D_T is labelled before an episode begins."""
         known = self.labelled_before or ("state" if self.split == "train" else "train")
         return state if known == "state" else train
-
-    def _check_counts(self) -> None:
-        for name, least in {
-            "regions_per_step": 1,
-            "pool_size": 1,
-            "budget": 1,
-            "fit_iterations": 0,
-            "fit_batch_size": 1,
-            "entropy_bins": 1,
-            "kl_bins": 1,
-            "reward_stride": 1,
-            "pool_images": 1,
-        }.items():
-            value = getattr(self, name)
-            if name == "pool_images" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} is {value!r}; a whole number of at least {least} is expected")
-
-    def _check_sizes(self) -> None:
-        for name in ("region_size", "crop_size"):
-            value = getattr(self, name)
-            if value is not None and not (
-                isinstance(value, tuple) and len(value) == 2 and all(type(side) is int and side >= 1 for side in value)
-            ):
-                raise ValueError(f"{name} is {value!r}; (height, width) in pixels, or None, is expected")
-
-    def _check_choices(self) -> None:
-        for name, choices in {
-            "split": ("train", "eval"),
-            "crop_labels": ("new", "all"),
-            "first_reward": ("gain", "miou"),
-            "class_distribution": ("shares", "counts", None),
-            "kl_edges": ("fixed", "row"),
-            "labelled_before": ("state", "train", None),
-            "on_divergence": ("raise", "skip"),
-        }.items():
-            value = getattr(self, name)
-            if not isinstance(value, str | None) or value not in choices:
-                raise ValueError(f"{name} is {value!r}; expected one of {choices}")
-        for name, known in (
-            ("entropy_pools", POOLINGS),
-            ("similarity", SIMILARITIES),
-            ("region_features", REGION_FEATURES),
-        ):
-            value = getattr(self, name)
-            named = isinstance(value, tuple) and all(isinstance(each, str) for each in value)
-            if not named or not set(value) <= set(known) or len(set(value)) != len(value):
-                raise ValueError(f"{name} is {value!r}; expected a list of different ones out of {known}")

@@ -27,7 +27,7 @@ from al_seg_env.observation.scores import (
     Score,
     class_rarity,
 )
-from al_seg_env.validation import whole_number
+from al_seg_env.storage.validation import check_choices, check_int
 
 ENV_OPTIONS = frozenset(field.name for field in fields(EnvConfig))
 LEARNER_OPTIONS = frozenset(field.name for field in fields(LearnerConfig))
@@ -68,7 +68,7 @@ def synthetic_streets(
     }
     if options.get("architecture", "FPN") == "FPN":
         defaults["network_options"] = {"decoder_pyramid_channels": 64, "decoder_segmentation_channels": 32}
-    data = SyntheticStreets(whole_number("images", images, 1), image_size, whole_number("data_seed", data_seed), style)
+    data = SyntheticStreets(check_int("images", images, 1), image_size, check_int("data_seed", data_seed), style)
     sizes = {"state": 8, "train": 48, "reward": 40, "eval": 64, "test": None}
     return _build(data, splits, sizes, {**defaults, **options})
 
@@ -301,6 +301,7 @@ def named_scores(
     Raises:
         ValueError: If a name is unknown.
     """
+    bald_samples = check_int("bald_samples", bald_samples, 1)
     known: dict[str, Callable[[], Score]] = {
         "entropy": Entropy,
         "bald": lambda: BALD(bald_samples),
@@ -309,10 +310,7 @@ def named_scores(
         "rarity_entropy": lambda: RarityEntropy(rarity(False)),
         "privileged_rarity": lambda: PrivilegedRarity(rarity(True)),
     }
-    wrong = [name for name in ([names] if isinstance(names, str) else names) if name not in known]
-    if isinstance(names, str) or wrong:
-        raise ValueError(f"scores is {names!r}; expected a list of names out of {sorted(known)}")
-    return [known[name]() for name in names]
+    return [known[name]() for name in check_choices("scores", names, sorted(known))]
 
 
 def environment_spec(env: str | gym.Env | EnvSpec, **arguments: Any) -> EnvSpec:

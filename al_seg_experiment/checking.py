@@ -247,7 +247,7 @@ def _images(experiment: Experiment, stage: Stage, entry: str) -> Iterator[str]:
     }[entry]
     if stage.images not in allowed:
         shown = " or ".join(map(repr, allowed))
-        yield f"images is {stage.images!r}; of the experiment's own data {shown} is expected: {why}"
+        yield f"images is {stage.images!r}; expected {shown} of the experiment's own data: {why}"
     for name in ("splits", "images"):
         if arguments.get(name) != experiment.arguments.get(name):
             yield (

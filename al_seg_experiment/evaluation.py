@@ -17,7 +17,7 @@ from al_seg_env.env import RegionSelectionEnv
 from al_seg_env.learner.fitting import FitSettings
 from al_seg_env.registration import environment_spec, make_again
 from al_seg_env.storage import write_json
-from al_seg_env.validation import whole_number
+from al_seg_env.storage.validation import check_int
 from al_seg_experiment.acquisition import acquire, is_acquired, measure_theta_0, supervise_fully
 from al_seg_experiment.checking import equal_budgets
 from al_seg_experiment.experiment import MOST, close_match
@@ -71,7 +71,7 @@ def evaluate(
     compared = _named(policies)
     seeds, budgets = _whole(seeds, "seeds", 0), sorted(_whole(budgets, "budgets", 1))
     settings = _fit_settings(fit or {})
-    whole_number("full", full, 0, len(seeds))
+    check_int("full", full, 0, len(seeds))
     spec = environment_spec(env, split="eval", budget=budgets[-1])
     first = make_again(spec)
     if problem := next(equal_budgets(tuple(budgets), first.config.regions_per_step, compared[0][0].name), None):
@@ -133,7 +133,7 @@ def _plain(named: NamedPolicy, maker: PolicyMaker) -> dict[str, Any]:
 
 
 def _whole(values: Sequence[int], name: str, least: int) -> list[int]:
-    found = [whole_number(name, value, least, MOST) for value in values]
+    found = [check_int(name, value, least, MOST) for value in values]
     if not found or len(set(found)) != len(found):
         raise ValueError(f"{name} is {found}; expected different whole numbers, at least one")
     return found

@@ -62,8 +62,8 @@ def _is_name(name: str, others: str) -> bool:
 def _experiment_name(name: str) -> str:
     if not _is_name(name, " _+-.=,()[]") or name.startswith(".") or name != name.strip():
         raise ValueError(
-            "it names a folder within runs/, so letters, digits, spaces and _ + - . = , ( ) [ ] are expected, "
-            f"no dot or space first and at most {LONGEST_NAME} bytes"
+            "it names a folder within runs/; expected letters, digits, spaces and _ + - . = , ( ) [ ], "
+            f"no dot or space first, and at most {LONGEST_NAME} bytes"
         )
     return name
 

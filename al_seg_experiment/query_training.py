@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv,
 from agents import Checkpoint, EpisodeRecorder, InfoLogger, SubActionDQN
 from al_seg_env.registration import environment_spec, make_again, make_wrapped
 from al_seg_env.storage import folder_lock
-from al_seg_env.validation import whole_number
+from al_seg_env.storage.validation import check_int
 from al_seg_experiment.experiment import agent_arguments
 from al_seg_experiment.plotting import plot_lines
 
@@ -74,8 +74,8 @@ def train_agent(
         ValueError: If a setting is wrong, or the folder holds a training that can't be resumed with these settings.
     """
     folder = Path(folder)
-    whole_number("episodes", episodes, 0)
-    whole_number("envs", envs, 1)
+    check_int("episodes", episodes, 0)
+    check_int("envs", envs, 1)
     if not resume:
         _refuse_training(folder)
     with folder_lock(folder):

@@ -26,18 +26,6 @@ from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
 from torch import Tensor
 from torch.nn import functional as F
 
-from agents.arguments import (
-    LARGEST_SEED,
-    check,
-    check_arguments,
-    check_choice,
-    check_device,
-    check_int,
-    check_names,
-    check_number,
-    check_seed,
-    well_formed,
-)
 from agents.dqn.exploration import (
     EXPLORATIONS,
     UNIFORM,
@@ -66,6 +54,19 @@ from agents.dqn.spaces import Sizes, check_same_task, read_layout
 from agents.dqn.targets import TD_TARGETS, td_targets
 from agents.observations import Observation
 from agents.training_state import set_parameters
+from al_seg_env.storage import well_formed
+from al_seg_env.storage.validation import (
+    check,
+    check_arguments,
+    check_choice,
+    check_device,
+    check_int,
+    check_names,
+    check_number,
+    check_seed,
+)
+
+LARGEST_SEED = 2**32 - 1  # numpy's global random source, which Stable-Baselines3 seeds, takes 32 bits
 
 SelfSubActionDQN = TypeVar("SelfSubActionDQN", bound="SubActionDQN")
 
@@ -229,7 +230,7 @@ class SubActionDQN(OffPolicyAlgorithm):
         if self.env is not None:  # without one, an agent was loaded, and may play where there are no scores
             assert isinstance(self.observation_space, spaces.Dict)
             known = (UNIFORM, *(key for key in self.observation_space if key.startswith("score_")))
-            remedy = f"some of {known}; the environment's argument scores adds others"
+            remedy = f"some of {known}: the environment's argument scores adds others"
             check("guides", self.guides, set(self.guides) <= set(known), remedy)
         _check_normalization(self._vec_normalize_env)
         _check_episodes(self.train_freq, self.n_envs)
@@ -545,7 +546,7 @@ class SubActionDQN(OffPolicyAlgorithm):
         policy = given.pop("policy", cls.policy_aliases.get(tree["policy"]))
         if policy is None or tree["class"] != cls.__name__:
             raise ValueError(
-                f"this is a {tree['class']} with the policy {tree['policy']}: expected a {cls.__name__} with one of "
+                f"this is a {tree['class']} with the policy {tree['policy']}; expected a {cls.__name__} with one of "
                 f"{sorted(cls.policy_aliases)}. Load it with its own class, and policy=... for a policy of your own"
             )
         settings = unpack_settings(tree["settings"], given)
@@ -601,7 +602,7 @@ def _checked_train_freq(value: Any) -> tuple[int, str]:
 def _check_episodes(train_freq: Any, n_envs: int) -> None:
     unit = train_freq.unit.value if isinstance(train_freq, TrainFreq) else train_freq[1]
     if unit == "episode" and n_envs > 1:
-        raise ValueError(f"train_freq counts episodes, and there are {n_envs} environments: expected one, or steps.")
+        raise ValueError(f"train_freq counts episodes, and there are {n_envs} environments; expected one, or steps")
 
 
 def _check_normalization(vec_normalize: VecNormalize | None) -> None:

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from agents.arguments import check_int, check_number
 from agents.baselines import ScorePolicy
+from al_seg_env.storage.validation import check_int, check_number
 
 EXPLORATIONS = ("sub_action", "step", "episode")
 UNIFORM = "uniform"
@@ -99,7 +99,7 @@ def _called(schedule: Callable[[Any], Any], argument: float, name: str, expected
     try:
         return schedule(argument)
     except TypeError as error:
-        raise ValueError(f"{name} is {schedule!r}: expected {expected} ({error}).") from error
+        raise ValueError(f"{name} is {schedule!r}; expected {expected} ({error})") from error
 
 
 def draw_guides(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from agents.arguments import check_int, check_number
+from al_seg_env.storage.validation import check_int, check_number
 
 NORM_EPS = 1e-3
 """Added to the variances of batch normalisation. Many inputs hardly vary at first (a class that is never predicted, a

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,13 +15,13 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
-from agents.arguments import check, check_device, is_finite, well_formed
 from agents.dqn.exploration import rate_at
 from agents.dqn.network import CandidateNetwork, QueryNetwork
 from agents.dqn.saving import POLICY_KIND, pack_settings, pack_spaces, unpack_settings, unpack_spaces
 from agents.dqn.spaces import Sizes
 from agents.observations import Observation
-from al_seg_env.storage import load_tree, save_tree
+from al_seg_env.storage import load_tree, save_tree, well_formed
+from al_seg_env.storage.validation import check, check_device
 
 SelfQueryPolicy = TypeVar("SelfQueryPolicy", bound="QueryPolicy")
 
@@ -55,7 +56,7 @@ class QueryPolicy(BasePolicy):
     ) -> None:
         good = isinstance(optimizer_class, type) and issubclass(optimizer_class, torch.optim.Optimizer)
         check("optimizer_class", optimizer_class, good, "a class of torch.optim")
-        good = optimizer_kwargs is None or (isinstance(optimizer_kwargs, dict) and is_finite(optimizer_kwargs))
+        good = optimizer_kwargs is None or (isinstance(optimizer_kwargs, dict) and _is_finite(optimizer_kwargs))
         check("optimizer_kwargs", optimizer_kwargs, good, "a dict of the optimiser's arguments, with finite numbers")
         check("lr_schedule", lr_schedule, callable(lr_schedule), "a function of the progress remaining")
         if optimizer_kwargs is None and optimizer_class is torch.optim.SGD:
@@ -87,8 +88,8 @@ class QueryPolicy(BasePolicy):
             self._make_optimizer([parameter], rate).step()
         except (TypeError, ValueError, LookupError, RuntimeError, ArithmeticError, AttributeError) as error:
             raise ValueError(
-                f"optimizer_kwargs is {self.optimizer_kwargs!r}: expected arguments of {self.optimizer_class.__name__} "
-                f"({error})."
+                f"optimizer_kwargs is {self.optimizer_kwargs!r}; expected arguments of {self.optimizer_class.__name__} "
+                f"({error})"
             ) from error
 
     def _make_network(self) -> QueryNetwork | CandidateNetwork:
@@ -167,7 +168,7 @@ class QueryPolicy(BasePolicy):
         for name, shape in shapes.items():
             if shape != expected[name] or len(n_pools_and_candidates) != 2:
                 raise ValueError(
-                    f"The observation's shapes are {shapes}: expected {expected['state'][-2:]} for state, "
+                    f"The observation's shapes are {shapes}; expected {expected['state'][-2:]} for state, "
                     f"(K, N, {self.sizes.features}) for candidates and (K, N, {self.sizes.similarity}) for "
                     "similarity, with any K and N, or all of them with a batch dimension in front."
                 )
@@ -228,3 +229,12 @@ class CandidatePolicy(QueryPolicy):
 
     def _make_network(self) -> CandidateNetwork:
         return CandidateNetwork(self.sizes.features)
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether all numbers in nested lists, tuples and dicts are finite."""
+    if isinstance(value, Mapping):
+        return all(_is_finite(item) for item in value.values())
+    if isinstance(value, list | tuple):
+        return all(_is_finite(item) for item in value)
+    return not isinstance(value, float) or math.isfinite(value)

@@ -14,10 +14,10 @@ from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
-from agents.arguments import check_choice, check_int, check_number, check_seed
 from agents.dqn.spaces import Sizes
 from agents.observations import Observation
 from al_seg_env.storage import differences
+from al_seg_env.storage.validation import check_choice, check_int, check_number, check_seed
 
 Indices = npt.NDArray[np.int64]
 
@@ -105,8 +105,8 @@ class DecomposedReplayBuffer(ReplayBuffer):
             self._allocate()
         except (MemoryError, OverflowError, ValueError) as error:
             raise ValueError(
-                f"buffer_size is {buffer_size}: expected a smaller one; {self.steps_per_lane} steps of {n_envs} "
-                f"environments do not fit into memory ({error})."
+                f"buffer_size is {buffer_size}; expected a smaller one: {self.steps_per_lane} steps of {n_envs} "
+                f"environments do not fit into memory ({error})"
             ) from error
 
     def _allocate(self) -> None:
@@ -236,7 +236,7 @@ class DecomposedReplayBuffer(ReplayBuffer):
         if counted > pools:
             raise ValueError(f"info['chosen'] names {counted} regions, but a step has K = {pools} sub-actions.")
         if not terminated and not 1 <= next_active <= pools:
-            raise ValueError(f"info['next_active'] is {next_active} but the episode continues: expected 1 to {pools}.")
+            raise ValueError(f"info['next_active'] is {next_active} but the episode continues; expected 1 to {pools}")
         return counted, next_active
 
     def _store_first(self, lane: int, obs: Observation) -> int:

@@ -18,10 +18,9 @@ from gymnasium import spaces
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq
 
-from agents.arguments import well_formed
 from agents.dqn.exploration import ExponentialEpsilon, ExponentialRate, LinearEpsilon
 from agents.dqn.replay import DecomposedReplayBuffer
-from al_seg_env.storage import load_tree, save_tree
+from al_seg_env.storage import load_tree, save_tree, well_formed
 
 AGENT_KIND, POLICY_KIND, REPLAY_KIND = "agent", "query policy", "replay"
 PROGRESS = (
@@ -52,7 +51,7 @@ AnyPath = str | pathlib.Path | io.BufferedIOBase
 def with_suffix(path: AnyPath) -> pathlib.Path:
     """Return the path, with ``.safetensors`` where it has no suffix."""
     if not isinstance(path, str | pathlib.Path):
-        raise ValueError(f"path is a {type(path).__name__}: expected the name of a file.")
+        raise ValueError(f"path is a {type(path).__name__}; expected the name of a file")
     path = pathlib.Path(path)
     return path if path.suffix else path.with_suffix(".safetensors")
 
@@ -162,7 +161,7 @@ def unpack_spaces(packed: Mapping[str, Any]) -> tuple[spaces.Dict, spaces.MultiD
     boxes: dict[str, spaces.Space[Any]] = {}
     for name, box in packed["observation"].items():
         if math.prod(box["shape"]) > LARGEST_BOX:
-            raise ValueError(f"the observation's {name!r} has the shape {box['shape']}: expected a smaller one")
+            raise ValueError(f"the observation's {name!r} has the shape {box['shape']}; expected a smaller one")
         low, high = (np.broadcast_to(box[bound], box["shape"]) for bound in ("low", "high"))
         boxes[name] = spaces.Box(low, high, dtype=box["dtype"])
     return spaces.Dict(boxes), spaces.MultiDiscrete(packed["action"])

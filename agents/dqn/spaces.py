@@ -54,7 +54,7 @@ class Sizes:
                 "expected the same K and N in both."
             )
         if 0 in (regions, features, pools, candidates):
-            raise ValueError(f"The observation space has the shapes {shapes}: expected no size of 0.")
+            raise ValueError(f"The observation space has the shapes {shapes}; expected no size of 0")
         _check_action_space(action_space, pools, candidates)
         return cls(regions, features, pools, candidates, similarity[2])
 
@@ -62,7 +62,7 @@ class Sizes:
 def _observation_shapes(observation_space: spaces.Space[Any]) -> dict[str, tuple[int, ...]]:
     """Shapes of the observation's parts that the agent reads, by name."""
     if not isinstance(observation_space, spaces.Dict):
-        raise ValueError(f"The observation space is {observation_space}: expected {OBSERVATION}, not flattened.")
+        raise ValueError(f"The observation space is {observation_space}; expected {OBSERVATION}, not flattened")
     shapes = {}
     for name, n_dims in (("state", 2), ("candidates", 3), ("similarity", 3)):
         space = observation_space.spaces.get(name)
@@ -71,7 +71,7 @@ def _observation_shapes(observation_space: spaces.Space[Any]) -> dict[str, tuple
         if not isinstance(space, spaces.Box) or len(space.shape) != n_dims:
             raise ValueError(
                 f"The observation space, with the keys {sorted(observation_space.spaces)}, has {space} "
-                f"under {name!r}: expected {OBSERVATION}."
+                f"under {name!r}; expected {OBSERVATION}"
             )
         shapes[name] = space.shape
     return shapes
@@ -80,7 +80,7 @@ def _observation_shapes(observation_space: spaces.Space[Any]) -> dict[str, tuple
 def _check_action_space(action_space: spaces.Space[Any], pools: int, candidates: int) -> None:
     expected = f"MultiDiscrete([{candidates}] * {pools}), one choice out of N for each of K pools"
     if not isinstance(action_space, spaces.MultiDiscrete):
-        raise ValueError(f"The action space is {action_space}: expected {expected}.")
+        raise ValueError(f"The action space is {action_space}; expected {expected}")
     if not np.array_equal(action_space.nvec, [candidates] * pools) or np.any(action_space.start):
         raise ValueError(f"The action space is {action_space}: 'candidates' requires {expected}.")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from agents.arguments import check_choice
+from al_seg_env.storage.validation import check_choice
 
 TD_TARGETS = ("paper", "van_hasselt")
 

@@ -13,6 +13,7 @@ from al_seg_env.datasets.image_files import PairedFiles
 from al_seg_env.datasets.pairing import pair_files, require_folders
 from al_seg_env.datasets.segmentation_data import IGNORE_LABEL, check_classes, check_palette, default_palette
 from al_seg_env.storage import read_json
+from al_seg_env.storage.validation import check, check_int
 from al_seg_env.types import UInt8Array
 
 LAYOUT = (
@@ -65,10 +66,8 @@ class ImageFolder(PairedFiles):
         ignore_labels: Sequence[int] = (),
     ) -> None:
         root = Path(root)
-        if not isinstance(mask_suffix, str):
-            raise ValueError(f"mask_suffix is {mask_suffix!r}; a text is expected")
-        if not isinstance(ignore_labels, Iterable):
-            raise ValueError(f"ignore_labels is {ignore_labels!r}; a list of labels is expected")
+        check("mask_suffix", mask_suffix, isinstance(mask_suffix, str), "a text")
+        check("ignore_labels", ignore_labels, isinstance(ignore_labels, Iterable), "a list of labels")
         require_folders(root, (images, masks), LAYOUT)
         if classes is None:
             classes, colours, ignored = read_classes(root / "classes.json")
@@ -128,11 +127,8 @@ def read_classes(path: str | Path) -> tuple[tuple[str, ...], UInt8Array, tuple[i
 
 def _label_map(ignored: Sequence[Any]) -> UInt8Array:
     """Return the table that keeps labels below 256 and maps those in ``ignored`` to 255."""
-    wrong = [label for label in ignored if type(label) is bool or not isinstance(label, (int, np.integer))]
-    if wrong or any(not 0 <= label < 65536 for label in ignored):
-        found = reprlib.repr(wrong or list(ignored))
-        raise ValueError(f"ignore_labels is {found}; whole numbers from 0 to 65535 are expected")
+    ignored = [check_int(f"ignore_labels[{i}]", label, 0, 2**16 - 1) for i, label in enumerate(ignored)]
     table = np.arange(max(256, *(label + 1 for label in ignored), 0), dtype=np.int64)
     kept = np.where(table < 256, table, IGNORE_LABEL - 1)
-    kept[list(ignored)] = IGNORE_LABEL
+    kept[ignored] = IGNORE_LABEL
     return kept.astype(np.uint8)

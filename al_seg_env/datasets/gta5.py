@@ -12,6 +12,7 @@ from al_seg_env.datasets.cityscapes import CITYSCAPES_CLASSES, CITYSCAPES_PALETT
 from al_seg_env.datasets.image_files import PairedFiles
 from al_seg_env.datasets.pairing import pair_files, require_folders
 from al_seg_env.datasets.segmentation_data import IGNORE_LABEL
+from al_seg_env.storage.validation import check_choice
 from al_seg_env.types import UInt8Array
 
 GTA5_UNUSABLE = frozenset(f"{number:05d}" for number in (15188, 17705, *range(20801, 20861)))
@@ -51,8 +52,7 @@ class GTA5(PairedFiles):
     """
 
     def __init__(self, root: str | Path, image_size: Sequence[int] | None = None, classes: str = "cityscapes") -> None:
-        if classes not in ("cityscapes", "camvid"):
-            raise ValueError(f"classes is {classes!r}; expected 'cityscapes' or 'camvid'")
+        check_choice("classes", classes, ("cityscapes", "camvid"))
         for_camvid = classes == "camvid"
         root = Path(root)
         require_folders(root, ["images", "labels"], LAYOUT)

@@ -14,8 +14,8 @@ from PIL import Image, ImageOps
 from al_seg_env.datasets.pairing import listed
 from al_seg_env.datasets.segmentation_data import IGNORE_LABEL, check_classes, check_palette
 from al_seg_env.storage.images import open_image, too_many_pixels
+from al_seg_env.storage.validation import check_int, check_size
 from al_seg_env.types import Size, UInt8Array
-from al_seg_env.validation import height_and_width, whole_number
 
 MASK_REMEDY = (
     "Store each mask as a PNG with one channel that holds class numbers (mode L, P or I;16), for example "
@@ -68,8 +68,8 @@ class PairedFiles:
         self._images, self._masks = [Path(p) for p in images], [Path(p) for p in masks]
         if not self._images or len(self._images) != len(self._masks):
             raise ValueError(
-                f"{len(self._images)} images and {len(self._masks)} masks are given; at least one image, and exactly "
-                "one mask for each, is expected"
+                f"{len(self._images)} images and {len(self._masks)} masks are given; expected at least one image, and "
+                "exactly one mask for each"
             )
         self.classes = check_classes(classes)
         self.palette = check_palette(palette, len(self.classes))
@@ -77,22 +77,22 @@ class PairedFiles:
         twice = [name for name, n in Counter(self.names).items() if n > 1]
         if twice or len(self.names) != len(images):
             raise ValueError(
-                f"names has {len(self.names)} entries; {len(images)} different names, one per image, are expected"
+                f"names has {len(self.names)} entries; expected {len(images)} different names, one per image"
                 + (f". More than once: {listed(twice)}" if twice else "")
             )
         last = len(self.names) - 1
         self.partitions = {
-            key: tuple(whole_number(f"an index in partition {key!r}", i, 0, last) for i in ids)
+            key: tuple(check_int(f"an index in partition {key!r}", i, 0, last) for i in ids)
             for key, ids in (partitions or {}).items()
         }
         self._label_map: UInt8Array = np.arange(256, dtype=np.uint8) if label_map is None else np.asarray(label_map)
         if self._label_map.dtype != np.uint8 or self._label_map.ndim != 1:
             raise ValueError(
-                f"label_map is {self._label_map.dtype} {self._label_map.shape}; uint8 with one entry per label in the "
-                "files is expected"
+                f"label_map is {self._label_map.dtype} {self._label_map.shape}; expected uint8 with one entry per "
+                "label in the files"
             )
         self._resize = image_size is not None
-        resized = None if image_size is None else check_size(image_size)
+        resized = None if image_size is None else check_image_size(image_size)
         found = _check_files(self._images, self._masks, common_size=resized is None)
         self.image_size = found if resized is None else resized
 
@@ -164,9 +164,9 @@ class PairedFiles:
         return array
 
 
-def check_size(image_size: Sequence[int]) -> Size:
+def check_image_size(image_size: Sequence[int]) -> Size:
     """Return ``(H, W)``, or raise a ValueError if it is not two positive whole numbers, or too large for Pillow."""
-    size = height_and_width("image_size", image_size)
+    size = check_size("image_size", image_size)
     if problem := too_many_pixels(size):
         raise ValueError(f"image_size is {image_size!r}; {problem}")
     return size

@@ -78,19 +78,19 @@ class ArrayData:
     ) -> None:
         if not len(images) or len(images) != len(masks):
             raise ValueError(
-                f"{len(images)} images and {len(masks)} masks are given; at least one image, and exactly one mask for "
-                "each, is expected"
+                f"{len(images)} images and {len(masks)} masks are given; expected at least one image, and exactly one "
+                "mask for each"
             )
         self.classes = check_classes(classes)
         self.names = tuple(names) if names is not None else tuple(str(i) for i in range(len(images)))
         if len(self.names) != len(images) or len(set(self.names)) != len(images):
             raise ValueError(
-                f"names has {len(self.names)} entries; {len(images)} different names, one per image, are expected"
+                f"names has {len(self.names)} entries; expected {len(images)} different names, one per image"
             )
         self.palette = check_palette(palette, len(self.classes))
         self._images, self._masks = [np.asarray(image) for image in images], [np.asarray(mask) for mask in masks]
         if self._images[0].ndim != 3 or not self._images[0].size:
-            raise ValueError(f"image {self.names[0]!r} is {self._images[0].shape}; (height, width, 3) is expected")
+            raise ValueError(f"image {self.names[0]!r} is {self._images[0].shape}; expected (height, width, 3)")
         self.image_size = (self._images[0].shape[0], self._images[0].shape[1])
         problems = []
         for name, image, mask in zip(self.names, self._images, self._masks, strict=True):
@@ -126,7 +126,7 @@ def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
     if not strings or not 1 <= len(names) <= IGNORE_LABEL or len(set(names)) != len(names):
         found = f", {len(names)} in all" if names else ""
         raise ValueError(
-            f"classes is {reprlib.repr(classes)}{found}; a list of 1 to {IGNORE_LABEL} different names is expected: "
+            f"classes is {reprlib.repr(classes)}{found}; expected a list of 1 to {IGNORE_LABEL} different names: "
             f"labels are uint8, and {IGNORE_LABEL} means that nothing is labelled"
         )
     return names
@@ -143,8 +143,8 @@ def check_palette(palette: object, num_classes: int) -> UInt8Array:
     whole = colours.shape == (num_classes, 3) and np.issubdtype(colours.dtype, np.integer)
     if not whole or colours.min() < 0 or colours.max() > 255:
         raise ValueError(
-            f"palette is {reprlib.repr(palette)}; {num_classes} colours (red, green, blue), one per class, of whole "
-            "numbers from 0 to 255 are expected"
+            f"palette is {reprlib.repr(palette)}; expected {num_classes} colours (red, green, blue), one per class, of "
+            "whole numbers from 0 to 255"
         )
     return colours.astype(np.uint8)
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from al_seg_env.datasets.pairing import listed
 from al_seg_env.datasets.segmentation_data import SegmentationData
 from al_seg_env.storage import read_json, write_text
-from al_seg_env.validation import whole_number
+from al_seg_env.storage.validation import check, check_int
 
 SPLITS = ("state", "train", "reward", "eval", "test")
 FORMAT, VERSION = "al-seg-env splits", 1
@@ -65,9 +65,8 @@ class Splits:
 
     def __post_init__(self) -> None:
         for name, ids in self._items():
-            if isinstance(ids, str) or not isinstance(ids, Iterable) or any(not _is_count(i) for i in ids):
-                raise ValueError(f"{name} is {reprlib.repr(ids)}; indices, whole numbers from 0 on, are expected")
-            object.__setattr__(self, name, tuple(int(i) for i in ids))
+            check(name, ids, isinstance(ids, Iterable) and not isinstance(ids, str), "indices of images")
+            object.__setattr__(self, name, tuple(check_int(f"an index of {name}", i) for i in ids))
         problems = [
             f"{name} holds {again} more than once"
             for name, ids in self._items()
@@ -112,7 +111,7 @@ class Splits:
         """
         sources = sources or {}
         _check_request(sizes, sources)
-        rng = np.random.default_rng(whole_number("seed", seed))
+        rng = np.random.default_rng(check_int("seed", seed))
         state, train = sizes.get("state", 0), sizes.get("train", 0)
         wanted = {"state+train": None if state is None or train is None else state + train}
         wanted.update((name, sizes.get(name, 0)) for name in ("reward", "eval", "test"))
@@ -211,7 +210,7 @@ def resolve_splits(
     elif isinstance(splits, int | np.integer) and not isinstance(splits, bool):
         seed = int(splits)
     else:
-        raise ValueError(f"splits is {reprlib.repr(splits)}; a seed, a file, a name or a mapping is expected")
+        raise ValueError(f"splits is {reprlib.repr(splits)}; expected a seed, a file, a name or a mapping")
     drawn = Splits.draw(data, seed, sizes=sizes, sources=sources)
     if not isinstance(splits, Mapping) or not any(isinstance(part, Mapping) for part in splits.values()):
         _tell_what_is_not_followed(data, {sources.get(name) for name in SPLITS if getattr(drawn, name)})
@@ -234,8 +233,8 @@ def _request(
         source, sizes[name] = part.get("from", sources.get(name)), part.get("size")
         if not part or not set(part) <= {"from", "size"} or not isinstance(source, str | None):
             raise ValueError(
-                f"splits: {name} is {reprlib.repr(dict(part))}; a number of images, None, or "
-                '{"from": partition, "size": number} is expected'
+                f"splits: {name} is {reprlib.repr(dict(part))}; expected a number of images, None, or "
+                '{"from": partition, "size": number}'
             )
         sources[name] = source
         if sizes[name] is None and source is not None:
@@ -266,19 +265,14 @@ def _tell_what_is_not_followed(data: SegmentationData, followed: set[str | None]
         logger.warning("the images of the data's partitions %s are in no split", others)
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= 0)
-
-
 def _check_request(sizes: Mapping[str, int | None], sources: Mapping[str, str | None]) -> None:
     if unknown := sorted(map(repr, (set(sizes) | set(sources)) - set(SPLITS))):
-        raise ValueError(f"splits has the unknown names {', '.join(unknown)}; names out of {list(SPLITS)} are expected")
+        raise ValueError(f"splits has the unknown names {', '.join(unknown)}; expected names out of {list(SPLITS)}")
     for name, size in sizes.items():
         if size is not None:
-            whole_number(f"{name} (images of this split, None for the rest)", size)
+            check_int(f"{name} (images of this split, None for the rest)", size)
     for name, source in sources.items():
-        if source is not None and not isinstance(source, str):
-            raise ValueError(f"the source of {name} is {source!r}; the name of a partition, or None, is expected")
+        check(f"the source of {name}", source, isinstance(source, str | None), "the name of a partition, or None")
     if sizes.get("train", 0) != 0 and sources.get("state") != sources.get("train"):
         raise ValueError(
             f"state and train must share a source, got {sources.get('state')!r} and {sources.get('train')!r}"

@@ -28,8 +28,8 @@ from al_seg_env.learner.torch_learner import (
     check_switches,
 )
 from al_seg_env.learner.weights import is_weights_file, load_fitting, load_weights, read_tensors
+from al_seg_env.storage.validation import check, check_choice, check_int, check_text
 from al_seg_env.types import Size
-from al_seg_env.validation import non_empty_text, one_of, whole_number
 
 PIXELS_PER_PASS = 3 * 2**19
 CLASSIFIERS = ("classifier.", "fc.", "head.")  # what files of ImageNet weights hold beside the encoder
@@ -85,26 +85,23 @@ class LearnerConfig:
 
     def __post_init__(self) -> None:
         for name in ("architecture", "encoder", "device"):
-            non_empty_text(name, getattr(self, name))
+            check_text(name, getattr(self, name))
         for name in ("encoder_weights", "weights"):
             value = getattr(self, name)
             if isinstance(value, os.PathLike):
                 object.__setattr__(self, name, os.fspath(value))
             elif value is not None:
-                non_empty_text(name, value)
-        if not isinstance(self.network_options, Mapping) or not all(
-            isinstance(key, str) for key in self.network_options
-        ):
-            raise ValueError(
-                f"network_options is {self.network_options!r}; a mapping from argument to value is expected"
-            )
-        whole_number("weights_seed", self.weights_seed, 0, 2**63 - 1)
+                check_text(name, value)
+        options = self.network_options
+        named = isinstance(options, Mapping) and all(isinstance(key, str) for key in options)
+        check("network_options", options, named, "a mapping from argument to value")
+        check_int("weights_seed", self.weights_seed, 0, 2**63 - 1)
         if self.batch_size is not None:
-            whole_number("batch_size", self.batch_size, 1)
-        whole_number("label_stride", self.label_stride, 1)
-        one_of("trainable", self.trainable, ("all", "decoder"))
-        one_of("feature_precision", self.feature_precision, tuple(FEATURE_DTYPES))
-        one_of("precision", self.precision, ("auto", *DTYPES))
+            check_int("batch_size", self.batch_size, 1)
+        check_int("label_stride", self.label_stride, 1)
+        check_choice("trainable", self.trainable, ("all", "decoder"))
+        check_choice("feature_precision", self.feature_precision, tuple(FEATURE_DTYPES))
+        check_choice("precision", self.precision, ("auto", *DTYPES))
         check_optimisation(
             self.learning_rate, self.momentum, self.weight_decay, self.learning_rate_decay, self.max_grad_norm
         )

@@ -18,13 +18,12 @@ from al_seg_env.learner.dropout import dropout_on, seeded, split_at_dropout
 from al_seg_env.learner.feature_inputs import FeatureBatch, FeatureInputs
 from al_seg_env.learner.feature_store import FEATURE_DTYPES, FeatureStore
 from al_seg_env.learner.frozen_encoder import FeatureMaps, divided
-from al_seg_env.learner.hardware import resolve_device
 from al_seg_env.learner.preparation import Preparation, Prepares
 from al_seg_env.learner.torch_learner import IMAGENET_MEAN, IMAGENET_STD, TorchLearner
 from al_seg_env.learner.upsampling import final_upsampling, needed_cells, spaced_weights, upsampled
 from al_seg_env.regions import Boxes, cut_boxes
+from al_seg_env.storage.validation import check_choice, check_device
 from al_seg_env.types import IntArray
-from al_seg_env.validation import one_of
 
 HEAD = "segmentation_head"
 TOLERANCE = 1e-4
@@ -70,8 +69,8 @@ class FeatureLearner(TorchLearner):
         device: str | torch.device = "auto",
         **options: Any,
     ) -> None:
-        one_of("feature_precision", feature_precision, tuple(FEATURE_DTYPES))
-        prepare = Preparation(mean, std, output_stride, resolve_device(device), torch.channels_last)
+        check_choice("feature_precision", feature_precision, tuple(FEATURE_DTYPES))
+        prepare = Preparation(mean, std, output_stride, check_device("device", device), torch.channels_last)
         self.encoder, rest = divided(network, encoder, prepare)
         self.feature_precision, self.cache = feature_precision, None if cache is None else str(cache)
         self._coarse_views: list[tuple[nn.Module, nn.Module]] = []

@@ -22,8 +22,8 @@ from al_seg_env.learner.rehearsal import Replay
 from al_seg_env.metrics import class_iou, mean_iou
 from al_seg_env.regions import RegionGrid
 from al_seg_env.storage import load_tree, save_tree
+from al_seg_env.storage.validation import check_int, check_number, check_size
 from al_seg_env.types import IntArray, Size, UInt8Array
-from al_seg_env.validation import height_and_width, real_number, whole_number
 
 KIND, UPDATES_KIND = "training to convergence", "training by updates"
 CHECKPOINT_SECONDS = 60.0
@@ -106,13 +106,13 @@ class FitSettings:
 
     def __post_init__(self) -> None:
         if self.crop_size is not None:
-            object.__setattr__(self, "crop_size", height_and_width("crop_size", self.crop_size))
+            object.__setattr__(self, "crop_size", check_size("crop_size", self.crop_size))
         for name in ("batch_size", "patience", "max_epochs", "min_updates", "fits"):
-            whole_number(name, getattr(self, name), 1)
+            check_int(name, getattr(self, name), 1)
         if self.updates is not None:
-            whole_number("updates", self.updates, 1)
-        real_number("replay", self.replay, least=0, below=1)
-        real_number("learning_rate", self.learning_rate, above=0)
+            check_int("updates", self.updates, 1)
+        check_number("replay", self.replay, least=0, below=1)
+        check_number("learning_rate", self.learning_rate, above=0)
 
 
 def evaluate(learner: Learner, frames: Frames, images: Sequence[int]) -> Evaluation:

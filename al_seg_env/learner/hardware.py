@@ -16,22 +16,6 @@ from torch import Tensor
 T = TypeVar("T")
 
 
-def resolve_device(device: str | torch.device) -> torch.device:
-    """Return the device of a name; ``"auto"`` is a CUDA GPU if there is one.
-
-    Raises:
-        ValueError: If torch does not know the device, or this machine has none.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-        torch.empty(0, device=resolved)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {device!r} cannot be used here ({error}); 'cpu' and 'auto' always can") from error
-    return resolved
-
-
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Return a tensor on the device; a GPU copies it while the CPU continues."""
     if device.type == "cuda":

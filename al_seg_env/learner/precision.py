@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from al_seg_env.learner.folding import InferenceCopy
-from al_seg_env.validation import one_of
+from al_seg_env.storage.validation import check_choice
 
 logger = logging.getLogger("al_seg_env")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -49,7 +49,7 @@ def resolve_numerics(
     Raises:
         ValueError: If the precision is unknown, or the device cannot compute in it.
     """
-    one_of("precision", precision, ("auto", *DTYPES))
+    check_choice("precision", precision, ("auto", *DTYPES))
     if precision == "bfloat16" and (problem := _cannot_compute(torch.bfloat16, device)):
         raise ValueError(
             f"precision 'bfloat16' cannot be used on device {str(device)!r} ({problem}); use 'float32' or 'auto'"

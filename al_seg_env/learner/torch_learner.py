@@ -18,11 +18,11 @@ from al_seg_env.functional import class_map
 from al_seg_env.learner.cpu_tuning import tune_for_cpu
 from al_seg_env.learner.dropout import dropout_on, is_dropout, seeded, split_at_dropout
 from al_seg_env.learner.folding import InferenceCopy
-from al_seg_env.learner.hardware import resolve_device, to_device, within_memory
+from al_seg_env.learner.hardware import to_device, within_memory
 from al_seg_env.learner.precision import DTYPES, resolve_numerics
 from al_seg_env.learner.preparation import Preparation, Prepares
 from al_seg_env.metrics import confusion_matrix
-from al_seg_env.validation import one_of, real_number, whole_number
+from al_seg_env.storage.validation import check, check_choice, check_device, check_int, check_number
 
 T = TypeVar("T")
 
@@ -85,15 +85,15 @@ class TorchLearner:
         label_stride: int = 1,
         tune_cpu: bool = False,
     ) -> None:
-        self.num_classes = whole_number("num_classes", num_classes, 1, IGNORE_LABEL)
-        self.batch_size = whole_number("batch_size", batch_size, 1)
+        self.num_classes = check_int("num_classes", num_classes, 1, IGNORE_LABEL)
+        self.batch_size = check_int("batch_size", batch_size, 1)
         self._batch_unit = max(1, self.batch_size // 8)
         check_optimisation(learning_rate, momentum, weight_decay, learning_rate_decay, max_grad_norm)
         check_switches(channels_last, fold_batchnorm, tune_cpu)
-        whole_number("output_stride", output_stride, 1)
-        self.label_stride = whole_number("label_stride", label_stride, 1)
+        check_int("output_stride", output_stride, 1)
+        self.label_stride = check_int("label_stride", label_stride, 1)
         _check_normalisation(mean, std)
-        self.device = resolve_device(device)
+        self.device = check_device("device", device)
         if tune_cpu and self.device.type == "cpu":
             tune_for_cpu(network)
         self.dtype, self.channels_last = resolve_numerics(network, self.device, precision, channels_last, self._probe())
@@ -295,7 +295,7 @@ class TorchLearner:
                 f"{type(self.network).__name__} has no dropout, so its samples would all be equal; choose a "
                 "network with dropout (FPN, PSPNet, DeepLabV3Plus) or omit the score that needs samples"
             )
-        whole_number("count", count, 1)
+        check_int("count", count, 1)
 
     def _in_turn(self, samples: Callable[[Any], Iterator[Tensor]], batch: Any) -> Iterator[Tensor]:
         """Yield the samples of a batch; where memory does not suffice, those of its halves, joined."""
@@ -402,24 +402,24 @@ def check_optimisation(
     max_grad_norm: float | None,
 ) -> None:
     """Raise a ValueError that names the first of a learner's settings that is out of its range."""
-    real_number("learning_rate", learning_rate, above=0)
-    real_number("momentum", momentum, least=0, below=1)
-    real_number("weight_decay", weight_decay, least=0)
-    real_number("learning_rate_decay", learning_rate_decay, above=0, most=1)
+    check_number("learning_rate", learning_rate, above=0)
+    check_number("momentum", momentum, least=0, below=1)
+    check_number("weight_decay", weight_decay, least=0)
+    check_number("learning_rate_decay", learning_rate_decay, above=0, most=1)
     if max_grad_norm is not None:
-        real_number("max_grad_norm", max_grad_norm, above=0)
+        check_number("max_grad_norm", max_grad_norm, above=0)
 
 
 def check_switches(channels_last: bool | None, fold_batchnorm: bool, tune_cpu: bool) -> None:
     """Raise a ValueError that names the first of a learner's switches that is neither on nor off."""
-    one_of("channels_last", channels_last, (True, False, None))
-    one_of("fold_batchnorm", fold_batchnorm, (True, False))
-    one_of("tune_cpu", tune_cpu, (True, False))
+    check_choice("channels_last", channels_last, (True, False, None))
+    check_choice("fold_batchnorm", fold_batchnorm, (True, False))
+    check_choice("tune_cpu", tune_cpu, (True, False))
 
 
 def _check_normalisation(mean: Sequence[float], std: Sequence[float]) -> None:
     for name, values, above in (("mean", mean, -math.inf), ("std", std, 0.0)):
-        if not isinstance(values, Sequence | np.ndarray) or isinstance(values, str) or len(values) != 3:
-            raise ValueError(f"{name} is {values!r}; three numbers are expected, one per channel")
+        three = isinstance(values, Sequence | np.ndarray) and not isinstance(values, str) and len(values) == 3
+        check(name, values, three, "three numbers, one per channel")
         for value in values:
-            real_number(name, value, above=above)
+            check_number(name, value, above=above)

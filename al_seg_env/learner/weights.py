@@ -118,7 +118,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     except Exception as error:  # torch.load raises many kinds on a damaged or unsafe file
         raise ValueError(f"weights {str(path)!r} cannot be read: {error}") from error
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise ValueError(f"weights {str(path)!r} hold {type(tensors).__name__}; a state dict of tensors is expected")
+        raise ValueError(f"weights {str(path)!r} hold {type(tensors).__name__}; expected a state dict of tensors")
     return tensors
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from al_seg_env import functional
 from al_seg_env.datasets.frames import Frames
 from al_seg_env.observation.features import Prediction
+from al_seg_env.storage.validation import check_int
 from al_seg_env.types import Size
 
 
@@ -113,8 +114,7 @@ class BALD:
     needs_dropout: bool = True
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise ValueError(f"BALD was given {self.samples} samples; at least 1 is needed, the paper's are 20")
+        check_int("samples", self.samples, 1)
 
     def high(self, num_classes: int, region_size: Size) -> float:
         """Return ``pixels * log C``."""

@@ -2,7 +2,8 @@
 
 :func:`replacing` writes a file whole or not at all. :func:`save_tree` and :func:`load_tree` store nested arrays and
 plain values as safetensors and json: reading such a file executes nothing, and notices every damage. :func:`open_image`
-opens images of known formats only.
+opens images of known formats only. The values themselves are checked by :mod:`al_seg_env.storage.validation`, as are
+the arguments of all packages.
 """
 
 from al_seg_env.storage.atomic import (
@@ -18,7 +19,7 @@ from al_seg_env.storage.comparison import differences
 from al_seg_env.storage.csv_values import parse_float, parse_int
 from al_seg_env.storage.images import open_image, write_png
 from al_seg_env.storage.locking import folder_lock
-from al_seg_env.storage.regular_files import read_json, require_file
+from al_seg_env.storage.regular_files import read_json, require_file, well_formed
 from al_seg_env.storage.tree import (
     FILE_VERSION,
     PortableTree,
@@ -47,6 +48,7 @@ __all__ = [
     "tree_digest",
     "unfinished_name",
     "unpack_tree",
+    "well_formed",
     "write_bytes",
     "write_csv",
     "write_json",

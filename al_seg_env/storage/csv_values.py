@@ -25,7 +25,7 @@ def parse_int(text: str | None, name: str) -> int:
         ValueError: If it is anything else, or has more than 18 digits.
     """
     if not isinstance(text, str) or not _INT.fullmatch(text):
-        raise ValueError(f"{name} is {reprlib.repr(text)}: expected a whole number, such as 31")
+        raise ValueError(f"{name} is {reprlib.repr(text)}; expected a whole number, such as 31")
     return int(text)
 
 
@@ -40,5 +40,5 @@ def parse_float(text: str | None, name: str) -> float:
         ValueError: If it is anything else, or too large for a float.
     """
     if not isinstance(text, str) or not _FLOAT.fullmatch(text) or not math.isfinite(value := float(text)):
-        raise ValueError(f"{name} is {reprlib.repr(text)}: expected a finite number, such as 0.31")
+        raise ValueError(f"{name} is {reprlib.repr(text)}; expected a finite number, such as 0.31")
     return value

@@ -1,10 +1,12 @@
-"""Reading regular files, and JSON in them."""
+"""Reading regular files, JSON in them, and what may be wrong with their content."""
 
 from __future__ import annotations
 
 import json
 import reprlib
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +40,24 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if twice := [key for key, n in Counter(key for key, _ in pairs).items() if n > 1]:
         raise ValueError(f"more than once in one object: {reprlib.repr(twice)}")
     return dict(pairs)
+
+
+@contextmanager
+def well_formed(path: Any) -> Iterator[None]:
+    """Turn what an unexpected content of a file leads to into a ``ValueError`` that names the file."""
+    try:
+        yield
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path}: {error}") from error
+    except (
+        LookupError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        AssertionError,
+        ArithmeticError,
+        MemoryError,
+    ) as error:
+        raise ValueError(f"{path} is malformed ({type(error).__name__}: {error}); use another copy") from error

@@ -101,7 +101,7 @@ def load_tree(path: str | Path, kind: str) -> Any:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file; a file that holds the {kind} is expected")
+        raise FileNotFoundError(f"{path}: there is no such file; expected one that holds the {kind}")
     try:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {}).get("tree", "{}"))

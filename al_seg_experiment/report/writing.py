@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from al_seg_env.storage import write_text
+from al_seg_env.storage.validation import check_choice, check_number
 from al_seg_experiment.records import gather, read_experiment
 from al_seg_experiment.report import sections
 from al_seg_experiment.report.requests import request_pictures, stacked
@@ -131,17 +132,13 @@ def _add_results(
 def _check(
     results: Results, figure: str, against: str | None, target_miou: float | None, against_variant: str | None
 ) -> None:
-    if figure not in FIGURES:
-        raise ValueError(f"figure is {figure!r}; expected one of {', '.join(map(repr, FIGURES))}")
+    check_choice("figure", figure, FIGURES)
     if not set(FIGURES[figure]) & set(results.splits):
         raise ValueError(f"figure is {figure!r}, but the results have only {results.splits[0]}_miou; use that")
-    if against is not None and against not in results.methods:
-        raise ValueError(f"against is {against!r}; expected a method of the results: {', '.join(results.methods)}")
-    if against_variant is not None and against_variant not in results.variants:
-        known = ", ".join(map(repr, results.variants))
-        raise ValueError(f"against_variant is {against_variant!r}; expected one of {known}")
-    if target_miou is not None and not 0 < target_miou <= 100:
-        raise ValueError(f"target_miou is {target_miou!r}; expected percent of mean IoU, above 0 and up to 100")
+    check_choice("against", against, (*results.methods, None))
+    check_choice("against_variant", against_variant, (*results.variants, None))
+    if target_miou is not None:
+        check_number("target_miou", target_miou, above=0, most=100)
 
 
 def _suffixes(variants: tuple[str, ...]) -> dict[str, str]:

@@ -128,17 +128,17 @@ def test_an_argument_is_refused_or_works(make, name, data):
 @pytest.mark.parametrize(
     ("make", "argument", "value", "message"),
     [
-        (dqn, "max_grad_norm", -1.0, "max_grad_norm is -1.0: expected a finite number above 0, or None not to clip."),
-        (dqn, "max_grad_norm", 0, "max_grad_norm is 0: expected a finite number above 0, or None not to clip."),
-        (dqn, "max_grad_norm", True, "max_grad_norm is True: expected a finite number above 0, or None not to clip."),
-        (dqn, "max_grad_norm", np.nan, "max_grad_norm is nan: expected a finite number above 0, or None not to clip."),
-        (dqn, "batch_size", 16.0, "batch_size is 16.0: expected a whole number, at least 2."),
-        (dqn, "train_freq", (1, "day"), "the unit of train_freq is 'day': expected one of ('step', 'episode')."),
-        (dqn, "seed", 2**32, "seed is 4294967296: expected a whole number, at least 0 and at most 4294967295."),
-        (Checkpoint, "every", 0, "every is 0: expected a whole number, at least 1."),
-        (InfoLogger, "keys", "miou", "keys is 'miou': expected a list of names, such as ('miou', 'labelled')."),
-        (UniformPolicy, "seed", -1, "seed is -1: expected a whole number, at least 0."),
-        (ExponentialEpsilon, "initial", 1.2, "initial is 1.2: expected a finite number at least 0 and at most 1."),
+        (dqn, "max_grad_norm", -1.0, "max_grad_norm is -1.0; expected a finite number above 0, or None not to clip"),
+        (dqn, "max_grad_norm", 0, "max_grad_norm is 0; expected a finite number above 0, or None not to clip"),
+        (dqn, "max_grad_norm", True, "max_grad_norm is True; expected a finite number above 0, or None not to clip"),
+        (dqn, "max_grad_norm", np.nan, "max_grad_norm is nan; expected a finite number above 0, or None not to clip"),
+        (dqn, "batch_size", 16.0, "batch_size is 16.0; expected a whole number of at least 2"),
+        (dqn, "train_freq", (1, "day"), "the unit of train_freq is 'day'; expected one of 'step', 'episode'"),
+        (dqn, "seed", 2**32, "seed is 4294967296; expected a whole number from 0 to 4294967295"),
+        (Checkpoint, "every", 0, "every is 0; expected a whole number of at least 1"),
+        (InfoLogger, "keys", "miou", "keys is 'miou'; expected a list of names, such as ['miou', 'labelled']"),
+        (UniformPolicy, "seed", -1, "seed is -1; expected a whole number of at least 0"),
+        (ExponentialEpsilon, "initial", 1.2, "initial is 1.2; expected a finite number of at least 0 and up to 1"),
     ],
 )
 def test_messages_have_one_form(make, argument, value, message, tmp_path):
@@ -158,7 +158,7 @@ def test_numpys_numbers_are_stored_as_plain_ones(tmp_path):
 
 def test_schedules_are_checked_in_the_course_of_training():
     agent = dqn(learning_rate=lambda left: 1e-3 if left > 0.5 else -1.0, learning_starts=6)
-    with pytest.raises(ValueError, match="the present learning_rate is -1.0: expected a finite number at least 0"):
+    with pytest.raises(ValueError, match="the present learning_rate is -1.0; expected a finite number of at least 0"):
         agent.learn(40)
     with pytest.raises(ValueError, match="log_interval is 0"):
         agent.learn(4, log_interval=0)

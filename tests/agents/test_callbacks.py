@@ -39,21 +39,21 @@ def test_rows_up_to_the_present_step_are_read_as_numbers(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([HEADER, "1,3_1,0.5,41.0,0.9"], "row 1: steps is '3_1': expected a whole number"),
-        ([HEADER, "1, 4,0.5,41.0,0.9"], "row 1: steps is ' 4': expected a whole number"),
-        ([HEADER, "1,4,nan,41.0,0.9"], "row 1: return is 'nan': expected a finite number"),
-        ([HEADER, ROWS[0], "2,8,1.5,4_2,0.8"], "row 2: final_miou is '4_2': expected a finite number"),
-        ([HEADER, ROWS[0], "2,8,1.5,42.25"], "row 2 has 4 cells: expected 5"),
-        ([HEADER, ROWS[0], "2,8,1.5,42.25,0.8,7"], "row 2 has 6 cells: expected 5"),
-        ([HEADER, ROWS[0], ""], "row 2 has 0 cells: expected 5"),
-        ([HEADER, ROWS[1]], "row 1 is of episode 2: expected 1"),
-        ([HEADER, ROWS[0], ROWS[0]], "row 2 is of episode 1: expected 2"),
-        ([HEADER, ROWS[1].replace("2,", "1,", 1), "2,4,0.5,41.0,0.9"], "row 2 has 4 steps: expected at least 8"),
-        ([ROWS[0], ROWS[1]], "has the columns .*: expected"),
-        (["episode,steps"], "has the columns .*: expected"),
-        ([HEADER.replace("epsilon", "return"), *ROWS], "has the columns .*: expected"),
+        ([HEADER, "1,3_1,0.5,41.0,0.9"], "row 1: steps is '3_1'; expected a whole number"),
+        ([HEADER, "1, 4,0.5,41.0,0.9"], "row 1: steps is ' 4'; expected a whole number"),
+        ([HEADER, "1,4,nan,41.0,0.9"], "row 1: return is 'nan'; expected a finite number"),
+        ([HEADER, ROWS[0], "2,8,1.5,4_2,0.8"], "row 2: final_miou is '4_2'; expected a finite number"),
+        ([HEADER, ROWS[0], "2,8,1.5,42.25"], "row 2 has 4 cells; expected 5"),
+        ([HEADER, ROWS[0], "2,8,1.5,42.25,0.8,7"], "row 2 has 6 cells; expected 5"),
+        ([HEADER, ROWS[0], ""], "row 2 has 0 cells; expected 5"),
+        ([HEADER, ROWS[1]], "row 1 is of episode 2; expected 1"),
+        ([HEADER, ROWS[0], ROWS[0]], "row 2 is of episode 1; expected 2"),
+        ([HEADER, ROWS[1].replace("2,", "1,", 1), "2,4,0.5,41.0,0.9"], "row 2 has 4 steps; expected at least 8"),
+        ([ROWS[0], ROWS[1]], "has the columns .*; expected"),
+        (["episode,steps"], "has the columns .*; expected"),
+        ([HEADER.replace("epsilon", "return"), *ROWS], "has the columns .*; expected"),
         ([HEADER, '1,4,0.5,41.0,"0.9'], "is no csv file"),
-        ([], "has the columns .*: expected"),
+        ([], "has the columns .*; expected"),
     ],
 )
 def test_a_damaged_file_is_named(lines, message, tmp_path):
@@ -71,7 +71,7 @@ def test_bytes_that_are_no_text_and_other_columns_are_named(tmp_path):
     with pytest.raises(ValueError, match="episodes.csv"):
         model.learn(4, callback=EpisodeRecorder(path), reset_num_timesteps=False)
     path.write_text("episode,steps,return,final_miou\n1,4,0.5,41.0\n")
-    with pytest.raises(ValueError, match="episodes.csv has the columns .*: expected .*'epsilon'"):
+    with pytest.raises(ValueError, match="episodes.csv has the columns .*; expected .*'epsilon'"):
         model.learn(12, callback=EpisodeRecorder(path), reset_num_timesteps=False)
 
 

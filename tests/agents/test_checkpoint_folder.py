@@ -137,9 +137,9 @@ def test_checkpoints_that_swapped_their_names_are_named(begun, tmp_path):
     older.write_bytes(newer.read_bytes())
     newer.write_bytes(kept)
     with (
-        pytest.warns(UserWarning, match="holds 6 environment steps: expected 8"),
+        pytest.warns(UserWarning, match="holds 6 environment steps; expected 8"),
         pytest.raises(
-            ValueError, match=rf"None of the 2 checkpoints .*{older.name} holds 8 environment steps: expected 6"
+            ValueError, match=rf"None of the 2 checkpoints .*{older.name} holds 8 environment steps; expected 6"
         ),
     ):
         train(tmp_path / "run")

@@ -312,7 +312,7 @@ def test_refuses_another_task(tmp_path, settings, message):
 
 def test_guides_must_be_in_the_observation_while_training(tmp_path):
     with pytest.raises(
-        ValueError, match=r"guides is \('score_bald',\): expected some of \('uniform', 'score_entropy'\)"
+        ValueError, match=r"guides is \('score_bald',\); expected some of \('uniform', 'score_entropy'\)"
     ):
         make_agent(FakeRegionEnv(scores=True), guides=("score_bald",))
     agent = make_agent(FakeRegionEnv(scores=True), guides=["score_entropy"]).learn(4)
@@ -498,5 +498,5 @@ def test_a_decaying_rate_is_the_released_codes_and_is_stored(tmp_path):
     assert rates[-1] == pytest.approx(1e-3 * 0.97**39, rel=1e-3)  # set before the update that follows a step
     agent.save(tmp_path / "agent")
     assert SubActionDQN.load(tmp_path / "agent", device="cpu").learning_rate == rate
-    with pytest.raises(ValueError, match="decay is 1.5: expected a finite number above 0 and at most 1"):
+    with pytest.raises(ValueError, match="decay is 1.5; expected a finite number above 0 and up to 1"):
         ExponentialRate(1e-3, 1.5, 10)

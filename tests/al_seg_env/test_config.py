@@ -46,5 +46,5 @@ def test_any_value_makes_valid_settings_or_a_value_error_that_names_it(name, val
 @pytest.mark.parametrize("size", [[32], [32, 40, 3], [0, 4], [True, 4], [1.5, 2], "ab", 7])
 def test_sizes_are_height_and_width(size):
     for name in ("region_size", "crop_size"):
-        with pytest.raises(ValueError, match=rf"{name} is .*\(height, width\) in pixels, or None, is expected"):
+        with pytest.raises(ValueError, match=rf"{name} is .*; expected \(height, width\) in pixels, or None"):
             EnvConfig(**{name: size})

@@ -138,9 +138,9 @@ def test_without_replay_no_random_number_is_drawn_for_it():
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"replay": 1.0}, "replay is 1.0; a finite number of at least 0 and below 1"),
+        ({"replay": 1.0}, "replay is 1.0; expected a finite number of at least 0 and below 1"),
         ({"replay": -0.1}, "replay is -0.1"),
-        ({"reward_stride": 0}, "reward_stride is 0; a whole number of at least 1"),
+        ({"reward_stride": 0}, "reward_stride is 0; expected a whole number of at least 1"),
         ({"reward_stride": 2.0}, "reward_stride is 2.0"),
     ],
 )
@@ -152,7 +152,7 @@ def test_settings_out_of_their_range(setting, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"trainable": "head"}, "trainable is 'head'; one of 'all', 'decoder' is expected"),
+        ({"trainable": "head"}, "trainable is 'head'; expected one of 'all', 'decoder'"),
         ({"feature_precision": "half"}, "feature_precision is 'half'"),
         ({"label_stride": 0}, "label_stride is 0"),
         ({"crop_labels": "all"}, "crop_labels='all' needs trainable='all'"),

@@ -229,9 +229,9 @@ def test_figure_against_and_target(tmp_path):
     [
         ({"figure": "miou"}, "figure is 'miou'; expected one of 'both', 'val_miou', 'test_miou'"),
         ({"figure": "test_miou"}, "the results have only val_miou"),
-        ({"against": "ours"}, "against is 'ours'; expected a method of the results: uniform, entropy, dqn"),
-        ({"target_miou": 0.0}, "target_miou is 0.0; expected percent"),
-        ({"target_miou": float("nan")}, "target_miou is nan; expected percent"),
+        ({"against": "ours"}, "against is 'ours'; expected one of 'uniform', 'entropy', 'dqn'"),
+        ({"target_miou": 0.0}, "target_miou is 0.0; expected a finite number above 0"),
+        ({"target_miou": float("nan")}, "target_miou is nan; expected a finite number"),
     ],
 )
 def test_wrong_arguments(tmp_path, arguments, message):

@@ -426,13 +426,13 @@ def test_names_of_any_bytes(folder, tmp_path):
     [
         (
             {"classes": {"road", "car", "sky"}},
-            "classes is .*; a list of 1 to 255 different names",
+            "classes is .*; expected a list of 1 to 255 different names",
         ),  # a set has no order, so no labels
-        ({"classes": 3}, "classes is .*; a list of 1 to 255 different names"),
-        ({"palette": [[1, 2, 3], [4], [5, 6]]}, "palette is .*; 3 colours"),
-        ({"image_size": (True, 4)}, r"image_size is \(True, 4\); \(height, width\)"),
-        ({"ignore_labels": 0}, "ignore_labels is 0; a list of labels is expected"),
-        ({"mask_suffix": None}, "mask_suffix is None; a text is expected"),
+        ({"classes": 3}, "classes is .*; expected a list of 1 to 255 different names"),
+        ({"palette": [[1, 2, 3], [4], [5, 6]]}, "palette is .*; expected 3 colours"),
+        ({"image_size": (True, 4)}, r"image_size is \(True, 4\); expected \(height, width\)"),
+        ({"ignore_labels": 0}, "ignore_labels is 0; expected a list of labels"),
+        ({"mask_suffix": None}, "mask_suffix is None; expected a text"),
     ],
 )
 def test_arguments_of_the_wrong_type(folder, arguments, message):

@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from al_seg_env.datasets.image_files import check_size
+from al_seg_env.datasets.image_files import check_image_size
 from al_seg_env.datasets.segmentation_data import IGNORE_LABEL
 from al_seg_env.datasets.synthetic import scenery
 from al_seg_env.datasets.synthetic.canvas import value_noise
 from al_seg_env.datasets.synthetic.street_scene import Look, Street, Weather, draw_street, plan_street
+from al_seg_env.storage.validation import check_choice, check_int
 from al_seg_env.types import FloatArray, UInt8Array
-from al_seg_env.validation import one_of, whole_number
 
 _CLASSES: tuple[tuple[str, tuple[int, int, int]], ...] = (  # in the order of the labels in _scenery
     ("road", (128, 64, 128)),
@@ -146,14 +146,14 @@ class SyntheticStreets:
     def __init__(
         self, count: int = 200, image_size: Sequence[int] = (96, 128), seed: int = 0, style: str = "street"
     ) -> None:
-        whole_number("count", count, 1, _MAX_COUNT)
-        self.seed = whole_number("seed", seed)
-        one_of("style", style, tuple(_LOOKS))
+        check_int("count", count, 1, _MAX_COUNT)
+        self.seed = check_int("seed", seed)
+        check_choice("style", style, tuple(_LOOKS))
         self.style = style
-        self.image_size = check_size(image_size)
+        self.image_size = check_image_size(image_size)
         if min(self.image_size) < _MIN_SIDE:
             raise ValueError(
-                f"image_size is {tuple(image_size)}; sides of at least {_MIN_SIDE} pixels are expected: smaller "
+                f"image_size is {tuple(image_size)}; expected sides of at least {_MIN_SIDE} pixels: smaller "
                 "streets show nothing"
             )
         self.classes = tuple(name for name, _ in _CLASSES)

@@ -64,12 +64,17 @@ def test_image_folders(root, options):
     [
         ([], [], {}, "0 images and 0 masks are given"),
         ([np.zeros((2, 2, 3), np.uint8)], [], {}, "1 images and 0 masks are given"),
-        ([np.zeros(3, np.uint8)], [np.zeros(3, np.uint8)], {}, r"image '0' is \(3,\); \(height, width, 3\)"),
+        ([np.zeros(3, np.uint8)], [np.zeros(3, np.uint8)], {}, r"image '0' is \(3,\); expected \(height, width, 3\)"),
         ([np.zeros((0, 2, 3), np.uint8)], [np.zeros((0, 2), np.uint8)], {}, r"image '0' is \(0, 2, 3\); "),
         ([np.zeros((2, 2, 3))], [np.zeros((2, 2), np.uint8)], {}, r"image '0' is float64 \(2, 2, 3\)"),
-        (None, None, {"names": ["a", "a"]}, "names has 2 entries; 1 different names"),
-        (None, None, {"palette": [[1, 2]]}, r"palette is \[\[1, 2\]\]; 2 colours .* are expected"),
-        (None, None, {"classes": [str(i) for i in range(256)]}, "256 in all; a list of 1 to 255 different names"),
+        (None, None, {"names": ["a", "a"]}, "names has 2 entries; expected 1 different names"),
+        (None, None, {"palette": [[1, 2]]}, r"palette is \[\[1, 2\]\]; expected 2 colours .*"),
+        (
+            None,
+            None,
+            {"classes": [str(i) for i in range(256)]},
+            "256 in all; expected a list of 1 to 255 different names",
+        ),
     ],
 )
 def test_arrays(images, masks, options, message):
@@ -82,8 +87,8 @@ def test_arrays(images, masks, options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"label_map": np.arange(4)}, r"label_map is int64 \(4,\); uint8 with one entry per label"),
-        ({"partitions": {"train": [2]}}, "an index in partition 'train' is 2; a whole number from 0 to 1 is expected"),
+        ({"label_map": np.arange(4)}, r"label_map is int64 \(4,\); expected uint8 with one entry per label"),
+        ({"partitions": {"train": [2]}}, "an index in partition 'train' is 2; expected a whole number from 0 to 1"),
         ({"partitions": {"train": [-1]}}, "an index in partition 'train' is -1"),
     ],
 )
@@ -103,10 +108,10 @@ def test_a_size_that_is_none_through_the_ids(root, size):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"images": 0}, "images is 0; a whole number of at least 1"),
-        ({"data_seed": -1}, "data_seed is -1; a whole number of at least 0"),
-        ({"data_seed": None}, "data_seed is None; a whole number"),
-        ({"style": "oil"}, "style is 'oil'; one of"),
+        ({"images": 0}, "images is 0; expected a whole number of at least 1"),
+        ({"data_seed": -1}, "data_seed is -1; expected a whole number of at least 0"),
+        ({"data_seed": None}, "data_seed is None; expected a whole number"),
+        ({"style": "oil"}, "style is 'oil'; expected one of"),
     ],
 )
 def test_numbers_through_the_id_are_called_what_the_id_calls_them(options, message):

@@ -274,11 +274,11 @@ def test_files_that_go_or_break_later(tmp_path):
         ({"classes": "road"}, "different names"),
         ({"classes": ("a", "")}, "different names"),
         ({"classes": [str(i) for i in range(256)]}, "1 to 255"),
-        ({"palette": [(0, 0, 0)]}, r"palette is \[\(0, 0, 0\)\]; 3 colours .* are expected"),
+        ({"palette": [(0, 0, 0)]}, r"palette is \[\(0, 0, 0\)\]; expected 3 colours .*"),
         ({"image_size": (4,)}, "height, width"),
         ({"image_size": (0, 4)}, "height, width"),
         ({"image_size": 4}, "height, width"),
-        ({"ignore_labels": (True,)}, "whole numbers"),
+        ({"ignore_labels": (True,)}, "a whole number"),
     ],
 )
 def test_bad_arguments(tmp_path, arguments, message):

@@ -150,9 +150,13 @@ def test_without_train_no_mask_is_read():
         ({"state": 1, "train": 1, "reward": 2}, {"train": "val"}, "must share a source, got None and 'val'"),
         ({"state": 1, "train": 1, "reward": 2}, {"reward": "vl"}, r"no partition 'vl'.*'train', 'val'"),
         ({"state": 1, "train": 1, "rewards": 2}, {}, "unknown names .rewards."),
-        ({"state": 1, "train": 1.5, "reward": 2}, {}, "train .* is 1.5; a whole number of at least 0 is expected"),
-        ({"state": 1, "train": 1, "reward": -2}, {}, "reward .* is -2; a whole number"),
-        ({"state": 1, "train": 1, "reward": 2}, {"reward": 3}, "the source of reward is 3; the name of a partition"),
+        ({"state": 1, "train": 1.5, "reward": 2}, {}, "train .* is 1.5; expected a whole number of at least 0"),
+        ({"state": 1, "train": 1, "reward": -2}, {}, "reward .* is -2; expected a whole number"),
+        (
+            {"state": 1, "train": 1, "reward": 2},
+            {"reward": 3},
+            "the source of reward is 3; expected the name of a partition",
+        ),
         ({"state": 1, "train": 1, "reward": 2}, {"reward": ""}, r"no partition ''.*'train', 'val'"),
     ],
 )
@@ -169,7 +173,7 @@ def test_splits_are_validated():
     with pytest.raises(ValueError, match="state and reward must hold"):
         Splits((), (2,), (), (6,))
     for wrong in ((1.0,), (True,), (-1,), "ab"):
-        with pytest.raises(ValueError, match="train is .*; indices, whole numbers from 0 on, are expected"):
+        with pytest.raises(ValueError, match="train is .*; expected"):
             Splits((0,), wrong, (3,), (6,))
     splits = Splits([np.int64(0)], range(1, 3), np.array([3]), (4,))
     assert splits == Splits((0,), (1, 2), (3,), (4,))
@@ -265,22 +269,22 @@ def test_a_mapping_draws_from_partitions():
 @pytest.mark.parametrize(
     ("splits", "message"),
     [
-        ({"test": {"form": "val"}}, "splits: test is {'form': 'val'}; a number of images, None, or"),
-        ({"test": {"from": [1]}}, r"splits: test is {'from': \[1\]}; a number"),
-        ({"test": {}}, "splits: test is {}; a number"),
+        ({"test": {"form": "val"}}, "splits: test is {'form': 'val'}; expected a number of images, None, or"),
+        ({"test": {"from": [1]}}, r"splits: test is {'from': \[1\]}; expected a number"),
+        ({"test": {}}, "splits: test is {}; expected a number"),
         ({"test": {"from": "vall"}}, r"no partition 'vall'; they have \['train', 'val'\]"),
         ({"test": {"from": "val", "size": 11}}, "test: 11 images are requested, but 10 are left of partition 'val'"),
-        ({"test": {"from": "val", "size": -1}}, "test .* is -1; a whole number of at least 0"),
+        ({"test": {"from": "val", "size": -1}}, "test .* is -1; expected a whole number of at least 0"),
         ({"tests": 3}, "unknown names 'tests'"),
         ({"train": {"from": "val", "size": 3}}, "state and train must share a source, got None and 'val'"),
-        ({"seed": -1}, "seed is -1; a whole number of at least 0 is expected"),
-        ({"seed": 0.5}, "seed is 0.5; a whole number"),
-        ({"seed": {"from": "val"}}, "seed is {'from': 'val'}; a whole number"),
-        (-1, "seed is -1; a whole number"),
-        (1.5, "splits is 1.5; a seed, a file, a name or a mapping is expected"),
-        (True, "splits is True; a seed"),
-        (None, "splits is None; a seed"),
-        ([1, 2], r"splits is \[1, 2\]; a seed"),
+        ({"seed": -1}, "seed is -1; expected a whole number of at least 0"),
+        ({"seed": 0.5}, "seed is 0.5; expected a whole number"),
+        ({"seed": {"from": "val"}}, "seed is {'from': 'val'}; expected a whole number"),
+        (-1, "seed is -1; expected a whole number"),
+        (1.5, "splits is 1.5; expected a seed, a file, a name or a mapping"),
+        (True, "splits is True; expected a seed"),
+        (None, "splits is None; expected a seed"),
+        ([1, 2], r"splits is \[1, 2\]; expected a seed"),
         ("ralis_", "splits 'ralis_' is neither a file nor one of the published splits"),
     ],
 )

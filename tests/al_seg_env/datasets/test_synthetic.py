@@ -164,15 +164,15 @@ def test_changing_what_was_returned_changes_nothing():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"count": 0}, "count is 0; a whole number from 1 to 1000000 is expected"),
-        ({"count": 10**12}, "count is 10*; a whole number"),
+        ({"count": 0}, "count is 0; expected a whole number from 1 to 1000000"),
+        ({"count": 10**12}, "count is 10*; expected a whole number"),
         ({"image_size": (31, 64)}, r"image_size is \(31, 64\).*at least 32"),
-        ({"image_size": (64,)}, r"image_size is \(64,\); \(height, width\) in pixels is expected"),
-        ({"image_size": (64.5, 80)}, r"image_size is \(64.5, 80\); \(height, width\)"),
+        ({"image_size": (64,)}, r"image_size is \(64,\); expected \(height, width\) in pixels"),
+        ({"image_size": (64.5, 80)}, r"image_size is \(64.5, 80\); expected \(height, width\)"),
         ({"image_size": 64}, "image_size is 64; "),
-        ({"seed": -1}, "seed is -1; a whole number of at least 0"),
-        ({"seed": 1.0}, "seed is 1.0; a whole number"),
-        ({"style": "oil"}, "style is 'oil'; one of 'street', 'render' is expected"),
+        ({"seed": -1}, "seed is -1; expected a whole number of at least 0"),
+        ({"seed": 1.0}, "seed is 1.0; expected a whole number"),
+        ({"style": "oil"}, "style is 'oil'; expected one of 'street', 'render'"),
     ],
 )
 def test_a_bad_argument_is_named(arguments, message):

@@ -277,7 +277,7 @@ def test_a_pickle_is_never_executed(tmp_path, protocol):
 def test_a_pth_file_that_is_no_state_dict(tmp_path, content):
     path = tmp_path / "encoder.pth"
     torch.save(content, path)
-    with pytest.raises(ValueError, match="a state dict of tensors is expected"):
+    with pytest.raises(ValueError, match="expected a state dict of tensors"):
         build_network(config(encoder_weights=str(path)), 3)
 
 

@@ -322,5 +322,5 @@ def test_a_network_that_looks_past_its_encoder_is_refused():
 
 
 def test_an_unknown_precision_of_features_is_refused():
-    with pytest.raises(ValueError, match=r"feature_precision is 'int8'; one of 'bfloat16', 'float16', 'float32'"):
+    with pytest.raises(ValueError, match=r"feature_precision is 'int8'; expected one of 'bfloat16', 'float16'"):
         learner(feature_precision="int8")

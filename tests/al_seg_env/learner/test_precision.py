@@ -107,5 +107,5 @@ def test_a_precision_that_the_device_lacks_is_an_error_only_if_asked_for(clock, 
 def test_the_learner_shows_its_choice():
     learner = TorchLearner(tiny_network(), 3, device="cpu", precision="bfloat16", channels_last=False)
     assert (learner.dtype, learner.channels_last) == (torch.bfloat16, False)
-    with pytest.raises(ValueError, match="precision is 'half'; one of 'auto', 'float32', 'bfloat16' is expected"):
+    with pytest.raises(ValueError, match="precision is 'half'; expected one of 'auto', 'float32', 'bfloat16'"):
         TorchLearner(tiny_network(), 3, device="cpu", precision="half")

@@ -72,27 +72,27 @@ def test_arguments_of_a_learner(options):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_grad_norm": -1.0}, r"max_grad_norm is -1.0; a finite number above 0 is expected"),
-        ({"max_grad_norm": 0}, "max_grad_norm is 0; a finite number above 0"),
-        ({"learning_rate": math.nan}, "learning_rate is nan; a finite number above 0"),
-        ({"learning_rate": 10**400}, "learning_rate is 1000.*; a finite number above 0"),
-        ({"weight_decay": -(10**400)}, "weight_decay is -1000.*; a finite number"),
-        ({"learning_rate": "0.1"}, "learning_rate is '0.1'; a finite number"),
-        ({"momentum": 1}, "momentum is 1; a finite number of at least 0 and below 1 is expected"),
-        ({"weight_decay": -1e-4}, "weight_decay is -0.0001; a finite number of at least 0"),
+        ({"max_grad_norm": -1.0}, r"max_grad_norm is -1.0; expected a finite number above 0"),
+        ({"max_grad_norm": 0}, "max_grad_norm is 0; expected a finite number above 0"),
+        ({"learning_rate": math.nan}, "learning_rate is nan; expected a finite number above 0"),
+        ({"learning_rate": 10**400}, "learning_rate is 1000.*; expected a finite number above 0"),
+        ({"weight_decay": -(10**400)}, "weight_decay is -1000.*; expected a finite number"),
+        ({"learning_rate": "0.1"}, "learning_rate is '0.1'; expected a finite number"),
+        ({"momentum": 1}, "momentum is 1; expected a finite number of at least 0 and below 1"),
+        ({"weight_decay": -1e-4}, "weight_decay is -0.0001; expected a finite number of at least 0"),
         (
             {"learning_rate_decay": 1.5},
-            "learning_rate_decay is 1.5; a finite number above 0 and of at most 1",
+            "learning_rate_decay is 1.5; expected a finite number above 0 and up to 1",
         ),
-        ({"batch_size": 2.0}, "batch_size is 2.0; a whole number of at least 1 is expected"),
-        ({"batch_size": True}, "batch_size is True; a whole number"),
-        ({"weights_seed": -1}, "weights_seed is -1; a whole number from 0"),
-        ({"channels_last": 1}, "channels_last is 1; one of True, False, None is expected"),
-        ({"tune_cpu": None}, "tune_cpu is None; one of True, False is expected"),
-        ({"precision": "float16"}, "precision is 'float16'; one of 'auto', 'float32', 'bfloat16' is expected"),
-        ({"network_options": [1]}, r"network_options is \[1\]; a mapping from argument to value is expected"),
-        ({"encoder": ""}, "encoder is ''; a text is expected"),
-        ({"weights": 3}, "weights is 3; a text is expected"),
+        ({"batch_size": 2.0}, "batch_size is 2.0; expected a whole number of at least 1"),
+        ({"batch_size": True}, "batch_size is True; expected a whole number"),
+        ({"weights_seed": -1}, "weights_seed is -1; expected a whole number of at least 0"),
+        ({"channels_last": 1}, "channels_last is 1; expected one of True, False, None"),
+        ({"tune_cpu": None}, "tune_cpu is None; expected one of True, False"),
+        ({"precision": "float16"}, "precision is 'float16'; expected one of 'auto', 'float32', 'bfloat16'"),
+        ({"network_options": [1]}, r"network_options is \[1\]; expected a mapping from argument to value"),
+        ({"encoder": ""}, "encoder is ''; expected a text"),
+        ({"weights": 3}, "weights is 3; expected a text"),
     ],
 )
 def test_what_is_refused_is_named_with_what_is_expected(options, message):
@@ -102,15 +102,15 @@ def test_what_is_refused_is_named_with_what_is_expected(options, message):
 
 @pytest.mark.parametrize("count", [0, 256, 300])
 def test_labels_are_uint8_so_there_are_at_most_255_classes(count):
-    with pytest.raises(ValueError, match=f"num_classes is {count}; a whole number from 1 to 255 is expected"):
+    with pytest.raises(ValueError, match=f"num_classes is {count}; expected a whole number from 1 to 255"):
         TorchLearner(tiny_network(), count, device="cpu", precision="float32")
-    with pytest.raises(ValueError, match="classes is .*; a list of 1 to 255 different names is expected"):
+    with pytest.raises(ValueError, match="classes is .*; expected a list of 1 to 255 different names"):
         LearnerConfig().build([str(i) for i in range(count)])
 
 
 @pytest.mark.parametrize("settings", [{"batch_size": -1}, {"batch_size": 0}, {"crop_size": [0, 0]}, {"patience": -1}])
 def test_trainings_that_would_never_end_or_never_begin(settings):
-    with pytest.raises(ValueError, match=f"{next(iter(settings))} is .* is expected"):
+    with pytest.raises(ValueError, match=f"{next(iter(settings))} is .*; expected"):
         FitSettings(**settings)
 
 

@@ -12,8 +12,8 @@ from fakes import TinyNetwork, tiny_network
 from torch import nn
 
 from al_seg_env import TorchLearner
-from al_seg_env.learner.hardware import resolve_device
 from al_seg_env.metrics import confusion_matrix
+from al_seg_env.storage.validation import check_device
 
 EXACT = {"device": "cpu", "precision": "float32"}
 
@@ -326,10 +326,10 @@ def test_a_learner_pickles():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"device": "gpu7"}, "device 'gpu7' cannot be used here .*'cpu' and 'auto' always can"),
-        ({"device": f"cuda:{torch.cuda.device_count()}"}, "device .cuda:.. cannot be used here"),
-        ({"precision": "float16"}, "precision is 'float16'; one of 'auto', 'float32', 'bfloat16' is expected"),
-        ({"batch_size": 0}, "batch_size is 0; a whole number of at least 1 is expected"),
+        ({"device": "gpu7"}, "device is 'gpu7'; expected a device .*'cpu', or 'auto'"),
+        ({"device": f"cuda:{torch.cuda.device_count()}"}, "device is .cuda:..; expected a device"),
+        ({"precision": "float16"}, "precision is 'float16'; expected one of 'auto', 'float32', 'bfloat16'"),
+        ({"batch_size": 0}, "batch_size is 0; expected a whole number of at least 1"),
     ],
 )
 def test_options_that_cannot_be_used(options, message):
@@ -343,7 +343,7 @@ def test_auto_takes_what_is_there(monkeypatch):
     assert subject.device.type == "cpu"
     assert subject.dtype in {torch.float32, torch.bfloat16}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert resolve_device("auto") == torch.device("cuda")
+    assert check_device("device", "auto") == torch.device("cuda")
 
 
 @pytest.mark.parametrize("architecture", ["DeepLabV3Plus", "PSPNet", "FPN"])

@@ -69,13 +69,16 @@ def test_scores_by_name():
 
 @pytest.mark.parametrize("names", [["entropy", "magic"], "entropy"])
 def test_unknown_names_are_refused(names):
-    with pytest.raises(ValueError, match=r"expected a list of names out of \['bald', 'entropy', 'margin', 'priv.*'\]"):
+    with pytest.raises(ValueError, match="expected a list of different ones out of 'bald', 'entropy', 'margin', 'priv"):
         named_scores(names)
 
 
 def test_bald_needs_a_sample():
-    with pytest.raises(ValueError, match="0 samples; at least 1 is needed"):
-        BALD(samples=0)
+    for samples in (0, 0.5, True, "2"):
+        with pytest.raises(ValueError, match="samples is .*; expected a whole number of at least 1"):
+            BALD(samples=samples)
+    with pytest.raises(ValueError, match="bald_samples is 'x'; expected a whole number of at least 1"):
+        named_scores(["bald"], "x")
 
 
 def test_privileged_rarity_equals_a_sum_over_the_true_masks_and_is_observed_only_on_request():

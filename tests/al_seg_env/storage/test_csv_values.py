@@ -29,13 +29,13 @@ NOT_NUMBERS = [
 
 @pytest.mark.parametrize("text", [*NOT_NUMBERS, "031", "3.0", "1e3", "1" * 19, "nan"])
 def test_what_is_no_whole_number_is_refused(text):
-    with pytest.raises(ValueError, match="steps is .*: expected a whole number"):
+    with pytest.raises(ValueError, match="steps is .*; expected a whole number"):
         parse_int(text, "steps")
 
 
 @pytest.mark.parametrize("text", [*NOT_NUMBERS, "00.5", ".5", "5.", "1_0.5", "nan", "inf", "-inf", "1e999", "1e"])
 def test_what_is_no_finite_number_is_refused(text):
-    with pytest.raises(ValueError, match="return is .*: expected a finite number"):
+    with pytest.raises(ValueError, match="return is .*; expected a finite number"):
         parse_float(text, "return")
 
 
