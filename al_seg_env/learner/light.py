@@ -10,7 +10,7 @@ from segmentation_models_pytorch.base import SegmentationModel
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 
-from al_seg_env.validation import whole_number
+from al_seg_env.storage.validation import check_int
 
 STRIDE = 16
 
@@ -97,7 +97,7 @@ class LightDecoder(nn.Module):
         super().__init__()
         if isinstance(dilations, str) or not isinstance(dilations, Sequence):
             raise ValueError(f"dilations is {dilations!r}; a list of positive whole numbers is expected")
-        dilations = [whole_number("dilations", dilation, 1) for dilation in dilations]
+        dilations = [check_int("dilations", dilation, 1) for dilation in dilations]
         self.projections = nn.ModuleList(nn.Conv2d(count, width, 1) for count in channels[-2:])
         self.neighbours = nn.Conv2d(width, width, 3, padding=1)
         self.further = nn.ModuleList(
