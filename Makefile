@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-fast check lint types clean
+.PHONY: demo test test-fast check lint types docs pictures clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/quickstart.py
@@ -22,6 +22,14 @@ lint: $(VENV)/.installed-dev
 
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
+
+# The documentation site, in build/site.
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+# The pictures in docs/pictures.
+pictures: $(VENV)/.installed-dev
+	$(BIN)/python docs/tools/pictures.py
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed")'

@@ -33,7 +33,7 @@ from al_seg_env.observation.features import Feature, paper_features, paper_simil
 from al_seg_env.observation.observer import Observer
 from al_seg_env.observation.scores import Score
 from al_seg_env.regions import RegionGrid
-from al_seg_env.rendering import render_request
+from al_seg_env.rendering import render_step
 from al_seg_env.storage import tree_digest
 from al_seg_env.types import IntArray, Observation, UInt8Array
 
@@ -50,16 +50,14 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
 
     ## Observation space: ``Dict``
 
-    ============== =================== ==========================================================
-    key            shape, float32      meaning
-    ============== =================== ==========================================================
-    state          ``(S, F)``          a row per region of D_S: what the network makes of it
-    candidates     ``(K, N, F)``       the same of each candidate
-    similarity     ``(K, N, D)``       histograms of KL divergences from the candidate to the
-                                       labelled and to the unlabelled regions (``D = 2 * kl_bins``);
-                                       absent where ``similarity`` is empty
-    score_<name>   ``(K, N)``          acquisition scores, for each in ``scores``
-    ============== =================== ==========================================================
+    | key | shape, float32 | meaning |
+    |---|---|---|
+    | ``state`` | ``(S, F)`` | a row per region of D_S: what the network makes of it |
+    | ``candidates`` | ``(K, N, F)`` | the same of each candidate |
+    | ``similarity`` | ``(K, N, D)`` | histograms of KL divergences to labelled and to unlabelled regions |
+    | ``score_<name>`` | ``(K, N)`` | acquisition scores, for each in ``scores`` |
+
+    D is ``2 * kl_bins``; the key is absent where ``similarity`` is empty.
 
     The F features are the shares of pixels predicted per class (C), and the min-, average- and max-pooled
     entropy map (8 x 8 each). The observation that comes with ``terminated`` is all zeros.
@@ -339,7 +337,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         return twin
 
     def render(self) -> npt.NDArray[np.uint8] | None:
-        """Return a picture of the image whose regions were requested last, ``(h, w, 3)`` uint8."""
+        """Return a picture of the last step: its requests, and the image of the last one, ``(h, w, 3)`` uint8."""
         if self.render_mode is None:
             gym.logger.warn("render() needs render_mode='rgb_array' when the environment is made")
             return None
@@ -349,14 +347,15 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         last = labels.labelled[-1] if len(labels) else int(labels.unlabelled[0])
         image = self.grid.box(last).image
         logits = self.learner.predict(self.inputs.whole([image]))
-        return render_request(
+        return render_step(
             self.data,
-            image=self.frames.image(image).numpy(),
-            truth=self.frames.mask(image),
-            known=labels.mask(image),
+            self.frames,
+            labels,
+            image=image,
             predicted=logits[0].argmax(dim=0).to("cpu", torch.uint8).numpy(),
-            requests=[box for box in map(self.grid.box, self._episode.chosen) if box.image == image],
-            caption=f"{self.data.names[image]}   {len(labels)} of {self.config.budget} regions   "
+            requests=[self.grid.box(region) for region in self._episode.chosen],
+            slots=self.config.regions_per_step,
+            caption=f"{self.data.names[image]}   {len(labels)} of {self.config.budget} regions labelled   "
             f"mIoU {100 * mean_iou(self._episode.confusion):.1f} %",
         )
 

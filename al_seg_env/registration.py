@@ -187,7 +187,7 @@ def make_env(data: SegmentationData, *, splits: SplitChoice = 0, **options: Any)
 
     Args:
         data: Images and masks: any object with the members of :class:`~al_seg_env.SegmentationData`.
-        splits: A seed to draw splits with; a JSON file of :meth:`~al_seg_env.datasets.Splits.save`; the name
+        splits: A seed to draw splits with; a JSON file of :meth:`~al_seg_env.datasets.splits.Splits.save`; the name
             of published splits (``"ralis"``); or a mapping such as
             ``{"seed": 0, "train": 50, "test": {"from": "test"}}`` to draw other sizes, or from other partitions; see
             :func:`~al_seg_env.datasets.splits.resolve_splits`. By default a twentieth of the n images is in D_S (at

@@ -189,7 +189,10 @@ def source_of(stage: Stage, env: str, arguments: Mapping[str, Any]) -> tuple[str
 
 
 class Refit(Entry):
-    """Fitting the trained agent's network again, from scratch, to its replay (:meth:`agents.SubActionDQN.refit`)."""
+    """Fitting the trained agent's network again, from scratch, to its replay.
+
+    See :meth:`~agents.dqn.dqn.SubActionDQN.refit`.
+    """
 
     gradient_steps: Count
     """Gradient steps."""

@@ -59,7 +59,7 @@ def train_agent(
         resume: Resume from the newest checkpoint in the folder; if false, a folder that holds one is refused.
         envs: Environments that play side by side; more than one run in processes of their own.
         checkpoint_every: Environment steps between checkpoints; those of an episode if omitted.
-        refit: Arguments of :meth:`agents.SubActionDQN.refit`, which fits the agent's network again at the end.
+        refit: Arguments of :meth:`~agents.dqn.dqn.SubActionDQN.refit`, which fits the agent's network again at the end.
         callbacks: Of Stable-Baselines3, besides those that record and write checkpoints.
         plot: Draw the learning curve.
         policy: ``"QueryPolicy"``, the paper's, or ``"CandidatePolicy"``.

@@ -16,7 +16,8 @@ from al_seg_experiment.experiment import Entry, Experiment, close_match
 
 PRESETS = Path(__file__).parent / "presets"
 LARGEST_FILE = 2**17  # bytes
-MOST_VALUES = 20_000  # in a file, each as often as aliases repeat it
+MOST_VALUES = 20_000
+"""Values in a file, each as often as aliases repeat it."""
 DEEPEST = 50  # levels of nested values
 
 

@@ -45,7 +45,8 @@ class PairedFiles:
             files' own size, which must then be the same for all.
         label_map: uint8 table from the label in the file to the class (or 255), any length; labels beyond
             its end are errors. If omitted, labels are kept as they are.
-        palette: ``(C, 3)`` uint8 colours; :func:`default_palette` if omitted.
+        palette: ``(C, 3)`` uint8 colours;
+            :func:`~al_seg_env.datasets.segmentation_data.default_palette` if omitted.
         partitions: Indices of the images in each official subset, by the name of the subset.
 
     Raises:

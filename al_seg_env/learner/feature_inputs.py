@@ -200,7 +200,8 @@ class FeatureInputs:
         crop_size: Size | None,
         rng: np.random.Generator,
     ) -> tuple[FeatureBatch, Tensor]:
-        """Return each region in a window, or else the images that hold them; see :meth:`Inputs.training_views`.
+        """Return each region in a window, or else the images that hold them; see
+        :meth:`~al_seg_env.learner.inputs.Inputs.training_views`.
 
         All labels but those of these regions are ignored. There are neither random crops nor flips: nothing is saved by
         smaller crops here, and features of mirrored images would take as much room again (docs/design/light_head.md).

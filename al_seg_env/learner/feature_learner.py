@@ -127,7 +127,10 @@ class FeatureLearner(TorchLearner):
 
     @torch.inference_mode()
     def predict_boxes(self, batch: FeatureBatch, groups: Sequence[Sequence[Boxes]]) -> Iterator[Tensor]:
-        """Yield the logits of the pixels of one group of boxes after another; see :class:`PredictsBoxes`."""
+        """Yield the logits of the pixels of one group of boxes after another.
+
+        See :class:`~al_seg_env.learner.contract.PredictsBoxes`.
+        """
         if self._upsampling is None:
             logits = self.predict(batch)
             for group in groups:

@@ -21,6 +21,7 @@ from al_seg_env.storage.atomic import replacing
 
 FILE_FORMAT = "al-seg-env"
 FILE_VERSION = 1
+"""Of the files that :func:`save_tree` writes."""
 _BIT_GENERATORS: dict[str, Callable[[np.random.SeedSequence], np.random.BitGenerator]] = {
     kind.__name__: kind
     for kind in (np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox, np.random.SFC64)

@@ -135,7 +135,7 @@ def area(out: Document, results: Results, split: str, suffix: str) -> None:
 def labels_needed(
     out: Document, results: Results, split: str, suffix: str, against: str | None, target_miou: float | None
 ) -> None:
-    """Add the labels needed to reach a mean IoU: ``target_miou``, or those :func:`_targets` finds."""
+    """Add the labels needed to reach a mean IoU: ``target_miou``, or what a reference reaches."""
     reference = next((method for method in (against, "uniform") if method in results.methods), None)
     targets = {"target": target_miou} if target_miou is not None else _targets(results, split, reference)
     if not targets:

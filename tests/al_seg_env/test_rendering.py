@@ -5,15 +5,19 @@ import numpy as np
 import pytest
 from fakes import closed_form_env, numbered_data
 
-from al_seg_env.datasets.segmentation_data import palette_of
+from al_seg_env.datasets.frames import Frames
+from al_seg_env.datasets.segmentation_data import IGNORE_LABEL, ArrayData, palette_of
+from al_seg_env.labelling.label_state import LabelState
+from al_seg_env.regions import RegionGrid
 from al_seg_env.rendering import (
     GAP,
     REQUEST_COLOUR,
     TITLE_HEIGHT,
     UNLABELLED_COLOUR,
+    class_key,
     colourise,
     overlay_requests,
-    render_request,
+    render_step,
 )
 
 DATA = numbered_data()
@@ -37,13 +41,21 @@ def test_colourise():
     assert painted.tolist() == [[[1, 2, 3], [4, 5, 6], list(UNLABELLED_COLOUR)]]
 
 
+def step_of(data, requests=(), slots=3):
+    """Return a rendered step of image 0, of which region 0 is labelled as class 1 and 2 is predicted everywhere."""
+    labels = LabelState(RegionGrid((32, 40), (8, 10)), [0, 1], len(data.classes))
+    labels = labels.with_labels([0], [np.ones((8, 10), np.uint8)], 0)
+    predicted = np.full((32, 40), 2, np.uint8)
+    boxes = [labels.grid.box(region) for region in requests]
+    return render_step(
+        data, Frames(data), labels, image=0, predicted=predicted, requests=boxes, slots=slots, caption="caption"
+    )
+
+
 def test_panels_show_image_truth_labels_and_prediction():
+    frame = step_of(DATA)
     known = np.full((32, 40), 255, np.uint8)
     known[:8, :10] = 1
-    predicted = np.full((32, 40), 2, np.uint8)
-    frame = render_request(
-        DATA, image=DATA.image(0), truth=DATA.mask(0), known=known, predicted=predicted, requests=[], caption=""
-    )
     palette = palette_of(DATA)
 
     def shrunk(index):
@@ -56,6 +68,44 @@ def test_panels_show_image_truth_labels_and_prediction():
     np.testing.assert_array_equal(shrunk(2), colourise(known, palette))
     assert (shrunk(3) == palette[2]).all()
     assert not is_yellow(frame).any()
+
+
+def test_all_requests_of_a_step_are_shown_wherever_they_are():
+    grid = RegionGrid((32, 40), (8, 10))
+    requests = [0, 3, grid.regions_per_image + 5]
+    empty, frame = step_of(DATA), step_of(DATA, requests)
+    assert frame.shape == empty.shape
+    below = 2 * (32 * SCALE + TITLE_HEIGHT) + TITLE_HEIGHT
+    side = (2 * 40 * SCALE + GAP) // 8 - GAP  # eight thumbnails in a line
+    height = round(side * 8 / 10)
+    palette = palette_of(DATA)
+    for slot, region in enumerate(requests):
+        shown = frame[below : below + height, slot * (side + GAP) : slot * (side + GAP) + side]
+        box = grid.box(region)
+        pixels = box.crop(np.moveaxis(DATA.image(box.image), -1, 0)).transpose(1, 2, 0)
+        expected = 0.4 * pixels + 0.6 * palette[1] if region == 0 else pixels
+        rows, columns = ((np.arange(n) + 0.5) * size / n for n, size in ((8, height), (10, side)))
+        middle = shown[rows.astype(int)][:, columns.astype(int)].astype(int)
+        assert np.abs(middle - expected).max() <= 1
+    assert not frame[below : below + height, 3 * (side + GAP) :].any()
+
+
+def test_where_nothing_is_known_the_panel_says_none():
+    unknown = ArrayData([DATA.image(0)] * 2, [np.full((32, 40), IGNORE_LABEL, np.uint8)] * 2, DATA.classes)
+    truth = panel(step_of(unknown), 1)
+    assert (truth != UNLABELLED_COLOUR).any()
+    assert not (
+        panel(step_of(DATA), 1) != np.repeat(np.repeat(palette_of(DATA)[DATA.mask(0)], SCALE, 0), SCALE, 1)
+    ).any()
+
+
+def test_the_key_shows_the_colour_of_each_class_within_its_width():
+    data = ArrayData([DATA.image(0)], [DATA.mask(0)], [f"a long name of class {n}" for n in range(len(DATA.classes))])
+    key = np.asarray(class_key(data, 200))
+    assert key.shape == (TITLE_HEIGHT * len(data.classes), 200, 3)  # one in a line
+    for line, colour in enumerate(palette_of(data)):
+        assert (key[line * TITLE_HEIGHT + 9, 8] == colour).all()
+    assert class_key(DATA, 4000).height == TITLE_HEIGHT
 
 
 @pytest.mark.parametrize("image_size", [(32, 40), (33, 47), (9, 500)])
@@ -133,7 +183,8 @@ def test_the_picture_of_all_requests_shows_the_images_asked_for_most_with_their_
         env.step(np.zeros(6, np.int64))
     picture = overlay_requests(env.data, env.frames, env.grid, env.labels, count=2, columns=2)
     scale = 8  # images of 40 pixels are drawn 320 wide
-    assert picture.shape == (32 * scale + 18, 2 * (40 * scale + 4), 3)
+    key = class_key(env.data, 2 * (40 * scale + 4))
+    assert picture.shape == (32 * scale + 18 + key.height, key.width, 3)
     images, regions = np.unique(env.grid.image_of(env.labels.labelled), return_counts=True)
     most = images[np.argsort(-regions, kind="stable")][0]
     palette = palette_of(env.data)
