@@ -13,6 +13,7 @@ from al_seg_env.datasets import (
 from al_seg_env.env import RegionSelectionEnv
 from al_seg_env.episode import load_state, save_state
 from al_seg_env.labelling.oracles import CallbackOracle, FolderOracle, GroundTruthOracle, LabelsPending, Oracle
+from al_seg_env.labelling.request import Answer, Request
 from al_seg_env.learner.building import LearnerConfig
 from al_seg_env.learner.contract import Learner
 from al_seg_env.learner.torch_learner import TorchLearner
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BALD",
+    "Answer",
     "ArrayData",
     "CallbackOracle",
     "CamVid",
@@ -42,6 +44,7 @@ __all__ = [
     "Oracle",
     "PrivilegedRarity",
     "RegionSelectionEnv",
+    "Request",
     "Score",
     "SegmentationData",
     "Splits",

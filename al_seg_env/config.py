@@ -10,6 +10,7 @@ from al_seg_env.storage.validation import check_choice, check_choices, check_int
 from al_seg_env.types import Size
 
 POOLINGS = ("min", "avg", "max")
+BUDGET_UNITS = ("regions", "pixels", "clicks", "seconds")
 SIMILARITIES = ("labelled", "unlabelled")
 REGION_FEATURES = (
     "mean_probability",
@@ -41,6 +42,8 @@ _CHOICES: dict[str, tuple[str | bool | None, ...]] = {
     "kl_edges": ("fixed", "row"),
     "kl_own": (True, False),
     "on_divergence": ("raise", "skip"),
+    "budget_unit": BUDGET_UNITS,
+    "reward": ("miou", None),
 }
 _LISTS = {"entropy_pools": POOLINGS, "region_features": REGION_FEATURES, "similarity": SIMILARITIES}
 ADDED_LATER: dict[str, object] = {
@@ -49,6 +52,8 @@ ADDED_LATER: dict[str, object] = {
     "sub_rewards": False,
     "labelled_before": None,
     "region_features": [],
+    "reward": "miou",
+    "budget_unit": "regions",
 }
 """Settings that states from before do not have, and what they were then."""
 
@@ -63,6 +68,10 @@ class EnvConfig:
         regions_per_step: K, the number of pools and of regions labelled in a step.
         pool_size: N, the number of candidates in a pool.
         budget: B, the number of regions labelled in an episode.
+        budget_unit: What the budget counts: ``"regions"`` (the paper's), or what they cost: ``"pixels"`` of the
+            original images, or ``"seconds"`` or ``"clicks"`` of the people, which their tool must tell. An episode then
+            ends with the step in which the budget is reached, and may cost more by a part of that step.
+        reward: ``"miou"``: the gain in mean IoU on D_R; ``None``: where there is no D_R yet, rewards are 0.
         fit_iterations: Passes of the segmentation network over the new regions in a step (the paper's is 1).
         fit_batch_size: Regions per update in such a pass; more regions than this make several updates.
         crop_size: ``(height, width)`` of a training crop, cut down to the image; ``None`` for whole images.
@@ -104,6 +113,8 @@ class EnvConfig:
     regions_per_step: int = 24
     pool_size: int = 10
     budget: int = 480
+    budget_unit: str = "regions"
+    reward: str | None = "miou"
     fit_iterations: int = 1
     fit_batch_size: int = 32
     crop_size: Size | None = (224, 224)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -18,11 +18,13 @@ from gymnasium import spaces
 
 from al_seg_env.config import ADDED_LATER, EnvConfig
 from al_seg_env.datasets.frames import Frames
+from al_seg_env.datasets.originals import original_of
 from al_seg_env.datasets.segmentation_data import SegmentationData
 from al_seg_env.datasets.splits import Splits
 from al_seg_env.episode import Episode, State, check_identity, copied, generator_from
 from al_seg_env.labelling.label_state import LabelState, flat_masks, split_masks
 from al_seg_env.labelling.oracles import GroundTruthOracle, Oracle, ask
+from al_seg_env.labelling.request import COSTS, UNKNOWN, requests_of
 from al_seg_env.learner.contract import Learner
 from al_seg_env.learner.hardware import is_out_of_memory
 from al_seg_env.learner.inputs import Inputs, inputs_of, labelled_batches
@@ -38,6 +40,13 @@ from al_seg_env.storage import tree_digest
 from al_seg_env.types import IntArray, Observation, UInt8Array
 
 
+class Answered(NamedTuple):
+    """What the oracle gave of a region: its mask at the network's size, and what that cost."""
+
+    mask: UInt8Array
+    costs: tuple[float, float, float]
+
+
 class RegionSelectionEnv(gym.Env[Observation, IntArray]):
     """Choose which image regions to label, so that a segmentation network improves the most (section 3.1).
 
@@ -46,7 +55,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
     The network starts from its initial weights theta_0 with nothing labelled. In every step the agent is
     shown K pools of N candidate regions and picks one of each pool; an oracle labels the K regions, the
     network trains on them, and the reward is what that gained. The episode ends when ``budget`` regions are
-    labelled, or none is left.
+    labelled, or none is left. With another ``budget_unit`` it ends with the step in which so much is spent.
 
     ## Observation space: ``Dict``
 
@@ -71,7 +80,8 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
 
     ## Reward
 
-    The gain in mean IoU on D_R, in percentage points, times ``reward_scale``.
+    The gain in mean IoU on D_R, in percentage points, times ``reward_scale``. With ``reward=None``, for data of which
+    nothing is labelled yet, there is no D_R, and rewards are 0.
 
     ## Info
 
@@ -79,7 +89,9 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
     percent on D_R. ``class_iou``: in percent, ``(C,)``, -1 where D_R lacks the class. ``label_counts``: pixels
     per class labelled in this step, ``(C,)`` int64. ``next_active``: how many sub-actions the next step counts.
     ``sub_rewards``, only with ``sub_rewards=True``: what the labels of each chosen region are worth, a tuple of
-    float. ``diverged``, only with ``on_divergence="skip"``: whether this step's training was undone.
+    float. ``diverged``, only with ``on_divergence="skip"``: whether this step's training was undone. ``rewarded``,
+    only with ``reward=None``: false; ``miou`` and ``class_iou`` are -1 then. ``spent``, only with another
+    ``budget_unit`` than regions: how much of it the labels cost so far.
 
     Args:
         data: Images and masks.
@@ -121,7 +133,11 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         self.inputs = inputs_of(learner, self.frames)
         self.oracle = GroundTruthOracle(self.frames) if oracle is None else oracle
         acquired_from = splits.train if config.split == "train" else splits.eval
-        _check_splits(data, splits, config, self.grid, acquired_from)
+        _check_splits(data, splits, config, acquired_from)
+        self._nothing_labelled = LabelState(
+            self.grid, acquired_from, len(data.classes), _outside(data, self.grid, acquired_from)
+        )
+        _check_budget(config, self._nothing_labelled.unlabelled_count)
         _check_network(learner, self.inputs, len(data.classes), self.grid)
         self._candidates = acquired_from
         self._replay = Replay(self.frames, self.grid, self.labelled_before)
@@ -142,11 +158,10 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         )
         self.observation_space = self.observer.space  # type: ignore[assignment] # gymnasium's Dict is of Any
         self.action_space = spaces.MultiDiscrete([config.pool_size] * config.regions_per_step)
-        self._nothing_labelled = LabelState(self.grid, acquired_from, len(data.classes))
         self._theta_0 = tree_digest(learner.state_dict())
         self._initial_confusion: torch.Tensor | None = None
         self._episode: Episode | None = None
-        self._answered: dict[int, UInt8Array] = {}  # by the oracle, for a step that failed afterwards
+        self._answered: dict[int, Answered] = {}  # by the oracle, for a step that failed afterwards
 
     def _configured_features(self) -> tuple[Feature, ...]:
         further = named_features(
@@ -206,7 +221,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
             self.learner.reset()
             if self._initial_confusion is None:
                 self._initial_confusion = self._evaluate()
-            miou = 100 * mean_iou(self._initial_confusion)
+            miou = self._miou(self._initial_confusion)
             pools, observation = self._observe(self._nothing_labelled, initial=True)
             self._episode = Episode(
                 step=0,
@@ -215,7 +230,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
                 chosen=(),
                 label_counts=np.zeros(len(self.data.classes), dtype=np.int64),
                 confusion=self._initial_confusion,
-                reference_miou=0.0 if self.config.first_reward == "miou" else miou,
+                reference_miou=0.0 if self.config.first_reward == "miou" and self.config.reward else miou,
                 observation=observation,
             )
         return copied(observation), self._info(self._episode)
@@ -235,18 +250,19 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         """
         before = self._under_way()
         chosen = self._choose(before, action)
-        masks = self._ask_oracle(chosen)
+        answers = self._ask_oracle(chosen)
         with self._all_or_nothing() as weights:
-            labels = before.labels.with_labels(chosen, masks, before.step)
+            masks, costs = [answer.mask for answer in answers], [answer.costs for answer in answers]
+            labels = before.labels.with_labels(chosen, masks, before.step, costs)
             confusion, diverged = self._improve(labels, chosen, weights, before.confusion)
-            miou = 100 * mean_iou(confusion)
+            miou = self._miou(confusion)
             terminated = self._active(labels) == 0
             pools, observation = ((), self.observer.empty()) if terminated else self._observe(labels)
             label_counts = labels.class_counts[len(before.labels) :].sum(axis=0)
             self._episode = Episode(
                 before.step + 1, labels, pools, chosen, label_counts, confusion, miou, observation, diverged
             )
-        self._answered = {region: mask for region, mask in self._answered.items() if region not in chosen}
+        self._answered = {region: answer for region, answer in self._answered.items() if region not in chosen}
         reward = self.config.reward_scale * (miou - before.reference_miou)
         return copied(observation), reward, terminated, False, self._info(self._episode)
 
@@ -261,7 +277,8 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
             labels=self.labels.state_dict(),
             answers={
                 "regions": np.array(answered, np.int64),
-                "masks": flat_masks([self._answered[region] for region in answered]),
+                "masks": flat_masks([self._answered[region].mask for region in answered]),
+                "costs": np.array([self._answered[region].costs for region in answered]).reshape(-1, len(COSTS)),
             },
             batch_size=self.learner.batch_size,
             # At its start an episode has the weights theta_0, which the environment has anyway.
@@ -284,7 +301,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         try:
             check_identity(self._identity, saved["identity"])
             labels = self._nothing_labelled.restored(saved["labels"])
-            if len(labels) > self.config.budget:
+            if self.config.budget_unit == "regions" and len(labels) > self.config.budget:
                 raise ValueError(
                     f"the state has {len(labels)} labelled regions, more than budget {self.config.budget}; raise it"
                 )
@@ -292,7 +309,12 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
             if saved["episode"] is not None:
                 episode = Episode.decoded(saved["episode"], labels, self.observer.space)
             answered = saved["answers"]["regions"].tolist()
-            answers = dict(zip(answered, split_masks(self.grid, answered, saved["answers"]["masks"]), strict=True))
+            costs = saved["answers"].get("costs", np.full((len(answered), len(COSTS)), UNKNOWN))  # or from before
+            masks = split_masks(self.grid, answered, saved["answers"]["masks"])
+            answers = {
+                region: Answered(mask, (float(cost[0]), float(cost[1]), float(cost[2])))
+                for region, mask, cost in zip(answered, masks, costs, strict=True)
+            }
             rng = generator_from(saved["rng"])
             action_rng = None if saved["action_rng"] is None else generator_from(saved["action_rng"])
             weights, numerics, batch_size = saved["learner"], saved["numerics"], saved["batch_size"]
@@ -346,18 +368,24 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         labels = self.labels
         last = labels.labelled[-1] if len(labels) else int(labels.unlabelled[0])
         image = self.grid.box(last).image
-        logits = self.learner.predict(self.inputs.whole([image]))
+        unit = self.config.budget_unit
         return render_step(
             self.data,
             self.frames,
             labels,
             image=image,
-            predicted=logits[0].argmax(dim=0).to("cpu", torch.uint8).numpy(),
+            predicted=self._predicted_labels(image),
             requests=[self.grid.box(region) for region in self._episode.chosen],
             slots=self.config.regions_per_step,
-            caption=f"{self.data.names[image]}   {len(labels)} of {self.config.budget} regions labelled   "
-            f"mIoU {100 * mean_iou(self._episode.confusion):.1f} %",
+            caption=f"{self.data.names[image]}   {labels.spent(unit):g} of {self.config.budget} {unit} labelled"
+            + (f"   mIoU {self._miou(self._episode.confusion):.1f} %" if self.config.reward else ""),
         )
+
+    def _predicted_labels(self, image: int) -> UInt8Array:
+        """Return the most probable class of each pixel of an image, ``(H, W)`` uint8."""
+        with torch.inference_mode():
+            logits = self.learner.predict(self.inputs.whole([image]))
+        return logits[0].argmax(dim=0).to("cpu", torch.uint8).numpy()
 
     def _under_way(self) -> Episode:
         if self._episode is None or not self._episode.pools:
@@ -366,7 +394,11 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
 
     def _active(self, labels: LabelState) -> int:
         """Return how many sub-actions the next step counts."""
-        return min(self.config.regions_per_step, self.config.budget - len(labels))
+        if self.config.budget_unit == "regions":
+            left = self.config.budget - len(labels)
+        else:
+            left = labels.unlabelled_count if labels.spent(self.config.budget_unit) < self.config.budget else 0
+        return min(self.config.regions_per_step, left)
 
     def _choose(self, episode: Episode, action: npt.ArrayLike) -> tuple[int, ...]:
         """Return the region taken from each pool that counts (step 3)."""
@@ -380,12 +412,20 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         # A short pool repeats its candidates, as the observation does.
         return tuple(int(pool[n % len(pool)]) for pool, n in zip(pools, chosen, strict=False))
 
-    def _ask_oracle(self, chosen: Sequence[int]) -> list[UInt8Array]:
-        """Return the masks of the chosen regions; the oracle is asked for those it has not given yet (step 4)."""
+    def _ask_oracle(self, chosen: Sequence[int]) -> list[Answered]:
+        """Return the labels of the chosen regions; the oracle is asked for those it has not given yet (step 4)."""
         if asked := [region for region in chosen if region not in self._answered]:
-            masks = ask(self.oracle, self.grid, asked, len(self.data.classes))
-            self._answered.update(zip(asked, map(np.copy, masks), strict=True))
-        return [self._answered[region] for region in chosen]
+            requests = requests_of(self.data, [self.grid.box(region) for region in asked], self._predicted_labels)
+            for region, request, answer in zip(asked, requests, ask(self.oracle, requests), strict=True):
+                self._answered[region] = Answered(answer.mask.copy(), answer.costs(request.region))
+        answers = [self._answered[region] for region in chosen]
+        unit = self.config.budget_unit
+        if unit != "regions" and any(answer.costs[COSTS.index(unit)] == UNKNOWN for answer in answers):
+            raise ValueError(
+                f"budget_unit is {unit!r}, but {type(self.oracle).__name__} does not tell what an answer cost in them; "
+                "use an oracle that does, or budget_unit='regions'"
+            )
+        return answers
 
     def _improve(
         self, labels: LabelState, chosen: Sequence[int], weights: Mapping[str, Any], before: torch.Tensor
@@ -413,16 +453,23 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
                 self.learner.fit_step(*views, self.np_random)
 
     def _evaluate(self) -> torch.Tensor:
-        """Return the confusion matrix on D_R, ``(C, C)`` (step 6)."""
+        """Return the confusion matrix on D_R, ``(C, C)`` (step 6); all zeros if there is none."""
+        if self.config.reward is None:
+            return torch.zeros(len(self.data.classes), len(self.data.classes), dtype=torch.int64)
         batches = labelled_batches(self.inputs, self.frames, self.splits.reward, self.learner.batch_size)
         stride = self.config.reward_stride
         return self.learner.evaluate(batches) if stride == 1 else self.learner.evaluate(batches, stride)
 
+    def _miou(self, confusion: torch.Tensor) -> float:
+        """Return the mean IoU on D_R in percent; -1 if there is none."""
+        return -1.0 if self.config.reward is None else 100 * mean_iou(confusion)
+
     def _images_of_an_episode(self) -> list[int]:
         """Return the images that any episode looks at: of D_S and D_R, and of all candidates if they are not many."""
+        rewarded = () if self.config.reward is None else self.splits.reward
         replayed = self.labelled_before if self.config.replay else ()
         candidates = () if self._has_many_candidates else self._candidates
-        return [*self.splits.state, *self.splits.reward, *replayed, *candidates]
+        return [*self.splits.state, *rewarded, *replayed, *candidates]
 
     @property
     def _has_many_candidates(self) -> bool:
@@ -437,16 +484,18 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         return tuple(pools), self.observer.observe(pools, labels, self.np_random, initial=initial)
 
     def _info(self, episode: Episode) -> dict[str, Any]:
-        iou = 100 * class_iou(episode.confusion).numpy()
+        iou, unit = 100 * class_iou(episode.confusion).numpy(), self.config.budget_unit
         return {
             "chosen": episode.chosen,
             "labelled": len(episode.labels),
-            "miou": 100 * mean_iou(episode.confusion),
+            "miou": self._miou(episode.confusion),
             "class_iou": np.nan_to_num(iou, nan=-1.0),
             "label_counts": episode.label_counts.copy(),
             "next_active": self._active(episode.labels),
             **({"sub_rewards": self._sub_rewards(episode)} if self.config.sub_rewards else {}),
             **({"diverged": episode.diverged} if self.config.on_divergence == "skip" else {}),
+            **({"rewarded": False} if self.config.reward is None else {}),
+            **({"spent": episode.labels.spent(unit)} if unit != "regions" else {}),
         }
 
     def _sub_rewards(self, episode: Episode) -> tuple[float, ...]:
@@ -528,9 +577,17 @@ def _state_of(rng: np.random.Generator | None) -> Any:
     return None if rng is None else rng.bit_generator.state
 
 
-def _check_splits(
-    data: SegmentationData, splits: Splits, config: EnvConfig, grid: RegionGrid, acquired_from: Sequence[int]
-) -> None:
+def _outside(data: SegmentationData, grid: RegionGrid, images: Sequence[int]) -> list[int]:
+    """Return the regions of these images that are padding throughout."""
+    found = []
+    for image in images:
+        original = original_of(data, image)
+        if original.inside != grid.image_size:
+            found += [int(region) for region in grid.regions_of([image]) if not original.holds(grid.box(region))]
+    return found
+
+
+def _check_splits(data: SegmentationData, splits: Splits, config: EnvConfig, acquired_from: Sequence[int]) -> None:
     """Raise a ValueError that says what does not fit the data."""
     n_images = len(data.names)
     if beyond := sorted(i for i in (*splits.state, *acquired_from, *splits.reward) if i >= n_images):
@@ -539,12 +596,23 @@ def _check_splits(
             "that were made for these data"
         )
     if not acquired_from:
-        raise ValueError(f"split {config.split!r} has no image to acquire regions from; give it some in splits")
-    regions = len(acquired_from) * grid.regions_per_image
-    if config.budget > regions:
+        other = "eval" if config.split == "train" else "train"
         raise ValueError(
-            f"budget is {config.budget}, but split {config.split!r} has only {regions} regions "
-            f"({len(acquired_from)} images x {grid.regions_per_image}); lower the budget"
+            f"split {config.split!r} has no image to acquire regions from; give it some in splits, or acquire from "
+            f"split={other!r}"
+        )
+    if config.reward is not None and not splits.reward:
+        raise ValueError(
+            "D_R, on which the reward is measured, holds no image: reward must hold at least one labelled image in "
+            "splits. Where nothing is labelled yet, reward=None does without it"
+        )
+
+
+def _check_budget(config: EnvConfig, regions: int) -> None:
+    """Raise a ValueError if there are not as many regions to acquire as the configuration needs."""
+    if config.budget_unit == "regions" and config.budget > regions:
+        raise ValueError(
+            f"budget is {config.budget}, but split {config.split!r} has only {regions} regions; lower the budget"
         )
     if config.regions_per_step * config.pool_size > regions:
         raise ValueError(

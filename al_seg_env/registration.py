@@ -14,6 +14,7 @@ from gymnasium.envs.registration import EnvSpec
 from al_seg_env.config import EnvConfig
 from al_seg_env.datasets import GTA5, CamVid, Cityscapes, ImageFolder, SegmentationData, SyntheticStreets
 from al_seg_env.datasets.frames import Frames
+from al_seg_env.datasets.segmentation_data import labelled_images
 from al_seg_env.datasets.splits import SplitChoice, resolve_splits
 from al_seg_env.env import RegionSelectionEnv
 from al_seg_env.learner.building import LearnerConfig
@@ -150,6 +151,8 @@ def image_folder(
     palette: Sequence[Sequence[int]] | None = None,
     ignore_labels: Sequence[int] = (),
     mask_suffix: str = "",
+    missing_masks: str = "error",
+    fit: str | None = None,
     **options: Any,
 ) -> RegionSelectionEnv:
     """Return ``al_seg_env/ImageFolder-v0``: any folder of images beside a folder of masks.
@@ -162,8 +165,13 @@ def image_folder(
         palette: Colour of each class.
         ignore_labels: Labels in the masks that are no class.
         mask_suffix: What the name of a mask has in addition to that of its image.
+        missing_masks: ``"unlabelled"`` allows images without a mask, and no folder of masks at all. Regions are then
+            acquired from D_V unless ``split`` says otherwise; without any labelled image, ``reward=None`` is needed.
+        fit: ``"stretch"`` or ``"pad"``; see :class:`~al_seg_env.datasets.ImageFolder`.
         options: See :func:`make_env`.
     """
+    if missing_masks == "unlabelled":
+        options = {"split": "eval", **options}
     data = ImageFolder(
         root,
         classes=classes,
@@ -171,6 +179,8 @@ def image_folder(
         image_size=image_size,
         ignore_labels=ignore_labels,
         mask_suffix=mask_suffix,
+        missing_masks=missing_masks,
+        fit=fit,
     )
     return make_env(data, splits=splits, **options)
 
@@ -194,7 +204,9 @@ def make_env(data: SegmentationData, *, splits: SplitChoice = 0, **options: Any)
             least one), a quarter in D_T, a sixth in D_R (at least one), a fifth in the test set, and all others in
             D_V. Where the data have a partition ``train``, splits that are drawn follow the partitions: D_S, D_T and
             D_V are drawn from it, D_R is ``val``, the test set is ``test``; without a ``val`` or ``test``, these are
-            drawn from ``train``, too.
+            drawn from ``train``, too. Where some images have no mask, D_V is all of these; of the n labelled ones, a
+            quarter is in D_R (at least one), a fifth in the test set (none if n is below 50), a twentieth in D_S (at
+            least one), and all others in D_T. With fewer than three labelled images, D_S is a twentieth of the others.
         options: Fields of :class:`~al_seg_env.config.EnvConfig` and
             :class:`~al_seg_env.learner.building.LearnerConfig`; ``scores`` (names: ``"entropy"``, ``"bald"``,
             ``"margin"``, ``"ripu"``, ``"rarity_entropy"``; ``"privileged_rarity"`` knows the truth), ``bald_samples``,
@@ -211,6 +223,9 @@ def make_env(data: SegmentationData, *, splits: SplitChoice = 0, **options: Any)
 
 def _default_splits(data: SegmentationData) -> tuple[dict[str, int | None], dict[str, str | None]]:
     """Return sizes and sources of the splits of any data: by their partitions, if one of them is ``train``."""
+    labelled = len(labelled_images(data))
+    if labelled < len(data.names):
+        return _partly_labelled_splits(labelled, len(data.names) - labelled), {}
     partitions = getattr(data, "partitions", {})
     followed = partitions if "train" in partitions else {}
     n = len(followed.get("train", data.names))
@@ -226,6 +241,21 @@ def _default_splits(data: SegmentationData) -> tuple[dict[str, int | None], dict
     sources: dict[str, str | None] = dict.fromkeys(sizes, "train")
     sources.update({split: name for split, name in (("reward", "val"), ("test", "test")) if name in followed})
     return sizes, sources
+
+
+def _partly_labelled_splits(labelled: int, unlabelled: int) -> dict[str, int | None]:
+    """Return the sizes of the splits of data that have masks of some images only."""
+    reward = -(-labelled // 4)
+    test = labelled // 5 if labelled >= 50 else 0
+    left = labelled - reward - test
+    state = max(1, labelled // 20) if left > 1 else max(1, unlabelled // 20)
+    return {
+        "state": state,
+        "train": max(0, left - state) if left > 1 else 0,
+        "reward": reward,
+        "eval": None,
+        "test": test,
+    }
 
 
 def _small_defaults(data: SegmentationData) -> dict[str, Any]:

@@ -11,11 +11,11 @@ from PIL import Image, ImageDraw, ImageFont
 from al_seg_env.datasets.frames import Frames
 from al_seg_env.datasets.segmentation_data import IGNORE_LABEL, SegmentationData, palette_of
 from al_seg_env.labelling.label_state import LabelState
+from al_seg_env.labelling.request import REQUEST_COLOUR
 from al_seg_env.regions import Box, RegionGrid
 from al_seg_env.types import UInt8Array
 
 UNLABELLED_COLOUR = (255, 255, 255)
-REQUEST_COLOUR = (255, 230, 0)
 TITLE_HEIGHT = 18
 GAP = 4
 PANEL_WIDTH = 320

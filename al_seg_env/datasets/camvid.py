@@ -65,7 +65,7 @@ class CamVid(PairedFiles):
         root = Path(root)
         require_folders(root, [p + end for p in PARTITIONS for end in ("", "annot")], LAYOUT)
         names: list[str] = []
-        files: list[tuple[Path, Path]] = []
+        files: list[tuple[Path, Path | None]] = []
         partitions = {}
         for partition in PARTITIONS:
             pairs = pair_files(root / partition, root / f"{partition}annot")

@@ -63,7 +63,7 @@ class Cityscapes(PairedFiles):
         root = Path(root)
         require_folders(root, [f"{kind}/{p}" for kind in ("leftImg8bit", "gtFine") for p in PARTITIONS], LAYOUT)
         names: list[str] = []
-        files: list[tuple[Path, Path]] = []
+        files: list[tuple[Path, Path | None]] = []
         partitions = {}
         for partition in PARTITIONS:
             pairs = pair_files(

@@ -13,7 +13,7 @@ from al_seg_env.datasets.image_files import PairedFiles
 from al_seg_env.datasets.pairing import pair_files, require_folders
 from al_seg_env.datasets.segmentation_data import IGNORE_LABEL, check_classes, check_palette, default_palette
 from al_seg_env.storage import read_json
-from al_seg_env.storage.validation import check, check_int
+from al_seg_env.storage.validation import check, check_choice, check_int
 from al_seg_env.types import UInt8Array
 
 LAYOUT = (
@@ -47,6 +47,10 @@ class ImageFolder(PairedFiles):
             without it are not masks, and ignored.
         ignore_labels: Labels to be read as 255 besides 255 itself and those that the file ignores. One may
             be the label of a class, which then never occurs.
+        missing_masks: What an image without a mask is: an ``"error"``, or ``"unlabelled"``. Then its labels are all
+            255, ``labelled`` holds the indices of the others, and there need be no folder of masks.
+        fit: How images of other sizes become ``image_size``: ``"stretch"`` or ``"pad"``, see :class:`PairedFiles`. If
+            omitted, they are padded where ``missing_masks`` is ``"unlabelled"``, and stretched otherwise.
 
     Raises:
         ValueError: If folders, classes or partners are missing, or files cannot be read or differ in size
@@ -64,17 +68,21 @@ class ImageFolder(PairedFiles):
         image_size: Sequence[int] | None = None,
         mask_suffix: str = "",
         ignore_labels: Sequence[int] = (),
+        missing_masks: str = "error",
+        fit: str | None = None,
     ) -> None:
         root = Path(root)
         check("mask_suffix", mask_suffix, isinstance(mask_suffix, str), "a text")
         check("ignore_labels", ignore_labels, isinstance(ignore_labels, Iterable), "a list of labels")
-        require_folders(root, (images, masks), LAYOUT)
+        check_choice("missing_masks", missing_masks, ("error", "unlabelled"))
+        unlabelled = missing_masks == "unlabelled"
+        require_folders(root, (images,) if unlabelled else (images, masks), LAYOUT)
         if classes is None:
             classes, colours, ignored = read_classes(root / "classes.json")
         else:
             classes = check_classes(classes)
             colours, ignored = default_palette(len(classes)), ()
-        pairs = pair_files(root / images, root / masks, mask_suffix=mask_suffix)
+        pairs = pair_files(root / images, root / masks, mask_suffix=mask_suffix, unlabelled=unlabelled)
         partitions: dict[str, list[int]] = {}
         for index, name in enumerate(pairs):
             if "/" in name:
@@ -85,6 +93,7 @@ class ImageFolder(PairedFiles):
             classes,
             names=tuple(pairs),
             image_size=image_size,
+            fit=("pad" if unlabelled else "stretch") if fit is None else fit,
             label_map=_label_map((*ignored, *ignore_labels)),
             palette=colours if palette is None else check_palette(palette, len(classes)),
             partitions=partitions,

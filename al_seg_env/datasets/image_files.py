@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from al_seg_env.datasets.originals import Original, fitted, whole
 from al_seg_env.datasets.pairing import listed
 from al_seg_env.datasets.segmentation_data import IGNORE_LABEL, check_classes, check_palette
 from al_seg_env.storage.images import open_image, too_many_pixels
-from al_seg_env.storage.validation import check_int, check_size
+from al_seg_env.storage.validation import check_choice, check_int, check_size
 from al_seg_env.types import Size, UInt8Array
 
 MASK_REMEDY = (
@@ -38,11 +40,14 @@ class PairedFiles:
 
     Args:
         images: n image files.
-        masks: n mask files, in the order of ``images``.
+        masks: n mask files, in the order of ``images``; ``None`` where an image has no labels.
         classes: The C class names, at most 255.
         names: One unique name per image; the stems of the image files if omitted.
         image_size: ``(H, W)`` to resize to: images bilinear with antialiasing, masks nearest. None keeps the
-            files' own size, which must then be the same for all.
+            files' own size, which must then be the same for all, unless ``fit="pad"``.
+        fit: ``"stretch"`` images to this size; or ``"pad"`` them: they are shrunk to fit into it, never enlarged, keep
+            their proportions, and fill its upper left corner. What is beyond is black and labelled 255. Without an
+            ``image_size``, it is the largest height and the largest width of all.
         label_map: uint8 table from the label in the file to the class (or 255), any length; labels beyond
             its end are errors. If omitted, labels are kept as they are.
         palette: ``(C, 3)`` uint8 colours;
@@ -57,16 +62,19 @@ class PairedFiles:
     def __init__(
         self,
         images: Sequence[str | Path],
-        masks: Sequence[str | Path],
+        masks: Sequence[str | Path | None],
         classes: Sequence[str],
         *,
         names: Sequence[str] | None = None,
         image_size: Sequence[int] | None = None,
+        fit: str = "stretch",
         label_map: UInt8Array | None = None,
         palette: UInt8Array | None = None,
         partitions: Mapping[str, Iterable[int]] | None = None,
     ) -> None:
-        self._images, self._masks = [Path(p) for p in images], [Path(p) for p in masks]
+        check_choice("fit", fit, ("stretch", "pad"))
+        self._images = [Path(p) for p in images]
+        self._masks = [None if p is None else Path(p) for p in masks]
         if not self._images or len(self._images) != len(self._masks):
             raise ValueError(
                 f"{len(self._images)} images and {len(self._masks)} masks are given; expected at least one image, and "
@@ -92,10 +100,11 @@ class PairedFiles:
                 f"label_map is {self._label_map.dtype} {self._label_map.shape}; expected uint8 with one entry per "
                 "label in the files"
             )
-        self._resize = image_size is not None
+        self._fit = fit
         resized = None if image_size is None else check_image_size(image_size)
-        found = _check_files(self._images, self._masks, common_size=resized is None)
-        self.image_size = found if resized is None else resized
+        self._sizes = _check_files(self._images, self._masks, common_size=resized is None and fit == "stretch")
+        heights, widths = zip(*self._sizes, strict=True)
+        self.image_size = check_image_size((max(heights), max(widths))) if resized is None else resized
 
     def __len__(self) -> int:
         return len(self._images)
@@ -111,9 +120,20 @@ class PairedFiles:
         """
         if (type(self).image, type(self).mask) != (PairedFiles.image, PairedFiles.mask):
             return None
-        files = [(str(path.resolve()), path.stat()) for path in (*self._images, *self._masks)]
-        of_files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]
-        return repr((of_files, self.image_size, self._resize, self.classes, self._label_map.tolist()))
+        files = [None if path is None else (path.resolve(), path.stat()) for path in (*self._images, *self._masks)]
+        of_files = [None if file is None else (str(file[0]), file[1].st_size, file[1].st_mtime_ns) for file in files]
+        return repr((of_files, self.image_size, self._fit, self.classes, self._label_map.tolist()))
+
+    @property
+    def labelled(self) -> tuple[int, ...]:
+        """Indices of the images that have a mask."""
+        return tuple(index for index, mask in enumerate(self._masks) if mask is not None)
+
+    def original(self, index: int) -> Original:
+        """Return what image ``index`` was made from: its file, at full size."""
+        if type(self).image != PairedFiles.image:  # a subclass may make anything of it
+            return Original(self.image_size, self.image_size, partial(self.image, index), self._images[index])
+        return Original(self._sizes[index], self._inside(index), partial(self._read, index), self._images[index])
 
     def image(self, index: int) -> UInt8Array:
         """Return image ``index``, ``(H, W, 3)`` uint8 RGB.
@@ -122,11 +142,11 @@ class PairedFiles:
             OSError: If the file has gone, is damaged or has another size than when it was checked.
             ValueError: If it holds more than 16 bits per pixel.
         """
-        path = self._images[index]
-        rgb = _to_rgb(_load(path, is_mask=False), path)
-        if self._resize:
-            rgb = rgb.resize(self.image_size[::-1], Image.Resampling.BILINEAR)
-        return self._checked(np.array(rgb), path)
+        inside = self._inside(index)
+        rgb = self._read(index)
+        if inside != self._sizes[index]:
+            rgb = np.array(Image.fromarray(rgb).resize(inside[::-1], Image.Resampling.BILINEAR))
+        return self._padded(rgb, 0)
 
     def mask(self, index: int) -> UInt8Array:
         """Return the true labels of image ``index``, ``(H, W)`` uint8 in ``[0, C)`` or 255.
@@ -135,12 +155,38 @@ class PairedFiles:
             OSError: If the file has gone, is damaged or has another size than when it was checked.
             ValueError: If it holds labels that are neither a class nor ignored.
         """
+        inside = self._inside(index)
+        original = Original(self._sizes[index], inside, partial(self._read, index))
+        return self._padded(original.to_network(self.full_mask(index), whole(inside)), IGNORE_LABEL)
+
+    def full_mask(self, index: int) -> UInt8Array:
+        """Return the true labels of image ``index`` at the size of its file, ``(h, w)`` uint8 in ``[0, C)`` or 255.
+
+        Raises:
+            OSError, ValueError: As :meth:`mask` does.
+        """
         path = self._masks[index]
-        labels = self._map_labels(np.asarray(_load(path, is_mask=True)), path)
-        if self._resize:
-            size = self.image_size[::-1]
-            labels = np.array(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
-        return self._checked(labels, path)
+        if path is None:
+            return np.full(self._sizes[index], IGNORE_LABEL, np.uint8)
+        return self._checked(self._map_labels(np.asarray(_load(path, is_mask=True)), path), path, index)
+
+    def _read(self, index: int) -> UInt8Array:
+        """Return the pixels of an image's file, ``(h, w, 3)`` uint8 RGB."""
+        path = self._images[index]
+        return self._checked(np.array(_to_rgb(_load(path, is_mask=False), path)), path, index)
+
+    def _inside(self, index: int) -> Size:
+        """Return the ``(height, width)`` that an image takes of the common size."""
+        return self.image_size if self._fit == "stretch" else fitted(self._sizes[index], self.image_size)
+
+    def _padded(self, array: UInt8Array, value: int) -> UInt8Array:
+        """Return an image or a mask at the common size."""
+        height, width = self.image_size
+        if array.shape[:2] == (height, width):
+            return array
+        padded = np.full((height, width, *array.shape[2:]), value, np.uint8)
+        padded[: array.shape[0], : array.shape[1]] = array
+        return padded
 
     def _map_labels(self, raw: npt.NDArray[Any], path: Path) -> UInt8Array:
         """Return the classes for the labels ``raw`` of a file, ``(H, W)`` of any integer type, as uint8."""
@@ -156,10 +202,10 @@ class PairedFiles:
             )
         return self._label_map[raw]
 
-    def _checked(self, array: UInt8Array, path: Path) -> UInt8Array:
-        if array.shape[:2] != self.image_size:
+    def _checked(self, array: UInt8Array, path: Path, index: int) -> UInt8Array:
+        if array.shape[:2] != self._sizes[index]:
             raise OSError(
-                f"{path} is now {_size(array.shape)} pixels, but {_size(self.image_size)} when the data were "
+                f"{path} is now {_size(array.shape)} pixels, but {_size(self._sizes[index])} when the data were "
                 "opened; restore it, or open the data again"
             )
         return array
@@ -173,11 +219,11 @@ def check_image_size(image_size: Sequence[int]) -> Size:
     return size
 
 
-def _check_files(images: Sequence[Path], masks: Sequence[Path], common_size: bool) -> Size:
-    """Return the ``(H, W)`` of most images, or raise a ValueError that names all files with problems."""
+def _check_files(images: Sequence[Path], masks: Sequence[Path | None], common_size: bool) -> list[Size]:
+    """Return the ``(H, W)`` of each image, or raise a ValueError that names all files with problems."""
     problems: list[str] = []
     image_sizes = [_header(path, problems, is_mask=False) for path in images]
-    mask_sizes = [_header(path, problems, is_mask=True) for path in masks]
+    mask_sizes = [None if path is None else _header(path, problems, is_mask=True) for path in masks]
     usual = Counter(size for size in image_sizes if size).most_common(1)
     for path, mask, of_image, of_mask in zip(images, masks, image_sizes, mask_sizes, strict=True):
         if of_image and of_mask and of_image != of_mask:
@@ -187,11 +233,11 @@ def _check_files(images: Sequence[Path], masks: Sequence[Path], common_size: boo
     if problems:
         raise ValueError(
             f"{len(problems)} problems with {len(images)} images and their masks: {listed(problems)}. Repair "
-            "or remove the files; for images of several sizes give image_size=(height, width). Sizes are "
+            "or remove the files; for images of several sizes give image_size=(height, width), or fit='pad'. Sizes are "
             "height x width after EXIF orientation; an image and its mask must have the same"
             + (f". {MASK_REMEDY}" if any(p.startswith("mask ") for p in problems) else "")
         )
-    return usual[0][0]
+    return [size for size in image_sizes if size]
 
 
 def _header(path: Path, problems: list[str], is_mask: bool) -> tuple[int, int] | None:

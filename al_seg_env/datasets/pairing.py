@@ -45,18 +45,26 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 
 def pair_files(
-    images: Path, masks: Path, *, image_suffix: str = "", mask_suffix: str = ""
-) -> dict[str, tuple[Path, Path]]:
+    images: Path, masks: Path, *, image_suffix: str = "", mask_suffix: str = "", unlabelled: bool = False
+) -> dict[str, tuple[Path, Path | None]]:
     """Return ``(image, mask)`` for each key (see :func:`find_images`) below two folders, in order.
+
+    Args:
+        images: Folder of the images.
+        masks: Folder of the masks.
+        image_suffix: What the stems of images end in, others are ignored.
+        mask_suffix: The same of masks.
+        unlabelled: Images need no mask; it is ``None`` then. There need be no folder of masks, either.
 
     Raises:
         ValueError: If there are no images, or images or masks have no partner or several; all are named.
     """
-    of_images, of_masks = find_images(images, image_suffix), find_images(masks, mask_suffix)
+    of_images = find_images(images, image_suffix)
+    of_masks = find_images(masks, mask_suffix) if masks.exists() or not unlabelled else {}
     if not of_images:
         named = f" whose stem ends in {image_suffix!r}" if image_suffix else ""
         raise ValueError(f"no images{named} in {images}; expected files with one of {', '.join(SUFFIXES)}")
-    problems = [f"{of_images[k][0]} has no mask" for k in of_images if k not in of_masks]
+    problems = [f"{of_images[k][0]} has no mask" for k in of_images if k not in of_masks and not unlabelled]
     problems += [f"{of_masks[k][0]} has no image" for k in of_masks if k not in of_images]
     for files in (*of_images.values(), *of_masks.values()):
         if len(files) > 1:
@@ -64,9 +72,10 @@ def pair_files(
     if problems:
         raise ValueError(
             f"images in {images} and masks in {masks} do not pair: {listed(problems)}. Expected one mask "
-            f"named like the image{f' plus {mask_suffix!r}' if mask_suffix else ''}; add or remove files"
+            f"named like the image{f' plus {mask_suffix!r}' if mask_suffix else ''}; add or remove files, or allow "
+            "images without a mask (ImageFolder: missing_masks='unlabelled')"
         )
-    return {key: (of_images[key][0], of_masks[key][0]) for key in of_images}
+    return {key: (of_images[key][0], of_masks[key][0] if key in of_masks else None) for key in of_images}
 
 
 def require_folders(root: Path, folders: Sequence[str], layout: str) -> None:

@@ -19,10 +19,12 @@ IGNORE_LABEL = 255
 class SegmentationData(Protocol):
     """A source of ``(image, mask)`` pairs of one common size.
 
-    Any object with these five members is one; nothing has to be inherited. Three optional members are used
+    Any object with these five members is one; nothing has to be inherited. Five optional members are used
     where present: ``palette``, ``(C, 3)`` uint8 colours for rendering; ``partitions``, a mapping from
-    the name of an official subset (``"train"``, ``"val"``, ``"test"``) to the indices of its images; and
-    ``fingerprint``, a text that changes whenever images or masks do, by which environments share what is decoded.
+    the name of an official subset (``"train"``, ``"val"``, ``"test"``) to the indices of its images;
+    ``fingerprint``, a text that changes whenever images or masks do, by which environments share what is decoded;
+    ``labelled``, the indices of the images that have a mask, where some have none; and ``original(index)``, the
+    :class:`~al_seg_env.datasets.originals.Original` that an image was made from, which people are shown.
 
     Attributes:
         classes: The C class names; the position of a name is its label in the masks.
@@ -162,6 +164,12 @@ def check_labels(mask: UInt8Array, num_classes: int, name: str) -> None:
             f"{name}: labels {wrong} are no classes; expected 0 to {num_classes - 1}, or {IGNORE_LABEL} for "
             "unlabelled; list every class, or map what is not one to 255"
         )
+
+
+def labelled_images(data: SegmentationData) -> tuple[int, ...]:
+    """Return the indices of the images that have a mask: the data's ``labelled``, or all."""
+    labelled = getattr(data, "labelled", None)
+    return tuple(range(len(data.names))) if labelled is None else tuple(int(index) for index in labelled)
 
 
 def default_palette(num_classes: int) -> UInt8Array:

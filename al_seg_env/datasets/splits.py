@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from al_seg_env.datasets.pairing import listed
-from al_seg_env.datasets.segmentation_data import SegmentationData
+from al_seg_env.datasets.segmentation_data import SegmentationData, labelled_images
 from al_seg_env.storage import read_json, write_text
 from al_seg_env.storage.validation import check, check_int
 
@@ -48,7 +48,7 @@ class Splits:
     Attributes:
         state: D_S, the images whose predictions are the state. Not empty.
         train: D_T, from which regions are acquired while an agent is trained. Empty only if ``eval`` is not.
-        reward: D_R, on which the reward is measured. Not empty.
+        reward: D_R, on which the reward is measured. May be empty where there is none (``reward=None``).
         eval: D_V, from which a trained agent acquires. Empty only if ``train`` is not.
         test: Images for the final figures; may be empty.
 
@@ -77,8 +77,8 @@ class Splits:
                 problems.append(f"{one} and {other} share {both}")
         if problems:
             raise ValueError(f"the splits must be disjoint, but {'; '.join(problems)}; keep each image in one split")
-        if empty := [name for name in ("state", "reward") if not getattr(self, name)]:
-            raise ValueError(f"{' and '.join(empty)} must hold at least one image; give more images or other sizes")
+        if not self.state:
+            raise ValueError("state must hold at least one image; give more images or other sizes")
         if not self.train and not self.eval:
             raise ValueError("train and eval are both empty; one of them must hold images to acquire from")
 
@@ -98,6 +98,9 @@ class Splits:
         images, as the KL divergence of D_T from D_S tells (1e-6 is added to each share; the first of equals).
         That punishes classes that D_S lacks most. Masks are read for these images alone.
 
+        Where some images have no mask (see ``labelled`` of :class:`SegmentationData`), reward, train and test are drawn
+        from the others; so is state if it is drawn with train.
+
         Args:
             data: The images.
             seed: Equal seeds give equal splits; at least 0.
@@ -115,7 +118,7 @@ class Splits:
         state, train = sizes.get("state", 0), sizes.get("train", 0)
         wanted = {"state+train": None if state is None or train is None else state + train}
         wanted.update((name, sizes.get(name, 0)) for name in ("reward", "eval", "test"))
-        drawn = _draw_groups(data, wanted, {**sources, "state+train": sources.get("state")}, rng)
+        drawn = _draw_groups(data, wanted, {**sources, "state+train": sources.get("state")}, rng, with_train=train != 0)
         group = drawn.pop("state+train")
         count = state if state is not None else len(group) - (train or 0)
         if not 0 < count <= len(group):
@@ -297,16 +300,23 @@ def _draw_groups(
     sizes: Mapping[str, int | None],
     sources: Mapping[str, str | None],
     rng: np.random.Generator,
+    with_train: bool,
 ) -> dict[str, list[int]]:
     """Return disjoint lists of indices, drawn uniformly, of these ``sizes`` (None: all that is left)."""
     drawn: dict[str, list[int]] = {}
     taken: set[int] = set()
+    labelled = set(labelled_images(data))
+    need_labels: set[str] = set()
+    if len(labelled) < len(data.names):
+        need_labels = {"reward", "test"} | ({"state+train"} if with_train else set())
     # Partitions before "all images", numbers before "the rest": what can be met then is met.
-    for name in sorted(sizes, key=lambda n: (sizes[n] is None, sources.get(n) is None)):
+    # Those that need labels come before, where not all images have some.
+    for name in sorted(sizes, key=lambda n: (n not in need_labels, sizes[n] is None, sources.get(n) is None)):
         size, source = sizes[name], sources.get(name)
-        left = [i for i in _source_ids(data, source) if i not in taken]
+        left = [i for i in _source_ids(data, source) if i not in taken and (i in labelled or name not in need_labels)]
         if size is not None and size > len(left):
             of = "all images" if source is None else f"partition {source!r}"
+            of = f"the labelled ones of {of}" if name in need_labels else of
             raise ValueError(f"{name}: {size} images are requested, but {len(left)} are left of {of}")
         drawn[name] = [int(left[i]) for i in rng.permutation(len(left))[:size]]
         taken.update(drawn[name])

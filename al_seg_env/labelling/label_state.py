@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from al_seg_env.datasets.segmentation_data import IGNORE_LABEL, labels_out_of_range
+from al_seg_env.labelling.request import COSTS, UNKNOWN
 from al_seg_env.regions import RegionGrid
 from al_seg_env.types import IntArray, UInt8Array
 
@@ -23,14 +25,23 @@ class LabelState:
         grid: The grid that defines the regions.
         images: Indices of the images whose regions may be requested (D_T or D_V).
         num_classes: C.
+        outside: Ids of regions of these images that show nothing of them, but padding; they are never offered.
 
     Attributes:
         labelled: Region ids in the order in which they were labelled.
         labelled_at: The step at which each was labelled, beside ``labelled``.
         class_counts: Pixels per class of each labelled region by its labels, ``(|L|, C)`` int64.
+        costs: What each cost, in the order of :data:`~al_seg_env.labelling.request.COSTS`, ``(|L|, 3)`` float64; -1
+            where it is not known.
     """
 
-    def __init__(self, grid: RegionGrid, images: Sequence[int] | IntArray, num_classes: int) -> None:
+    def __init__(
+        self,
+        grid: RegionGrid,
+        images: Sequence[int] | IntArray,
+        num_classes: int,
+        outside: Sequence[int] | IntArray = (),
+    ) -> None:
         self.grid = grid
         self.num_classes = num_classes
         self._images = np.asarray(images, dtype=np.int64)
@@ -38,9 +49,12 @@ class LabelState:
         self.labelled: list[int] = []
         self.labelled_at: list[int] = []
         self.class_counts: IntArray = np.zeros((0, num_classes), np.int64)
-        # Positions count all regions in the order of `images`; those of L are kept sorted.
-        self._taken: IntArray = np.zeros(0, np.int64)
+        self.costs: npt.NDArray[np.float64] = np.zeros((0, len(COSTS)))
         self._masks: dict[int, UInt8Array] = {}
+        # Positions count all regions in the order of `images`; those of L, and of what is outside, are kept sorted.
+        positions = self._positions(np.asarray(outside, np.int64))
+        assert positions is not None
+        self._taken: IntArray = np.unique(positions)
 
     def __len__(self) -> int:
         """Return the number of labelled regions, |L|."""
@@ -54,19 +68,26 @@ class LabelState:
     @property
     def unlabelled_count(self) -> int:
         """|U|."""
-        return len(self._images) * self.grid.regions_per_image - len(self)
+        return len(self._images) * self.grid.regions_per_image - len(self._taken)
+
+    def spent(self, unit: str) -> float:
+        """Return what the labels cost: their number for ``"regions"``, else the sum of a column of ``costs``."""
+        return len(self) if unit == "regions" else float(self.costs[:, COSTS.index(unit)].sum())
 
     def has(self, regions: Sequence[int] | IntArray) -> bool:
         """Return whether all of these are regions of the images, labelled or not."""
         return self._positions(np.asarray(regions, np.int64)) is not None
 
-    def with_labels(self, regions: Sequence[int], masks: Sequence[UInt8Array], step: int) -> LabelState:
+    def with_labels(
+        self, regions: Sequence[int], masks: Sequence[UInt8Array], step: int, costs: npt.ArrayLike | None = None
+    ) -> LabelState:
         """Return the state after regions have moved from U to L with the masks that the oracle gave.
 
         Args:
             regions: n different unlabelled region ids.
             masks: n arrays of the regions' sizes, uint8; 255 where no label was given.
             step: The step at which they were requested.
+            costs: What they cost, ``(n, 3)``; all unknown if omitted.
 
         Raises:
             ValueError: If a region is labelled, unknown, or named twice.
@@ -79,6 +100,8 @@ class LabelState:
         after = copy.copy(self)
         after.labelled = [*self.labelled, *(int(region) for region in regions)]
         after.labelled_at = [*self.labelled_at, *[step] * len(regions)]
+        costs = np.full((len(regions), len(COSTS)), UNKNOWN) if costs is None else np.asarray(costs, np.float64)
+        after.costs = np.concatenate([self.costs, costs.reshape(-1, len(COSTS))])
         after._taken = np.sort(np.concatenate([self._taken, positions]))
         counts = [np.bincount(mask.reshape(-1), minlength=256)[: self.num_classes] for mask in masks]
         after.class_counts = np.concatenate([self.class_counts, *(row[None] for row in counts)]).astype(np.int64)
@@ -90,12 +113,13 @@ class LabelState:
         return after
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the labelled regions in their order: ids, steps, and their masks one after another."""
+        """Return the labelled regions in their order: ids, steps, costs, and their masks one after another."""
         boxes = [self.grid.box(region) for region in self.labelled]
         return {
             "regions": np.array(self.labelled, np.int64),
             "steps": np.array(self.labelled_at, np.int64),
             "masks": flat_masks([box.crop(self.mask(box.image)) for box in boxes]),
+            "costs": self.costs,
         }
 
     def restored(self, state: Mapping[str, Any]) -> LabelState:
@@ -110,7 +134,12 @@ class LabelState:
         masks = split_masks(self.grid, regions, state["masks"])
         if wrong := labels_out_of_range(state["masks"], self.num_classes):
             raise ValueError(f"the state's labels {wrong} are no classes; expected 0 to {self.num_classes - 1}, or 255")
-        restored = LabelState(self.grid, self._images, self.num_classes).with_labels(regions, masks, 0)
+        costs = state.get("costs")  # states from before have none
+        if costs is not None and (costs.shape != (len(regions), len(COSTS)) or not np.isfinite(costs).all()):
+            raise ValueError(f"the state's costs are {costs.shape}; expected {len(regions)} rows of {COSTS}")
+        if len(self):
+            raise ValueError("labels are restored into a state without any")
+        restored = self.with_labels(regions, masks, 0, costs)
         restored.labelled_at = steps
         return restored
 

@@ -18,7 +18,7 @@ from al_seg_env.storage.atomic import (
 from al_seg_env.storage.comparison import differences
 from al_seg_env.storage.csv_values import parse_float, parse_int
 from al_seg_env.storage.images import open_image, write_png
-from al_seg_env.storage.locking import folder_lock
+from al_seg_env.storage.locking import folder_lock, short_lock
 from al_seg_env.storage.regular_files import read_json, require_file, well_formed
 from al_seg_env.storage.tree import (
     FILE_VERSION,
@@ -45,6 +45,7 @@ __all__ = [
     "replacing",
     "require_file",
     "save_tree",
+    "short_lock",
     "tree_digest",
     "unfinished_name",
     "unpack_tree",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from al_seg_env.storage.atomic import replacing
 from al_seg_env.storage.regular_files import require_file
@@ -43,11 +44,27 @@ def too_many_pixels(size: Sequence[int]) -> str | None:
     return f"{size[0]} x {size[1]} are more than {limit} pixels; if that is right, raise PIL.Image.MAX_IMAGE_PIXELS"
 
 
-def write_png(path: str | Path, pixels: npt.NDArray[np.uint8]) -> None:
+def write_png(
+    path: str | Path,
+    pixels: npt.NDArray[np.uint8],
+    text: Mapping[str, str] | None = None,
+    palette: npt.NDArray[np.uint8] | None = None,
+) -> None:
     """Write ``(H, W)`` grey values or labels, or ``(H, W, 3)`` RGB, uint8, as PNG, whole or not at all.
+
+    Args:
+        path: The file.
+        pixels: What to write.
+        text: Texts to store in it, by key.
+        palette: Colours of labels, ``(C, 3)`` uint8, in which others see them; the labels stay as they are.
 
     Raises:
         OSError: If it cannot be written; what was at ``path`` before is unchanged.
     """
+    image, told = Image.fromarray(pixels), PngInfo()
+    if palette is not None:
+        image.putpalette(palette.tobytes())
+    for key, value in (text or {}).items():
+        told.add_text(key, value)
     with replacing(path) as unfinished:
-        Image.fromarray(pixels).save(unfinished, format="png")
+        image.save(unfinished, format="png", pnginfo=told)

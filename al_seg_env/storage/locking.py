@@ -1,4 +1,4 @@
-"""One process at a time in a folder."""
+"""One process at a time in a folder: for long, or for a moment."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 LOCK, HOLDER = ".lock", ".lock-holder"
+SHORT_LOCK, PATIENCE = ".short-lock", 60.0
 
 
 @contextmanager
@@ -38,4 +39,26 @@ def folder_lock(folder: str | Path) -> Iterator[None]:
         yield
     finally:
         holder.unlink(missing_ok=True)
+        lock.release()
+
+
+@contextmanager
+def short_lock(folder: str | Path) -> Iterator[None]:
+    """Keep other processes from changing files of a folder for a moment; wait for one that does, up to a minute.
+
+    The operating system releases the lock when the process that holds it ends, however it ends.
+
+    Raises:
+        OSError: If another process holds the lock for longer.
+    """
+    lock = FileLock(Path(folder) / SHORT_LOCK)
+    try:
+        lock.acquire(timeout=PATIENCE)
+    except Timeout as error:
+        raise OSError(
+            f"another process has been changing files in {folder} for {PATIENCE:.0f} s; stop it if it hangs"
+        ) from error
+    try:
+        yield
+    finally:
         lock.release()

@@ -25,11 +25,11 @@ from al_seg_env import ArrayData, RegionSelectionEnv, SegmentationData, Syntheti
 from al_seg_env.datasets.camvid import CAMVID_CLASSES, CAMVID_PALETTE
 from al_seg_env.datasets.cityscapes import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE
 from al_seg_env.datasets.segmentation_data import IGNORE_LABEL, palette_of
+from al_seg_env.labelling.request import REQUEST_COLOUR
 from al_seg_env.regions import RegionGrid
 from al_seg_env.rendering import (
     FONT,
     GAP,
-    REQUEST_COLOUR,
     TITLE_HEIGHT,
     class_key,
     colourise,

@@ -25,7 +25,8 @@ from training import clean
 
 from agents import Checkpoint, QueryPolicy, SubActionDQN
 from al_seg_env import EnvConfig, ImageFolder, RegionSelectionEnv, Splits, load_state, save_state
-from al_seg_env.labelling.oracles import FolderOracle, file_name
+from al_seg_env.labelling.label_folder import file_name
+from al_seg_env.labelling.oracles import FolderOracle
 from al_seg_env.learner.weights import load_weights, read_tensors
 from al_seg_env.storage import load_tree, replacing, save_tree, tree_digest, write_csv
 from al_seg_experiment.cli import main

@@ -144,7 +144,6 @@ def test_without_train_no_mask_is_read():
         ({"state": None, "train": 29, "reward": 2}, {}, "state=None and train=29 .* 28 images"),
         ({"state": 29, "train": None, "reward": 2}, {}, "state=29 and train=None .* 28 images"),
         ({"state": 0, "train": 2, "reward": 2}, {}, "state needs at least 1"),
-        ({"state": 1, "train": 2}, {}, "reward must hold"),
         ({"state": 1, "reward": 2}, {}, "train and eval are both empty"),
         ({"state": 1, "train": None, "reward": 2, "eval": None}, {}, "only one split .* all images"),
         ({"state": 1, "train": 1, "reward": 2}, {"train": "val"}, "must share a source, got None and 'val'"),
@@ -170,7 +169,7 @@ def test_splits_are_validated():
         Splits((1, 2, 3), (3, 2, 4), (5,), (6,), (4,))
     with pytest.raises(ValueError, match=r"eval holds \[6\] more than once"):
         Splits((1,), (2,), (3,), (6, 6))
-    with pytest.raises(ValueError, match="state and reward must hold"):
+    with pytest.raises(ValueError, match="state must hold"):
         Splits((), (2,), (), (6,))
     for wrong in ((1.0,), (True,), (-1,), "ab"):
         with pytest.raises(ValueError, match="train is .*; expected"):
@@ -222,7 +221,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
             lambda c: c.update(test=["n5"], state=["n5"], eval=["n6", "n6"]),
             r"n5 \(state, test\); n6 \(eval\)",
         ),
-        (lambda c: c.update(reward=[]), "reward must hold"),
+        (lambda c: c.update(state=[]), "state must hold"),
     ],
 )
 def test_bad_files(tmp_path, change, message):
@@ -350,3 +349,19 @@ def test_any_sizes_and_seed_are_drawn_or_a_value_error(sizes, seed):
         return
     assert drawn.state
     assert all(size is None or len(getattr(drawn, name)) == size for name, size in sizes.items())
+
+
+class PartlyLabelled(CountingData):
+    labelled = (3, 4, 8, 9, 10)
+
+
+def test_reward_train_and_test_are_drawn_from_labelled_images():
+    data = PartlyLabelled(40)
+    for seed in range(20):
+        splits = Splits.draw(data, seed, sizes={"state": 3, "reward": 2, "test": 2, "eval": None})
+        assert set(splits.reward + splits.test) <= set(data.labelled)
+        assert len(splits.eval) == 33
+        splits = Splits.draw(data, seed, sizes={"state": 1, "train": 2, "reward": 2, "eval": None})
+        assert set(splits.reward + splits.state + splits.train) == set(data.labelled)
+    with pytest.raises(ValueError, match="reward: 6 images are requested, but 5 are left of the labelled ones of all"):
+        Splits.draw(data, 0, sizes={"state": 1, "reward": 6, "eval": None})

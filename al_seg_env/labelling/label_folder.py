@@ -1,0 +1,267 @@
+"""Masks of regions in a folder, at the resolution of the original images."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from al_seg_env.datasets.originals import Original, original_of
+from al_seg_env.datasets.segmentation_data import SegmentationData, check_labels
+from al_seg_env.labelling.request import Answer
+from al_seg_env.regions import Box
+from al_seg_env.storage import open_image, read_json, short_lock, write_bytes, write_json, write_png
+from al_seg_env.types import UInt8Array
+
+MANIFEST = "manifest.json"
+MANIFEST_FORMAT, MANIFEST_VERSION = "al-seg-env labels", 2
+EARLIER = "earlier"
+EFFORT = "al-seg-env"
+"""Key of the text in a mask's PNG that tells what it cost to paint."""
+MAX_NAME_BYTES = 180
+"""Of an image's name within a file name: with the box and a temporary suffix it stays below the usual limit of 255."""
+_PLACE = re.compile(r"(?P<stem>.*)_(?P<top>\d+)_(?P<left>\d+)_(?P<height>\d+)x(?P<width>\d+)\.png", re.DOTALL)
+
+
+class LabelFolder:
+    """Masks of regions in a folder, bound by a manifest to the images, their sizes and the classes that they are of.
+
+    Regions are given in the pixels of the original images. The same file name means another part of the scene where
+    images have another size, and the same number another class where the list of classes differs. Images are told apart
+    by their pixels. Images may join the data. Several processes may use a folder at once: each file is written whole,
+    and of an answer that another one replaces there is a copy in the folder ``earlier``.
+
+    Args:
+        folder: Where the masks are.
+        data: What they are of.
+        manifest: Its file; in the folder itself, if omitted.
+
+    Raises:
+        ValueError: If the manifest is of other sizes or classes, or can't be read.
+    """
+
+    def __init__(self, folder: str | Path, data: SegmentationData, manifest: Path | None = None) -> None:
+        self.folder, self.data = Path(folder), data
+        self.manifest = self.folder / MANIFEST if manifest is None else manifest
+        self._images: dict[str, str] = {}  # digests of the pixels, by name, as the manifest has them
+        self._seen: dict[str, tuple[Any, str]] = {}  # the same of these data, and when their files had changed
+        if self.manifest.exists():
+            self._images = self._read_manifest()
+        elif self.folder.is_dir() and any(self.folder.glob("*.png")):
+            warnings.warn(
+                f"{self.folder} holds masks but no {MANIFEST}, which would say what they are of; they are taken to be "
+                "of these data",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+
+    def path(self, region: Box) -> Path:
+        """Return the file of a region's mask."""
+        return self.folder / file_name(self.data, region)
+
+    def has(self, region: Box) -> bool:
+        """Return whether there is a file for a region's mask."""
+        return self.path(region).exists()
+
+    def regions(self) -> list[Box]:
+        """Return all regions whose masks are here, the ones written first first."""
+        if not self.folder.is_dir():
+            return []
+        images = {_file_stem(name): image for image, name in enumerate(self.data.names)}
+        found = []
+        for path in self.folder.glob("*.png"):
+            place = _PLACE.fullmatch(path.name)
+            if place is None or place["stem"] not in images:
+                continue
+            top, left, height, width = (int(place[part]) for part in ("top", "left", "height", "width"))
+            region = Box(images[place["stem"]], top, top + height, left, left + width)
+            size = original_of(self.data, region.image).size
+            if region.bottom > size[0] or region.right > size[1] or not height or not width:
+                raise ValueError(
+                    f"mask {path} lies outside of its image, which is {size[0]} x {size[1]} pixels; remove the file"
+                )
+            found.append((path.stat().st_mtime_ns, path.name, region))
+        return [region for *_, region in sorted(found)]
+
+    def bind(self, regions: Sequence[Box]) -> None:
+        """Make the folder, and note in its manifest what these regions' images look like.
+
+        Raises:
+            ValueError: If the masks in the folder are of other pixels under the same name.
+        """
+        found = {self.data.names[image]: self._pixels(image) for image in {region.image for region in regions}}
+        self._compare(found)
+        if self.manifest.exists() and found.keys() <= self._images.keys():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with short_lock(self.manifest.parent):
+            if self.manifest.exists():  # another process may have noted others
+                self._images |= self._read_manifest()
+                self._compare(found)
+            self._images |= found
+            write_json(
+                self.manifest,
+                {
+                    "format": MANIFEST_FORMAT,
+                    "version": MANIFEST_VERSION,
+                    "classes": list(self.data.classes),
+                    "image_size": list(self.data.image_size),
+                    "images": self._images,
+                },
+            )
+
+    def write(self, region: Box, answer: Answer) -> None:
+        """Store what someone answered of a region, whole or not at all.
+
+        Of a mask that is there already, a copy is kept in the folder ``earlier``.
+
+        Raises:
+            ValueError: If the mask does not fit the region, or the image is another one than when it was requested.
+        """
+        mask = checked_mask(answer.mask, region, len(self.data.classes), f"the answer for {region}")
+        self.bind([region])
+        path = self.path(region)
+        effort = {"seconds": answer.seconds, "clicks": answer.clicks, "by": answer.by}
+        told = {name: value for name, value in effort.items() if value is not None}
+        with short_lock(self.manifest.parent):
+            if path.exists():
+                self._keep_earlier(path)
+            write_png(path, mask, {EFFORT: json.dumps(told)} if told else {})
+
+    def read(self, region: Box) -> Answer:
+        """Return what was answered of a region.
+
+        Raises:
+            ValueError: If the file is no PNG of one channel, of another size or another image, or holds labels that
+                are no class.
+        """
+        self.bind([region])
+        path = self.path(region)
+        problem, mask, text = None, np.zeros(0, np.uint8), None
+        try:
+            with open_image(path) as image:
+                if image.mode not in ("L", "P") or image.format != "PNG":
+                    problem = f" is a {image.format} of mode {image.mode}; expected a PNG with one channel of class "
+                    problem += "numbers (mode L or P)"
+                elif (image.height, image.width) != region.size:
+                    problem = f": expected uint8 {region.size}, found uint8 {(image.height, image.width)}"
+                else:
+                    mask = np.array(image)
+                    text = image.info.get(EFFORT)
+        except Exception as error:  # decoders raise all sorts
+            raise ValueError(f"mask {path} can't be read ({type(error).__name__}: {error}); write it again") from error
+        if problem:
+            raise ValueError(f"mask {path}{problem}")
+        return Answer(checked_mask(mask, region, len(self.data.classes), f"mask {path}"), **_effort(text))
+
+    def _keep_earlier(self, path: Path) -> None:
+        """Copy a mask that is about to be replaced."""
+        number = 0
+        while (kept := self.folder / EARLIER / f"{path.stem}.{number}.png").exists():
+            number += 1
+        write_bytes(kept, path.read_bytes())
+
+    def _compare(self, found: dict[str, str]) -> None:
+        for name, digest in found.items():
+            if self._images.get(name, digest) != digest:
+                raise ValueError(
+                    f"{self.manifest.parent} holds labels of another image of the name {name!r}: its pixels were "
+                    "different when they were requested. Restore that image, or choose another folder"
+                )
+
+    def _pixels(self, image: int) -> str:
+        """Return a digest of an original image's pixels."""
+        name, original = self.data.names[image], original_of(self.data, image)
+        changed = _last_change(original)
+        if name not in self._seen or self._seen[name][0] != changed:
+            pixels = np.ascontiguousarray(original.read())
+            self._seen[name] = changed, hashlib.blake2b(pixels.tobytes(), digest_size=16).hexdigest()
+        return self._seen[name][1]
+
+    def _read_manifest(self) -> dict[str, str]:
+        """Return the images that the manifest knows; refuse one of something else."""
+        try:
+            stored = read_json(self.manifest, "expected what the labels beside it are of")
+            known = stored["format"], stored["version"]
+            classes, image_size = list(stored["classes"]), list(stored["image_size"])
+            images = {str(name): str(digest) for name, digest in stored["images"].items()}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(
+                f"{self.manifest} can't be read ({type(error).__name__}: {error}); restore it from a copy: it says "
+                "which images, sizes and classes the masks beside it are of"
+            ) from error
+        problems = []
+        # Labels of version 1 are at the network's size, which may be the original's.
+        version_1 = known == (MANIFEST_FORMAT, 1) and all(
+            original_of(self.data, image).size == tuple(self.data.image_size)
+            for image, name in enumerate(self.data.names)
+            if name in images
+        )
+        if known != (MANIFEST_FORMAT, MANIFEST_VERSION) and not version_1:
+            problems.append(f"it is {known[0]!r}, version {known[1]!r}")
+        if classes != list(self.data.classes):
+            problems.append(f"the classes are {classes} there, {list(self.data.classes)} here")
+        if image_size != list(self.data.image_size):
+            problems.append(f"image_size is {image_size} there, {list(self.data.image_size)} here")
+        if gone := sorted(set(images) - set(self.data.names)):
+            problems.append(f"the images {gone[:5]}{', ...' if len(gone) > 5 else ''} are not in these data")
+        if problems:
+            raise ValueError(
+                f"{self.manifest.parent} holds labels of other data: {'; '.join(problems)}. Open it with the data that "
+                "it was filled with, or choose another folder"
+            )
+        return images
+
+
+def file_name(data: SegmentationData, region: Box) -> str:
+    """Return the file name of a region, whatever its image's name holds and however long it is."""
+    stem = _file_stem(data.names[region.image])
+    return f"{stem}_{region.top}_{region.left}_{region.size[0]}x{region.size[1]}.png"
+
+
+def _file_stem(image_name: str) -> str:
+    """Return what the file names of an image's regions begin with, different for each name."""
+    name = quote(image_name.encode("utf-8", "surrogatepass"), safe=" ").replace(".", "%2E")
+    if len(name) > MAX_NAME_BYTES:
+        digest = hashlib.blake2b(image_name.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+        name = f"{name[: MAX_NAME_BYTES - 17]}-{digest}"
+    return name
+
+
+def checked_mask(mask: Any, region: Box, num_classes: int, where: str) -> UInt8Array:
+    """Return a mask of a region as an array, or raise a ValueError that says what is wrong with it."""
+    mask = np.asarray(mask)
+    if mask.shape != region.size or mask.dtype != np.uint8:
+        raise ValueError(f"{where}: expected uint8 {region.size}, found {mask.dtype} {mask.shape}")
+    check_labels(mask, num_classes, where)
+    return mask
+
+
+def _effort(text: Any) -> dict[str, Any]:
+    """Return what a mask's file tells of its making; nothing if someone else's tool wrote another text."""
+    try:
+        told = json.loads(text)
+        seconds, clicks, by = told.get("seconds"), told.get("clicks"), told.get("by")
+    except (TypeError, ValueError, AttributeError, RecursionError):
+        return {}
+    timed = type(seconds) in (int, float) and math.isfinite(seconds) and seconds >= 0
+    return {
+        "seconds": float(seconds) if timed else None,
+        "clicks": clicks if type(clicks) is int and clicks >= 0 else None,
+        "by": by if isinstance(by, str) else None,
+    }
+
+
+def _last_change(original: Original) -> Any:
+    if original.path is None:
+        return None
+    stat = original.path.stat()
+    return stat.st_size, stat.st_mtime_ns
