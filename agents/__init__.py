@@ -6,7 +6,17 @@ Two classes need an environment that can be saved and continued: :class:`Checkpo
 ``set_state``, and :class:`GreedyOraclePolicy`, an upper reference that no agent can be, tries steps on a ``fork``.
 """
 
-from agents.baselines import BALDPolicy, EntropyPolicy, RareClassPolicy, ScorePolicy, UniformPolicy
+from agents.baselines import (
+    BALDPolicy,
+    EntropyPolicy,
+    ForegroundPolicy,
+    LinearPolicy,
+    PowerScorePolicy,
+    RareClassPolicy,
+    ScorePolicy,
+    StratifiedEntropyPolicy,
+    UniformPolicy,
+)
 from agents.callbacks import EpisodeRecorder, InfoLogger
 from agents.checkpoint import Checkpoint
 from agents.dqn import CandidatePolicy, ExponentialEpsilon, ExponentialRate, LinearEpsilon, QueryPolicy, SubActionDQN
@@ -20,12 +30,16 @@ __all__ = [
     "EpisodeRecorder",
     "ExponentialEpsilon",
     "ExponentialRate",
+    "ForegroundPolicy",
     "GreedyOraclePolicy",
     "InfoLogger",
     "LinearEpsilon",
+    "LinearPolicy",
+    "PowerScorePolicy",
     "QueryPolicy",
     "RareClassPolicy",
     "ScorePolicy",
+    "StratifiedEntropyPolicy",
     "SubActionDQN",
     "UniformPolicy",
 ]

@@ -1,4 +1,4 @@
-"""The baselines of the DQN (paper, section 4.2): uniform choice, and the highest acquisition score.
+"""The baselines of the DQN: those of the paper (section 4.2), and rules that have been found strong since.
 
 All have the ``predict`` of Stable-Baselines3, so that ``evaluate_policy`` takes them in place of an agent.
 """
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agents.observations import Observation
-from al_seg_env.storage.validation import check, check_seed
+from al_seg_env.storage.validation import check, check_number, check_seed
 
 
 class UniformPolicy:
@@ -55,9 +55,145 @@ class ScorePolicy:
         deterministic: bool = True,
     ) -> tuple[npt.NDArray[np.int64], Any]:
         """Choices (K,) for scores of shape (K, N), (n_envs, K) for (n_envs, K, N); int64."""
-        name = self.key.removeprefix("score_")
-        scores = _entry(observation, self.key, f" Make the environment with scores=({name!r},).")
-        return scores.argmax(axis=-1).astype(np.int64), state
+        return self._order(_scores(observation, self.key)).argmax(axis=-1).astype(np.int64), state
+
+    def _order(self, scores: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """What the highest is taken of."""
+        return scores
+
+
+class PowerScorePolicy(ScorePolicy):
+    """Draws a region from each pool with a probability proportional to a power of its score.
+
+    The sampling of PowerBALD (Kirsch et al., "Stochastic Batch Acquisition", TMLR 2023): the highest
+    ``log score + Gumbel noise / power`` of each pool is taken, so that a batch is not of near duplicates.
+
+    Args:
+        key: Entry of the observation that holds the scores, such as ``"score_margin"``.
+        power: 0 draws uniformly; the larger, the closer to the highest score.
+        seed: Seed of the policy's own random source; ``None`` draws one from the system.
+    """
+
+    def __init__(self, key: str, power: float = 8.0, seed: int | None = None) -> None:
+        super().__init__(key)
+        self.power = check_number("power", power, least=0)
+        self.rng = np.random.default_rng(check_seed("seed", seed))
+
+    def _order(self, scores: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return self.power * _log(scores) + self.rng.gumbel(size=scores.shape)
+
+
+class ForegroundPolicy:
+    """ "Foreground-aware random": uniform choice, but in a share of the pools among regions with foreground alone.
+
+    After nnActive (Lüth et al., 2025), where hardly any score beats it. What is foreground is predicted, as the
+    environment's score ``"foreground"`` has it.
+
+    Args:
+        share: Probability that a pool is drawn from its regions with foreground only.
+        seed: Seed of the policy's own random source; ``None`` draws one from the system.
+    """
+
+    def __init__(self, share: float = 2 / 3, seed: int | None = None) -> None:
+        self.share = check_number("share", share, least=0, most=1)
+        self.rng = np.random.default_rng(check_seed("seed", seed))
+
+    def predict(
+        self,
+        observation: Observation,
+        state: Any = None,
+        episode_start: npt.NDArray[Any] | None = None,
+        deterministic: bool = True,
+    ) -> tuple[npt.NDArray[np.int64], Any]:
+        """Choices (K,) for scores of shape (K, N), (n_envs, K) for (n_envs, K, N); int64."""
+        foreground = _scores(observation, "score_foreground") > 0
+        aware = self.rng.random(foreground.shape[:-1]) < self.share
+        allowed = foreground | ~(aware & foreground.any(axis=-1))[..., None]
+        return np.where(allowed, self.rng.random(foreground.shape), -1.0).argmax(axis=-1).astype(np.int64), state
+
+
+class StratifiedEntropyPolicy:
+    """Entropy, class by class, with power noise, in the manner of nnActive's ClaSP PE.
+
+    In a share of the pools a class is drawn, uniformly out of those that the network sees in the pool, and regions
+    compete by the entropy which that class contributes; in the other pools they compete by the whole. Noise as in
+    :class:`PowerScorePolicy`.
+
+    Args:
+        columns: Of ``candidates``, those that hold each class's share of the mean entropy, the feature
+            ``"class_entropy"``; see :meth:`al_seg_env.RegionSelectionEnv.feature_columns`.
+        share: Probability that a class is drawn for a pool.
+        power: Of the noise.
+        seed: Seed of the policy's own random source; ``None`` draws one from the system.
+    """
+
+    def __init__(self, columns: slice, share: float = 2 / 3, power: float = 8.0, seed: int | None = None) -> None:
+        check("columns", columns, isinstance(columns, slice), "a slice, env.unwrapped.feature_columns('class_entropy')")
+        self.columns = columns
+        self.share, self.power = check_number("share", share, least=0, most=1), check_number("power", power, least=0)
+        self.rng = np.random.default_rng(check_seed("seed", seed))
+
+    def predict(
+        self,
+        observation: Observation,
+        state: Any = None,
+        episode_start: npt.NDArray[Any] | None = None,
+        deterministic: bool = True,
+    ) -> tuple[npt.NDArray[np.int64], Any]:
+        """Choices (K,) for ``candidates`` of shape (K, N, F), (n_envs, K) for (n_envs, K, N, F); int64."""
+        of_class = _entry(observation, "candidates", "")[..., self.columns]  # (..., N, C)
+        seen = of_class.max(axis=-2) > 0.01  # (..., C), in nats
+        drawn = np.where(seen, self.rng.random(seen.shape), -1.0).argmax(axis=-1)[..., None, None]  # (..., 1, 1)
+        of_drawn = np.take_along_axis(of_class, drawn, axis=-1)[..., 0]  # (..., N)
+        stratified = self.rng.random(seen.shape[:-1])[..., None] < self.share
+        scores = np.where(stratified, of_drawn, of_class.sum(axis=-1))
+        order = self.power * _log(scores) + self.rng.gumbel(size=scores.shape)
+        return order.argmax(axis=-1).astype(np.int64), state
+
+
+class LinearPolicy:
+    """Takes the region of each pool whose features have the highest product with given coefficients.
+
+    :meth:`fitted` makes a *supervised* policy: a ridge regression of what regions are worth by their labels, which is
+    what an agent could learn without any reward.
+
+    Args:
+        coefficients: ``(F,)``.
+    """
+
+    def __init__(self, coefficients: npt.ArrayLike) -> None:
+        self.coefficients = np.asarray(coefficients, np.float64)
+        good = self.coefficients.ndim == 1 and bool(np.isfinite(self.coefficients).all())
+        check("coefficients", coefficients, good, "finite numbers of shape (F,)")
+
+    @classmethod
+    def fitted(cls, features: npt.ArrayLike, worth: npt.ArrayLike, penalty: float = 1.0) -> LinearPolicy:
+        """Ridge regression on standardised features.
+
+        Args:
+            features: ``(n, F)``.
+            worth: What the labels of each of the n regions are worth, ``(n,)``.
+            penalty: Of the squared coefficients, per region: 1 halves the coefficient of a feature alone.
+        """
+        x, y = np.asarray(features, np.float64), np.asarray(worth, np.float64)
+        deviation = x.std(axis=0)
+        varies = deviation > 1e-6
+        x = (x - x.mean(axis=0))[:, varies] / deviation[varies]
+        normal = x.T @ x / len(x) + check_number("penalty", penalty, least=0) * np.eye(x.shape[1])
+        coefficients = np.zeros(len(varies))
+        coefficients[varies] = np.linalg.solve(normal, x.T @ (y - y.mean()) / len(x)) / deviation[varies]
+        return cls(coefficients)
+
+    def predict(
+        self,
+        observation: Observation,
+        state: Any = None,
+        episode_start: npt.NDArray[Any] | None = None,
+        deterministic: bool = True,
+    ) -> tuple[npt.NDArray[np.int64], Any]:
+        """Choices (K,) for ``candidates`` of shape (K, N, F), (n_envs, K) for (n_envs, K, N, F); int64."""
+        values = _entry(observation, "candidates", "").astype(np.float64) @ self.coefficients
+        return values.argmax(axis=-1).astype(np.int64), state
 
 
 class EntropyPolicy(ScorePolicy):
@@ -79,6 +215,15 @@ class RareClassPolicy(ScorePolicy):
 
     def __init__(self) -> None:
         super().__init__("score_privileged_rarity")
+
+
+def _scores(observation: Observation, key: str) -> npt.NDArray[Any]:
+    return _entry(observation, key, f" Make the environment with scores=({key.removeprefix('score_')!r},).")
+
+
+def _log(scores: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The logarithm of scores that may be 0."""
+    return np.log(np.maximum(scores, 1e-12))
 
 
 def _entry(observation: Observation, key: str, remedy: str) -> npt.NDArray[Any]:

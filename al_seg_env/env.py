@@ -188,6 +188,14 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
             "similarity": None if self.observer.similarity is None else self.observer.similarity.name,
         }
 
+    def feature_columns(self, name: str) -> slice:
+        """Return which of the F features are the part of this name in ``layout["features"]``.
+
+        Raises:
+            ValueError: If there is none; the known ones are listed.
+        """
+        return self.observer.feature_columns(name)
+
     @property
     def labelled_before(self) -> tuple[int, ...]:
         """Images that are labelled before an episode begins: by default D_S if D_T is acquired from, D_T if D_V is."""

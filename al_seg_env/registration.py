@@ -9,6 +9,7 @@ from dataclasses import fields
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from al_seg_env.config import EnvConfig
@@ -21,14 +22,24 @@ from al_seg_env.learner.building import LearnerConfig
 from al_seg_env.observation.scores import (
     BALD,
     RIPU,
+    BalancedMargin,
     Entropy,
+    Foreground,
+    LocationEntropy,
     Margin,
     PrivilegedRarity,
+    Rarity,
     RarityEntropy,
     Score,
+    balanced_weights,
+    cell_counts,
     class_rarity,
+    foreground_classes,
+    location_rarity,
 )
+from al_seg_env.regions import RegionGrid
 from al_seg_env.storage.validation import check_choices, check_int
+from al_seg_env.types import IntArray
 
 ENV_OPTIONS = frozenset(field.name for field in fields(EnvConfig))
 LEARNER_OPTIONS = frozenset(field.name for field in fields(LearnerConfig))
@@ -208,10 +219,9 @@ def make_env(data: SegmentationData, *, splits: SplitChoice = 0, **options: Any)
             quarter is in D_R (at least one), a fifth in the test set (none if n is below 50), a twentieth in D_S (at
             least one), and all others in D_T. With fewer than three labelled images, D_S is a twentieth of the others.
         options: Fields of :class:`~al_seg_env.config.EnvConfig` and
-            :class:`~al_seg_env.learner.building.LearnerConfig`; ``scores`` (names: ``"entropy"``, ``"bald"``,
-            ``"margin"``, ``"ripu"``, ``"rarity_entropy"``; ``"privileged_rarity"`` knows the truth), ``bald_samples``,
-            ``render_mode``, ``oracle``, and ``cache``, a folder for decoded images and stored features. By default a
-            region is a sixteenth of an image, K is 4, N is 8 and the budget 40.
+            :class:`~al_seg_env.learner.building.LearnerConfig`; ``scores`` (names; see :func:`named_scores`),
+            ``bald_samples``, ``render_mode``, ``oracle``, and ``cache``, a folder for decoded images and stored
+            features. By default a region is a sixteenth of an image, K is 4, N is 8 and the budget 40.
 
     Raises:
         TypeError: If an option is unknown; the known ones are listed.
@@ -299,10 +309,12 @@ def _build(
     chosen, cache = resolve_splits(data, splits, sizes, sources or {}), options.get("cache")
     frames = Frames.shared(data, cache)
 
-    def rarity(privileged: bool) -> tuple[float, ...]:
+    grid = RegionGrid(data.image_size, config.region_size or data.image_size)
+
+    def counts(privileged: bool) -> IntArray:
         acquired = chosen.train if config.split == "train" else chosen.eval
         images = acquired if privileged else config.images_labelled_before(chosen.state, chosen.train)
-        return class_rarity(frames, images, len(data.classes))
+        return cell_counts(frames, grid, images, len(data.classes))
 
     return RegionSelectionEnv(
         data,
@@ -310,35 +322,46 @@ def _build(
         learner.build(data.classes, data.image_size, cache),
         config=config,
         oracle=options.get("oracle"),
-        scores=named_scores(options.get("scores", ()), options.get("bald_samples", 20), rarity),
+        scores=named_scores(options.get("scores", ()), options.get("bald_samples", 20), counts),
         render_mode=options.get("render_mode"),
         cache=cache,
     )
 
 
 def named_scores(
-    names: Sequence[str], bald_samples: int = 20, rarity: Callable[[bool], tuple[float, ...]] = lambda _: (1.0,)
+    names: Sequence[str],
+    bald_samples: int = 20,
+    counts: Callable[[bool], IntArray] = lambda _: np.ones((1, 1), np.int64),
 ) -> list[Score]:
     """Return the scores of these names.
 
     Args:
-        names: Out of ``"entropy"``, ``"bald"``, ``"margin"``, ``"ripu"``, ``"rarity_entropy"`` and, for references
-            only, ``"privileged_rarity"``.
+        names: Out of ``"entropy"``, ``"bald"``, ``"margin"``, ``"balanced_margin"``, ``"ripu"``, ``"rarity"``,
+            ``"rarity_entropy"``, ``"location_entropy"``, ``"foreground"`` and, for references only,
+            ``"privileged_rarity"``.
         bald_samples: Samples of BALD.
-        rarity: Returns weights of the classes: by the truth of what is acquired from, for ``"privileged_rarity"``, if
-            called with true; else by labels that are known before, for ``"rarity_entropy"``.
+        counts: Returns labelled pixels per cell and class, ``(R, C)``: by the truth of what is acquired from, for
+            ``"privileged_rarity"``, if called with true; else of images that are labelled before an episode.
 
     Raises:
         ValueError: If a name is unknown.
     """
     bald_samples = check_int("bald_samples", bald_samples, 1)
+
+    def of_classes() -> IntArray:
+        return counts(False).sum(axis=0)
+
     known: dict[str, Callable[[], Score]] = {
         "entropy": Entropy,
         "bald": lambda: BALD(bald_samples),
         "margin": Margin,
+        "balanced_margin": lambda: BalancedMargin(balanced_weights(of_classes())),
         "ripu": RIPU,
-        "rarity_entropy": lambda: RarityEntropy(rarity(False)),
-        "privileged_rarity": lambda: PrivilegedRarity(rarity(True)),
+        "rarity": lambda: Rarity(class_rarity(of_classes())),
+        "rarity_entropy": lambda: RarityEntropy(class_rarity(of_classes())),
+        "location_entropy": lambda: LocationEntropy(location_rarity(counts(False))),
+        "foreground": lambda: Foreground(foreground_classes(of_classes())),
+        "privileged_rarity": lambda: PrivilegedRarity(class_rarity(counts(True).sum(axis=0))),
     }
     return [known[name]() for name in check_choices("scores", names, sorted(known))]
 

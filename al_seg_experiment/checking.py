@@ -195,7 +195,7 @@ def _options(arguments: Mapping[str, Any]) -> Iterator[str]:
     yield from wrong.values()
     if not wrong:
         samples = arguments.get("bald_samples", 20)
-        yield from _refused(lambda: named_scores(arguments.get("scores", ()), samples, lambda _: (1.0,)))
+        yield from _refused(lambda: named_scores(arguments.get("scores", ()), samples))
 
 
 def _of_type(arguments: Mapping[str, Any], hints: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

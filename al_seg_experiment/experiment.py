@@ -27,8 +27,15 @@ METHODS: dict[str, dict[str, Any]] = {
     "entropy": {"policy": "entropy", "arguments": {"scores": ["entropy"]}},
     "bald": {"policy": "bald", "arguments": {"scores": ["bald"]}},
     "margin": {"policy": "margin", "arguments": {"scores": ["margin"]}},
+    "balanced_margin": {"policy": "balanced_margin", "arguments": {"scores": ["balanced_margin"]}},
+    "power_margin": {"policy": "power_margin", "arguments": {"scores": ["margin"]}},
     "ripu": {"policy": "ripu", "arguments": {"scores": ["ripu"]}},
+    "clasp": {"policy": "clasp", "arguments": {"region_features": ["class_entropy"]}},
+    "foreground": {"policy": "foreground", "arguments": {"scores": ["foreground"]}},
+    "rarity": {"policy": "rarity", "arguments": {"scores": ["rarity"]}},
     "rarity_entropy": {"policy": "rarity_entropy", "arguments": {"scores": ["rarity_entropy"]}},
+    "location_entropy": {"policy": "location_entropy", "arguments": {"scores": ["location_entropy"]}},
+    "rarity_regression": {"policy": "rarity_regression"},
     "rare": {"policy": "rare", "arguments": {"scores": ["privileged_rarity"]}},
     "greedy": {"policy": "greedy", "arguments": {"scores": ["privileged_rarity"]}},
     "dqn": {"policy": "dqn"},
@@ -169,10 +176,13 @@ class Stage(Entry):
     """Epochs without a better mean IoU on D_R before the stage ends."""
     updates: Count = 10
     """Updates in an epoch, at least."""
+    early_stopping: bool = True
+    """If false: ``epochs`` times ``updates`` updates from the start, at a rate that rises and decays in one cycle, of
+    which the last weights are kept."""
     batch_size: Count = 16
     """Crops in an update."""
     learning_rate: Rate | None = None
-    """Of this stage; the environment's if omitted."""
+    """Of this stage, or the highest of its cycle; the environment's if omitted."""
 
 
 def source_of(stage: Stage, env: str, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

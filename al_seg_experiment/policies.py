@@ -8,16 +8,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from agents import (
     BALDPolicy,
     EntropyPolicy,
+    ForegroundPolicy,
     GreedyOraclePolicy,
+    LinearPolicy,
+    PowerScorePolicy,
     RareClassPolicy,
     ScorePolicy,
+    StratifiedEntropyPolicy,
     SubActionDQN,
     UniformPolicy,
 )
 from al_seg_env.env import RegionSelectionEnv
+from al_seg_env.observation.scores import cell_counts, class_rarity
 from al_seg_experiment.experiment import METHODS
 
 AGENT_SUFFIX = ".safetensors"
@@ -87,13 +94,39 @@ def make_policy(policy: str, env: RegionSelectionEnv, seed: int, agent: Path | N
         "entropy": EntropyPolicy,
         "bald": BALDPolicy,
         "margin": lambda: ScorePolicy("score_margin"),
+        "balanced_margin": lambda: ScorePolicy("score_balanced_margin"),
+        "power_margin": lambda: PowerScorePolicy("score_margin", seed=seed),
         "ripu": lambda: ScorePolicy("score_ripu"),
+        "clasp": lambda: StratifiedEntropyPolicy(env.feature_columns("class_entropy"), seed=seed),
+        "foreground": lambda: ForegroundPolicy(seed=seed),
+        "rarity": lambda: ScorePolicy("score_rarity"),
         "rarity_entropy": lambda: ScorePolicy("score_rarity_entropy"),
+        "location_entropy": lambda: ScorePolicy("score_location_entropy"),
+        "rarity_regression": lambda: rarity_regression(env),
         "rare": RareClassPolicy,
         "greedy": lambda: GreedyOraclePolicy(env, suggestions=[RareClassPolicy()], seed=seed),
         "dqn": lambda: SubActionDQN.load(str(agent), env=env),
     }
     return known[policy]() if policy in known else policy_function(policy)(env, seed)
+
+
+def rarity_regression(env: RegionSelectionEnv) -> LinearPolicy:
+    """Return a linear policy fitted to the true rarity of D_T's regions, as theta_0 describes them.
+
+    A region's worth is ``sum_c w_c sqrt(pixels of class c)``, with the weights of
+    :class:`~al_seg_env.observation.scores.PrivilegedRarity` by the labels of D_T. The environment's episode, if one is
+    under way, goes on as if nothing had happened.
+    """
+    episode = env.get_state()
+    env.learner.reset()
+    env.inputs.prepare(env.splits.train)
+    counts = [cell_counts(env.frames, env.grid, [image], len(env.data.classes)) for image in env.splits.train]
+    of_regions = np.concatenate(counts)  # (n, C)
+    regions = env.grid.regions_of(env.splits.train)
+    features = env.observer.described(regions, np.zeros(len(env.data.classes), np.int64))
+    env.set_state(episode)
+    worth = np.sqrt(of_regions) @ np.array(class_rarity(of_regions.sum(axis=0)))
+    return LinearPolicy.fitted(features, worth)
 
 
 def policy_function(policy: str) -> Any:

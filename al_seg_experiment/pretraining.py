@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ CURVES = "pretrain.csv"
 
 
 def pretrain(env: str | gym.Env | EnvSpec, stages: Sequence[Stage], folder: str | Path, *, seed: int = 0) -> Path:
-    """Train theta_0 in stages, each with early stopping on D_R, and store it.
+    """Train theta_0 in stages, by default each with early stopping on D_R, and store it.
 
     Writes ``theta_0.safetensors``, the mean IoU on D_R after each epoch as ``pretrain.csv`` and, with matplotlib, its
     curve as ``pretrain.png``. Called again after a kill it resumes; a finished folder is left as it is.
@@ -93,6 +94,9 @@ def _train_stage(spec: EnvSpec, env: RegionSelectionEnv, stage: Stage, checkpoin
         frames = JoinedFrames(source.frames, images, env.frames, env.splits.reward)
         images, validation = tuple(range(len(images))), tuple(range(len(images), len(images) + len(env.splits.reward)))
     settings = FitSettings(env.config.crop_size, stage.batch_size, stage.patience, stage.epochs, stage.updates)
+    if not stage.early_stopping:
+        updates, rate = stage.epochs * stage.updates, stage.learning_rate or env.learner.learning_rate
+        settings = replace(settings, updates=updates, replay=0.0, learning_rate=rate)
     whole = RegionGrid(env.grid.image_size, env.grid.image_size)
     rng = np.random.default_rng([seed, number])
     return fit_to_convergence(

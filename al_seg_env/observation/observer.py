@@ -141,6 +141,28 @@ class Observer:
             keys[f"score_{score.name}"] = spaces.Box(0.0, high, (n_pools, pool_size), np.float32)
         return spaces.Dict(keys)
 
+    def feature_columns(self, name: str) -> slice:
+        """Return which of the F features are the part of this name."""
+        start = 0
+        for feature in self.features:
+            size = len(feature.bounds(self.learner.num_classes, self.grid.region_size)[0])
+            if feature.name == name:
+                return slice(start, start + size)
+            start += size
+        known = ", ".join(feature.name for feature in self.features)
+        raise ValueError(f"there is no feature {name!r}; there are {known}: see entropy_pools and region_features")
+
+    @torch.inference_mode()
+    def described(self, regions: IntArray, labelled: IntArray) -> npt.NDArray[np.float32]:
+        """Return the features of any regions under the network's present weights, ``(n, F)``.
+
+        Args:
+            regions: Their ids, increasing, ``(n,)``.
+            labelled: Pixels labelled per class, ``(C,)``, besides those that are known before the episode.
+        """
+        self._need = torch.from_numpy(needed(self.known_counts + labelled))
+        return self._describe(regions, None).features.to("cpu", torch.float32).numpy()
+
     def empty(self) -> Observation:
         """Return the observation that comes with the end of an episode: all zeros."""
         return {key: np.zeros(space.shape, np.float32) for key, space in self.space.items() if space.shape}

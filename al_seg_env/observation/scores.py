@@ -14,8 +14,9 @@ from torch import Tensor
 from al_seg_env import functional
 from al_seg_env.datasets.frames import Frames
 from al_seg_env.observation.features import Prediction
+from al_seg_env.regions import RegionGrid
 from al_seg_env.storage.validation import check_int
-from al_seg_env.types import Size
+from al_seg_env.types import IntArray, Size
 
 
 class Score(Protocol):
@@ -182,8 +183,73 @@ class RIPU:
 
 
 @dataclass(frozen=True)
+class BalancedMargin:
+    """Class-balanced :class:`Margin`: each pixel's closeness of the two most probable classes, times a class weight.
+
+    After Cai et al., "Revisiting Superpixels for Active Learning in Semantic Segmentation with Realistic Annotation
+    Costs" (CVPR 2021), whose weight of a class is ``exp(-share)``: a pixel counts the more, the rarer its predicted
+    class is. Here the shares are those of labels that are known before the episode.
+
+    Attributes:
+        weights: One per class; see :func:`balanced_weights`.
+
+    Both pixels are equally uncertain; the second is thought to be of class 1, which weighs twice as much:
+
+    >>> import torch
+    >>> from al_seg_env.observation.region_pixels import RegionPixels
+    >>> from al_seg_env.regions import RegionGrid
+    >>> grid = RegionGrid(image_size=(1, 2), region_size=(1, 1))
+    >>> regions = RegionPixels(grid, images=np.array([0, 0]), cells=np.array([0, 1]), device=torch.device("cpu"))
+    >>> p = torch.tensor([0.9, 0.1])
+    >>> BalancedMargin(weights=(0.5, 1.0))(Prediction(torch.stack([p, 1 - p]).log(), regions))  # 0.2 / 2, 0.2
+    tensor([0.1000, 0.2000])
+    """
+
+    weights: tuple[float, ...]
+    name: str = "balanced_margin"
+
+    def high(self, num_classes: int, region_size: Size) -> float:
+        """Return the number of pixels times the largest weight."""
+        return _pixels(region_size) * max(self.weights)
+
+    def __call__(self, prediction: Prediction) -> Tensor:
+        """Return ``(M,)``."""
+        weights = prediction.logits.new_tensor(self.weights)[prediction.classes.long()]  # (P,)
+        return _sum(functional.margin_map(prediction.logits[None])[0] * weights, prediction)
+
+
+@dataclass(frozen=True)
+class Rarity:
+    """Predicted rarity: ``sum_c w_c mean p_c``.
+
+    Attributes:
+        weights: w, one per class, from labels that are known before the episode; see :func:`class_rarity`.
+
+    >>> import torch
+    >>> from al_seg_env.observation.region_pixels import RegionPixels
+    >>> from al_seg_env.regions import RegionGrid
+    >>> grid = RegionGrid(image_size=(1, 2), region_size=(1, 1))
+    >>> regions = RegionPixels(grid, images=np.array([0, 0]), cells=np.array([0, 1]), device=torch.device("cpu"))
+    >>> p = torch.tensor([0.8, 0.2])
+    >>> Rarity(weights=(1.0, 4.0))(Prediction(torch.stack([p, 1 - p]).log(), regions))  # 0.8 + 0.8, 0.2 + 3.2
+    tensor([1.6000, 3.4000])
+    """
+
+    weights: tuple[float, ...]
+    name: str = "rarity"
+
+    def high(self, num_classes: int, region_size: Size) -> float:
+        """Return the largest weight."""
+        return max(self.weights)
+
+    def __call__(self, prediction: Prediction) -> Tensor:
+        """Return ``(M,)``."""
+        return prediction.mean_probability @ prediction.logits.new_tensor(self.weights)
+
+
+@dataclass(frozen=True)
 class RarityEntropy:
-    """Predicted rarity times the mean entropy: ``(sum_c w_c mean p_c) * mean entropy``.
+    """:class:`Rarity` times the mean entropy: ``(sum_c w_c mean p_c) * mean entropy``.
 
     Attributes:
         weights: w, one per class, from labels that are known before the episode; see :func:`class_rarity`.
@@ -209,8 +275,73 @@ class RarityEntropy:
 
     def __call__(self, prediction: Prediction) -> Tensor:
         """Return ``(M,)``."""
-        rarity = prediction.mean_probability @ prediction.logits.new_tensor(self.weights)
-        return rarity * prediction.regions.over_pixels(prediction.entropy[None], "mean")[:, 0]
+        return Rarity(self.weights)(prediction) * prediction.regions.over_pixels(prediction.entropy[None], "mean")[:, 0]
+
+
+@dataclass(frozen=True)
+class LocationEntropy:
+    """The mean entropy, times how rare the classes are that lie in this place in images labelled before the episode.
+
+    Street scenes are alike: poles and signs stand at the sides, the sky is above. What the place alone tells is a
+    heuristic that an agent must beat.
+
+    Attributes:
+        weights: One per cell of the grid; see :func:`location_rarity`.
+
+    Both regions are equally uncertain; in the place of the second, labels were three times rarer:
+
+    >>> import torch
+    >>> from al_seg_env.observation.region_pixels import RegionPixels
+    >>> from al_seg_env.regions import RegionGrid
+    >>> grid = RegionGrid(image_size=(1, 2), region_size=(1, 1))
+    >>> regions = RegionPixels(grid, images=np.array([0, 0]), cells=np.array([0, 1]), device=torch.device("cpu"))
+    >>> p = torch.tensor([0.5, 0.5])
+    >>> LocationEntropy(weights=(1.0, 3.0))(Prediction(torch.stack([p, 1 - p]).log(), regions))  # log 2, 3 log 2
+    tensor([0.6931, 2.0794])
+    """
+
+    weights: tuple[float, ...]
+    name: str = "location_entropy"
+
+    def high(self, num_classes: int, region_size: Size) -> float:
+        """Return ``max weight * log C``."""
+        return max(self.weights) * math.log(max(num_classes, 2))
+
+    def __call__(self, prediction: Prediction) -> Tensor:
+        """Return ``(M,)``."""
+        place = prediction.logits.new_tensor(self.weights)[torch.from_numpy(prediction.regions.cells)]
+        return place * prediction.regions.over_pixels(prediction.entropy[None], "mean")[:, 0]
+
+
+@dataclass(frozen=True)
+class Foreground:
+    """Share of the region's pixels that are predicted as a class of the foreground.
+
+    "Foreground-aware random" choice (:class:`agents.ForegroundPolicy`) is built on it.
+
+    Attributes:
+        classes: Whether each class is of the foreground; see :func:`foreground_classes`.
+
+    >>> import torch
+    >>> from al_seg_env.observation.region_pixels import RegionPixels
+    >>> from al_seg_env.regions import RegionGrid
+    >>> grid = RegionGrid(image_size=(1, 2), region_size=(1, 2))
+    >>> regions = RegionPixels(grid, images=np.array([0]), cells=np.array([0]), device=torch.device("cpu"))
+    >>> p = torch.tensor([0.8, 0.2])
+    >>> Foreground(classes=(False, True))(Prediction(torch.stack([p, 1 - p]).log(), regions))
+    tensor([0.5000])
+    """
+
+    classes: tuple[bool, ...]
+    name: str = "foreground"
+
+    def high(self, num_classes: int, region_size: Size) -> float:
+        """Return 1."""
+        return 1.0
+
+    def __call__(self, prediction: Prediction) -> Tensor:
+        """Return ``(M,)``."""
+        return prediction.class_shares @ prediction.class_shares.new_tensor(self.classes)
 
 
 @dataclass(frozen=True)
@@ -248,21 +379,73 @@ class PrivilegedRarity:
         return (counts.float().sqrt() * counts.new_tensor(self.weights, dtype=prediction.logits.dtype)).sum(dim=1)
 
 
-def class_rarity(frames: Frames, images: Sequence[int], num_classes: int) -> tuple[float, ...]:
-    """Return a weight per class: one over its share of these images' labelled pixels, at most 10^4; 0 if absent.
+def cell_counts(frames: Frames, grid: RegionGrid, images: Sequence[int], num_classes: int) -> IntArray:
+    """Return how often each class lies in each cell of the grid in these images, in labelled pixels: ``(R, C)`` int64.
 
     Args:
         frames: The masks.
+        grid: The grid of R regions an image.
         images: Indices of the images to count in.
         num_classes: C.
 
     >>> from al_seg_env.datasets import ArrayData
     >>> masks = np.array([[[0, 0, 0, 1]]], dtype=np.uint8)  # (1, 1, 4)
     >>> data = ArrayData(np.zeros((1, 1, 4, 3), np.uint8), masks, classes=("road", "car", "sky"))
-    >>> class_rarity(Frames(data), images=[0], num_classes=3)  # shares of 3/4 and 1/4
+    >>> cell_counts(Frames(data), RegionGrid((1, 4), (1, 2)), images=[0], num_classes=3)
+    array([[2, 0, 0],
+           [1, 1, 0]])
+    """
+    counts = np.zeros((grid.regions_per_image, num_classes), np.int64)
+    boxes = [grid.box(cell) for cell in range(grid.regions_per_image)]
+    for image in images:
+        mask = frames.mask(image)
+        for cell, box in enumerate(boxes):
+            counts[cell] += np.bincount(box.crop(mask).reshape(-1), minlength=256)[:num_classes]
+    return counts
+
+
+def class_rarity(counts: IntArray) -> tuple[float, ...]:
+    """Return a weight per class: one over its share of labelled pixels, at most 10^4; 0 if absent.
+
+    Args:
+        counts: Labelled pixels per class, ``(C,)``.
+
+    >>> class_rarity(np.array([3, 1, 0]))  # shares of 3/4 and 1/4
     (1.3333333333333333, 4.0, 0.0)
     """
-    of_images = [np.bincount(frames.mask(i).reshape(-1), minlength=256)[:num_classes] for i in images]
-    counts = np.sum(of_images, axis=0, dtype=np.float64)
     shares = counts / max(counts.sum(), 1)
     return tuple(np.where(counts > 0, 1 / np.maximum(shares, 1e-4), 0.0).tolist())
+
+
+def balanced_weights(counts: IntArray) -> tuple[float, ...]:
+    """Return a weight per class, ``exp(-share)`` of its share of labelled pixels ``counts``, ``(C,)``.
+
+    >>> balanced_weights(np.array([1, 0]))
+    (0.36787944117144233, 1.0)
+    """
+    return tuple(np.exp(-counts / max(counts.sum(), 1)).tolist())
+
+
+def foreground_classes(counts: IntArray) -> tuple[bool, ...]:
+    """Return whether each class is of the foreground: rarer than a class is on average.
+
+    Args:
+        counts: Labelled pixels per class, ``(C,)``.
+
+    >>> foreground_classes(np.array([80, 15, 5]))
+    (False, True, True)
+    """
+    return tuple((counts < counts.mean()).tolist())
+
+
+def location_rarity(counts: IntArray) -> tuple[float, ...]:
+    """Return the mean :func:`class_rarity` of the labelled pixels in each cell; 0 where nothing is labelled.
+
+    Args:
+        counts: Labelled pixels per cell and class, ``(R, C)``; see :func:`cell_counts`.
+
+    >>> location_rarity(np.array([[2, 0], [1, 1]]))  # rarities of 4/3 and 4
+    (1.3333333333333333, 2.6666666666666665)
+    """
+    rarity = np.array(class_rarity(counts.sum(axis=0)))
+    return tuple((counts @ rarity / np.maximum(counts.sum(axis=1), 1)).tolist())

@@ -9,7 +9,18 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from agents import BALDPolicy, EntropyPolicy, GreedyOraclePolicy, RareClassPolicy, ScorePolicy, UniformPolicy
+from agents import (
+    BALDPolicy,
+    EntropyPolicy,
+    ForegroundPolicy,
+    GreedyOraclePolicy,
+    LinearPolicy,
+    PowerScorePolicy,
+    RareClassPolicy,
+    ScorePolicy,
+    StratifiedEntropyPolicy,
+    UniformPolicy,
+)
 from al_seg_env import Entropy
 
 
@@ -33,6 +44,56 @@ def test_scores_by_hand():
     batch, _ = EntropyPolicy().predict({"score_entropy": np.stack([scores, scores[:, ::-1]])})
     assert batch.tolist() == [[1, 0], [1, 0]]
     assert BALDPolicy().predict({"score_bald": scores})[0].tolist() == [1, 0]
+
+
+def test_power_scores_draw_in_proportion_to_a_power_of_the_score():
+    scores = np.broadcast_to(np.array([1.0, 2.0, 0.0, 3.0], np.float32), (40000, 4))
+    policy = PowerScorePolicy("score_margin", power=2, seed=0)
+    shares = np.bincount(policy.predict({"score_margin": scores})[0], minlength=4) / 40000
+    np.testing.assert_allclose(shares, np.array([1, 4, 0, 9]) / 14, atol=0.01)
+    again = PowerScorePolicy("score_margin", power=2, seed=0).predict({"score_margin": scores[:9]})[0]
+    np.testing.assert_array_equal(
+        again, PowerScorePolicy("score_margin", power=2, seed=0).predict({"score_margin": scores[:9]})[0]
+    )
+
+
+def test_foreground_aware_random_choice():
+    scores = np.broadcast_to(np.array([0.0, 0.2, 0.0, 0.9], np.float32), (30000, 4))
+    shares = np.bincount(ForegroundPolicy(share=0.5, seed=0).predict({"score_foreground": scores})[0], minlength=4)
+    # Half of the pools are drawn from regions 1 and 3 alone, the others from all four.
+    np.testing.assert_allclose(shares / 30000, [1 / 8, 3 / 8, 1 / 8, 3 / 8], atol=0.01)
+    nothing = np.zeros((30000, 4), np.float32)
+    shares = np.bincount(ForegroundPolicy(seed=0).predict({"score_foreground": nothing})[0], minlength=4)
+    np.testing.assert_allclose(shares / 30000, 1 / 4, atol=0.01)
+
+
+def test_stratified_entropy_lets_regions_compete_class_by_class():
+    # Columns 1 and 2 hold the entropy of two classes: region 0 leads in the first, region 1 in the other and in sum.
+    candidates = np.broadcast_to(
+        np.array([[9, 0.5, 0.1, 0], [9, 0.02, 0.7, 0], [9, 0, 0, 0]], np.float32), (9000, 3, 4)
+    )
+    policy = StratifiedEntropyPolicy(slice(1, 4), share=1.0, power=1e6, seed=0)
+    shares = np.bincount(policy.predict({"candidates": candidates})[0], minlength=3) / 9000
+    np.testing.assert_allclose(shares, [1 / 2, 1 / 2, 0], atol=0.03)  # the third class is not seen, and not drawn
+    whole = StratifiedEntropyPolicy(slice(1, 4), share=0.0, power=1e6, seed=0)
+    assert set(whole.predict({"candidates": candidates})[0]) == {1}
+
+
+def test_a_fitted_linear_policy_is_a_ridge_regression():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(500, 4)) * [1, 10, 0, 0.1] + 3  # the third does not vary
+    worth = features @ [2, -1, 0, 5] + rng.normal(size=500)
+    policy = LinearPolicy.fitted(features, worth, penalty=0.5)
+    x = (features - features.mean(axis=0)) / np.where(features.std(axis=0) > 0, features.std(axis=0), 1)
+    ridge = np.linalg.lstsq(  # the penalty as further rows of data
+        np.vstack([x, np.sqrt(0.5 * 500) * np.eye(4)]), np.append(worth - worth.mean(), np.zeros(4)), rcond=None
+    )[0]
+    np.testing.assert_allclose(policy.coefficients * features.std(axis=0), ridge, rtol=1e-9, atol=1e-9)
+    candidates = rng.normal(size=(2, 3, 5, 4)).astype(np.float32)
+    expected = (candidates.astype(np.float64) @ policy.coefficients).argmax(axis=-1)
+    np.testing.assert_array_equal(policy.predict({"candidates": candidates})[0], expected)
+    with pytest.raises(ValueError, match="coefficients"):
+        LinearPolicy([np.nan])
 
 
 def test_missing_scores_say_how_to_get_them():
