@@ -29,6 +29,7 @@ _COUNTS = (
     "fit_iterations",
     "fit_batch_size",
     "reward_stride",
+    "observation_stride",
     "entropy_bins",
     "kl_bins",
 )
@@ -49,6 +50,7 @@ _LISTS = {"entropy_pools": POOLINGS, "region_features": REGION_FEATURES, "simila
 ADDED_LATER: dict[str, object] = {
     "replay": 0.0,
     "reward_stride": 1,
+    "observation_stride": 1,
     "sub_rewards": False,
     "labelled_before": None,
     "region_features": [],
@@ -81,6 +83,8 @@ class EnvConfig:
             D_S where the split is ``"train"``, of D_T where it is ``"eval"``. The paper's is 0.
         reward_stride: Rewards, ``miou`` and ``class_iou`` count every n-th pixel of D_R per row and column; 1, the
             paper's, all of them.
+        observation_stride: Regions are described, and scored, by every n-th of their pixels per row and column; 1, the
+            paper's, by all of them. Scores that are sums are smaller then.
         sub_rewards: Tell in ``info["sub_rewards"]`` what each sub-action's labels are worth; see
             :func:`~al_seg_env.observation.composition.worth_of_labels`.
         labelled_before: Which images are labelled before an episode begins: ``"state"`` (D_S) or ``"train"`` (D_T); by
@@ -121,6 +125,7 @@ class EnvConfig:
     crop_labels: str = "new"
     replay: float = 0.0
     reward_stride: int = 1
+    observation_stride: int = 1
     sub_rewards: bool = False
     labelled_before: str | None = None
     reward_scale: float = 1.0

@@ -155,6 +155,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
             similarity=paper_similarity(config),
             scores=tuple(scores),
             known_counts=self._known_counts(),
+            stride=config.observation_stride,
         )
         self.observation_space = self.observer.space  # type: ignore[assignment] # gymnasium's Dict is of Any
         self.action_space = spaces.MultiDiscrete([config.pool_size] * config.regions_per_step)

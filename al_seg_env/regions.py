@@ -49,6 +49,7 @@ class Boxes(NamedTuple):
         images: Position in the batch of each box's image, ``(n,)`` int64.
         tops, lefts: First row and column of each in pixels, ``(n,)`` int64.
         size: ``(height, width)`` of all of them in pixels.
+        stride: Of each box, every n-th pixel per row and column is meant, from its first on.
 
     >>> Boxes(images=np.array([0, 0, 1]), tops=np.array([0, 2, 0]), lefts=np.array([0, 4, 4]), size=(2, 4)).size
     (2, 4)
@@ -58,6 +59,13 @@ class Boxes(NamedTuple):
     tops: IntArray
     lefts: IntArray
     size: Size
+    stride: int = 1
+
+    @property
+    def shape(self) -> Size:
+        """Rows and columns of the pixels that are meant of each box."""
+        height, width = self.size
+        return -(-height // self.stride), -(-width // self.stride)
 
 
 def cut_boxes(maps: Tensor, boxes: Sequence[Boxes]) -> Tensor:
@@ -68,7 +76,9 @@ def cut_boxes(maps: Tensor, boxes: Sequence[Boxes]) -> Tensor:
     tensor([[1, 2, 4, 5]])
     """
     parts = [
-        maps[image, :, top : top + group.size[0], left : left + group.size[1]].flatten(1)
+        maps[
+            image, :, top : top + group.size[0] : group.stride, left : left + group.size[1] : group.stride
+        ].flatten(1)
         for group in boxes
         for image, top, left in zip(group.images.tolist(), group.tops.tolist(), group.lefts.tolist(), strict=True)
     ]

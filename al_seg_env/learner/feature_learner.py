@@ -166,7 +166,9 @@ class FeatureLearner(TorchLearner):
         rows = np.split(np.arange(len(windows)), ends[:-1])
         corners = windows.corners
         return windows, [
-            Boxes(views, group.tops - corners[views, 0], group.lefts - corners[views, 1], group.size)
+            group._replace(
+                images=views, tops=group.tops - corners[views, 0], lefts=group.lefts - corners[views, 1]
+            )
             for views, group in zip(rows, boxes, strict=True)
         ]
 
@@ -194,7 +196,7 @@ class FeatureLearner(TorchLearner):
         parts = []
         for group in boxes:
             (rows, row_weights), (columns, column_weights) = (
-                self._cells(starts, length, cells, pixels)
+                self._cells(starts, length, cells, pixels, group.stride)
                 for starts, length, cells, pixels in zip(
                     (group.tops, group.lefts), group.size, coarse.shape[2:], views.encoded_size, strict=True
                 )
@@ -204,10 +206,11 @@ class FeatureLearner(TorchLearner):
             parts.append(upsampled(around, row_weights, column_weights).flatten(1))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
-    def _cells(self, starts: IntArray, length: int, cells: int, pixels: int) -> tuple[Tensor, Tensor]:
-        """Return the cells ``(n, m)`` that pixels from each start on need, and their weights ``(n, length, m)``."""
+    def _cells(self, starts: IntArray, length: int, cells: int, pixels: int, stride: int) -> tuple[Tensor, Tensor]:
+        """Return the cells ``(n, m)`` that every ``stride``-th pixel from each start on needs, and their weights."""
         different, which = np.unique(starts, return_inverse=True)
-        found = [needed_cells(cells, pixels, int(start), length, self._align_corners) for start in different]
+        corners = self._align_corners
+        found = [needed_cells(cells, pixels, int(start), length, stride, corners) for start in different]
         where = torch.from_numpy(which)
         numbers, weights = (torch.stack(tables)[where].to(self.device) for tables in zip(*found, strict=True))
         return numbers, weights
@@ -237,9 +240,9 @@ class FeatureLearner(TorchLearner):
         network = self._coarse_view(self.network)
         with seeded(seed, self.device), self._autocast():
             coarse = network(self.prepare(images))
-        labelled = targets != IGNORE_LABEL
-        # Only rows and columns that hold a label are upsampled.
-        taken = [labelled.any(dim=2).any(dim=0), labelled.any(dim=1).any(dim=0)]
+        # Only rows and columns that hold a label are upsampled. Nothing is above IGNORE_LABEL, so a minimum tells.
+        lowest = targets.amin(dim=0)
+        taken = [lowest.amin(dim=side) != IGNORE_LABEL for side in (1, 0)]
         rows, columns = (
             self._weights(np.zeros(1, np.int64), side, cells, pixels)[0][where.to(self.device)]
             for where, side, cells, pixels in zip(

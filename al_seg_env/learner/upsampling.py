@@ -52,13 +52,16 @@ def spaced_weights(cells: int, pixels: int, start: int, count: int, step: int, a
 
 
 @lru_cache(maxsize=4096)
-def needed_cells(cells: int, pixels: int, start: int, length: int, align_corners: bool) -> tuple[Tensor, Tensor]:
-    """Return the cells that ``length`` pixels from ``start`` on depend on, and their weights; kept between calls.
+def needed_cells(
+    cells: int, pixels: int, start: int, length: int, step: int, align_corners: bool
+) -> tuple[Tensor, Tensor]:
+    """Return what every ``step``-th of ``length`` pixels from ``start`` on depends on; kept between calls.
 
     Returns:
-        Numbers of neighbouring cells ``(m,)`` int64, as many for each start; and weights ``(length, m)`` float32.
+        Numbers of neighbouring cells ``(m,)`` int64, as many for each start; and the weights of these cells at each of
+        the n pixels, ``(n, m)`` float32.
     """
-    weights = spaced_weights(cells, pixels, start, length, 1, align_corners)
+    weights = spaced_weights(cells, pixels, start, len(range(0, length, step)), step, align_corners)
     count = min(cells, math.ceil(length * cells / pixels) + 2)
     first = min(int(weights[0].nonzero()[0]), cells - count)
     return torch.arange(first, first + count), weights[:, first : first + count]

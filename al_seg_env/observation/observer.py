@@ -75,6 +75,7 @@ class Observer:
         features: Parts of a region's description.
         similarity: KL histograms, or ``None``.
         scores: Acquisition scores.
+        stride: Regions are described by every n-th of their pixels per row and column.
         known_counts: Pixels per class of the images that are labelled before an episode begins, ``(C,)``.
 
     Raises:
@@ -97,9 +98,10 @@ class Observer:
         similarity: KLSimilarity | None,
         scores: Sequence[Score],
         known_counts: IntArray,
+        stride: int = 1,
     ) -> None:
         self.frames, self.inputs, self.grid, self.learner = frames, inputs, grid, learner
-        self.state_images, self.known_counts = state_images, known_counts
+        self.state_images, self.known_counts, self.stride = state_images, known_counts, stride
         self.features, self.similarity, self.scores = tuple(features), similarity, tuple(scores)
         names = [score.name for score in scores]
         if len(set(names)) != len(names):
@@ -251,7 +253,8 @@ class Observer:
         size = len(cells) if sampled else self._regions_at_once
         image_of = np.asarray(images, np.int64)[of_image]
         slices = [slice(start, start + size) for start in range(0, len(cells), size)]
-        parts = [RegionPixels(self.grid, of_image[part], cells[part], torch.device("cpu")) for part in slices]
+        cpu = torch.device("cpu")
+        parts = [RegionPixels(self.grid, of_image[part], cells[part], cpu, self.stride) for part in slices]
         described = []
         for part, pixels, logits in zip(slices, parts, self._logits(batch, parts), strict=True):
             pixels = pixels.to(logits.device)
@@ -268,7 +271,8 @@ class Observer:
     @property
     def _regions_at_once(self) -> int:
         """Regions whose logits a processor keeps near while they are described."""
-        return max(1, CACHED // (self.learner.num_classes * self.grid.region_size[0] * self.grid.region_size[1]))
+        pixels = self.grid.region_size[0] * self.grid.region_size[1] / self.stride**2
+        return max(1, int(CACHED / (self.learner.num_classes * pixels)))
 
     def _logits(self, batch: Any, parts: Sequence[RegionPixels]) -> Iterator[Tensor]:
         """Yield the logits ``(C, P)`` of one part of the wanted regions after another."""

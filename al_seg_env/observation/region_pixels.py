@@ -23,6 +23,7 @@ class _Block:
         origin: ``(top, left)`` pixel of the block.
         shape: ``(rows, columns)`` of regions in it.
         size: ``(height, width)`` of each of its regions in pixels.
+        stride: Every n-th pixel per row and column of a region is taken, from its first on.
         wanted: Which of the M regions lie in it, ``(n,)`` int64.
         where: Image, row and column, within the block, of each, ``(n,)`` int64.
     """
@@ -30,16 +31,24 @@ class _Block:
     origin: Size
     shape: Size
     size: Size
+    stride: int
     wanted: Tensor
     where: tuple[Tensor, Tensor, Tensor]
 
     def take(self, maps: Tensor) -> Tensor:
-        """Return the wanted regions' pixels of maps ``(B, C, H, W)``: ``(C, n, h, w)``."""
+        """Return the pixels of the wanted regions of maps ``(B, C, H, W)``: ``(C, n, h, w)``."""
         (top, left), (rows, columns), (height, width) = self.origin, self.shape, self.size
         block = maps[:, :, top : top + rows * height, left : left + columns * width]
         tiles = block.unflatten(3, (columns, width)).unflatten(2, (rows, height))  # (B, C, rows, h, columns, w)
+        tiles = tiles[:, :, :, :: self.stride, :, :: self.stride]
         images, row, column = self.where
         return tiles.permute(1, 0, 2, 4, 3, 5)[:, images, row, column]
+
+    @property
+    def taken(self) -> Size:
+        """Rows and columns that are taken of each region."""
+        height, width = self.size
+        return -(-height // self.stride), -(-width // self.stride)
 
     def to(self, device: torch.device) -> _Block:
         """Return the same block, for maps that lie on a device."""
@@ -50,20 +59,23 @@ class _Block:
         """Return the wanted regions' boxes."""
         images, row, column = (where.cpu().numpy() for where in self.where)
         (top, left), (height, width) = self.origin, self.size
-        return Boxes(images, top + row * height, left + column * width, self.size)
+        return Boxes(images, top + row * height, left + column * width, self.size, self.stride)
 
 
 class RegionPixels:
-    """All pixels of M regions of a batch of images in a row: P of them, whatever the regions' sizes.
+    """The pixels of M regions of a batch of images in a row: P of them, whatever the regions' sizes.
 
     Args:
         grid: The grid that defines the regions.
         images: Position in the batch of each region's image, ``(M,)``.
         cells: Number of each region within its image, ``(M,)``.
         device: Where the maps lie.
+        stride: Every n-th pixel per row and column of a region is taken, from its first on.
     """
 
-    def __init__(self, grid: RegionGrid, images: IntArray, cells: IntArray, device: torch.device) -> None:
+    def __init__(
+        self, grid: RegionGrid, images: IntArray, cells: IntArray, device: torch.device, stride: int = 1
+    ) -> None:
         self.count, self.device, self.cells = len(cells), device, cells
         row, column = np.divmod(cells, grid.shape[1])
         self._blocks: list[_Block] = []
@@ -79,6 +91,7 @@ class RegionPixels:
                             (top, left),
                             (rows, columns),
                             (height, width),
+                            stride,
                             torch.from_numpy(wanted).to(device),
                             tuple(torch.from_numpy(w).to(device) for w in where),  # type: ignore[arg-type]
                         )
@@ -134,7 +147,7 @@ class RegionPixels:
     def _tiles(self, values: Tensor) -> Iterator[Tensor]:
         start = 0
         for block in self._blocks:
-            shape = (len(block.wanted), *block.size)
+            shape = (len(block.wanted), *block.taken)
             end = start + shape[0] * shape[1] * shape[2]
             yield values[start:end].view(shape)
             start = end
