@@ -76,9 +76,7 @@ def cut_boxes(maps: Tensor, boxes: Sequence[Boxes]) -> Tensor:
     tensor([[1, 2, 4, 5]])
     """
     parts = [
-        maps[
-            image, :, top : top + group.size[0] : group.stride, left : left + group.size[1] : group.stride
-        ].flatten(1)
+        maps[image, :, top : top + group.size[0] : group.stride, left : left + group.size[1] : group.stride].flatten(1)
         for group in boxes
         for image, top, left in zip(group.images.tolist(), group.tops.tolist(), group.lefts.tolist(), strict=True)
     ]

@@ -30,7 +30,7 @@ from al_seg_env.env import RegionSelectionEnv
 from al_seg_env.learner.building import LearnerConfig
 from al_seg_env.registration import ENV_OPTIONS, LEARNER_OPTIONS, named_scores
 from al_seg_env.storage.comparison import differences
-from al_seg_experiment.experiment import METHODS, Experiment, Stage, close_match
+from al_seg_experiment.experiment import LEARNT, METHODS, Experiment, Method, Query, Stage, close_match
 from al_seg_experiment.pieces import experiment_of, pieces
 from al_seg_experiment.policies import policy_function
 
@@ -79,14 +79,16 @@ def mistakes(experiment: Experiment) -> list[str]:
         add(place.where, _environment(place.env, place.arguments))
     for where, part in _variants(experiment):
         for name, method in part.methods.items():
-            add(f"{where}methods[{name!r}]", _method(part, method.policy, method.arguments))
+            add(f"{where}methods[{name!r}]", _method(part, method))
         for entry in ("theta_0", "query_theta_0"):
             for number, stage in enumerate(getattr(part, entry)):
                 add(f"{where}{entry}[{number}]", _images(part, stage, entry))
         add(f"{where}budgets", _budgets(part))
     if not found and experiment.learnt_methods:
         for where, part in _variants(experiment):
-            add(f"{where}query.agent", _agent(part))
+            add(f"{where}query.agent", _agent(part, part.query))
+            for name in part.learnt_methods:
+                add(f"{where}methods[{name!r}].agent", _agent(part, part.query_of(name)))
     return list(found)
 
 
@@ -224,9 +226,12 @@ def _refused(make: Any) -> Iterator[str]:
         yield str(error) or type(error).__name__
 
 
-def _method(experiment: Experiment, policy: str, arguments: Mapping[str, Any]) -> Iterator[str]:
+def _method(experiment: Experiment, method: Method) -> Iterator[str]:
+    policy = method.policy
+    if method.agent and policy != LEARNT:
+        yield f"policy {policy!r} is not trained, so it has no agent; omit agent, or choose the policy {LEARNT!r}"
     needed = METHODS.get(policy, {}).get("arguments", {}).get("scores", [])
-    scores = {**experiment.arguments, **arguments}.get("scores", [])
+    scores = {**experiment.arguments, **method.arguments}.get("scores", [])
     for score in needed:
         if not isinstance(scores, list) or score not in scores:
             yield f"policy {policy!r} reads the score {score!r}; scores is {scores!r}: add it, or omit scores"
@@ -301,9 +306,8 @@ class _Spaces(gym.Env[Any, Any]):
         self.action_space = spaces.MultiDiscrete([2] * pools)
 
 
-def _agent(experiment: Experiment) -> Iterator[str]:
+def _agent(experiment: Experiment, query: Query) -> Iterator[str]:
     """Yield what is wrong with the arguments of the agent, by making it."""
-    query = experiment.query
     known = [name for name in inspect.signature(SubActionDQN).parameters if name not in GIVEN]
     known += ["epsilon_steps", "learning_rate_decay"]
     unknown = [name for name in query.agent if name not in known]
@@ -315,18 +319,18 @@ def _agent(experiment: Experiment) -> Iterator[str]:
     if unknown:
         return
     env = _Spaces({**experiment.arguments, **query.arguments})
-    wrong = list(_refused(lambda: _made(experiment, env, {})))
+    wrong = list(_refused(lambda: _made(query, env, {})))
     yield from wrong
     if query.refit is not None and not wrong:
         policy = {**(query.agent.get("policy_kwargs") or {}), **(query.refit.policy_kwargs or {})}
-        yield from (f"query.refit: {each}" for each in _refused(lambda: _made(experiment, env, policy)))
+        yield from (f"query.refit: {each}" for each in _refused(lambda: _made(query, env, policy)))
 
 
-def _made(experiment: Experiment, env: _Spaces, policy_kwargs: Mapping[str, Any]) -> None:
-    arguments = experiment.query.agent_arguments(steps=experiment.query.episodes)
+def _made(query: Query, env: _Spaces, policy_kwargs: Mapping[str, Any]) -> None:
+    arguments = query.agent_arguments(steps=query.episodes)
     arguments |= {"device": "cpu", **({"policy_kwargs": dict(policy_kwargs)} if policy_kwargs else {})}
     with torch.random.fork_rng(devices=[]):
-        agent = SubActionDQN(experiment.query.policy, env, **arguments)
+        agent = SubActionDQN(query.policy, env, **arguments)
     unseen = [guide for guide in agent.guides if guide != "uniform" and guide not in env.observed]
     if unseen:
         seen = [name for name in env.observed if name.startswith("score_")]

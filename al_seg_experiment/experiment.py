@@ -272,6 +272,9 @@ class Method(Entry):
     object with the ``predict`` of Stable-Baselines3."""
     arguments: Arguments = Field(default_factory=dict)
     """Arguments of the environment, over the experiment's own."""
+    agent: Arguments = Field(default_factory=dict)
+    """For the policy ``"dqn"``: arguments of the agent, over those of ``query.agent``. A method that has some plays
+    agents of its own."""
 
     @field_validator("policy")
     @classmethod
@@ -353,6 +356,11 @@ class Experiment(Entry):
     def learnt_methods(self) -> tuple[str, ...]:
         """The methods that play a trained agent."""
         return tuple(name for name, method in self.methods.items() if method.policy == LEARNT)
+
+    def query_of(self, method: str) -> Query:
+        """Return how a method's agents are trained; those of no method in particular for an empty name."""
+        agent = self.methods[method].agent if method else {}
+        return self.query.model_copy(update={"agent": {**self.query.agent, **agent}})
 
     def of_variant(self, name: str) -> Experiment:
         """Return the experiment with a variant's settings, and no other variant."""

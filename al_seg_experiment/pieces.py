@@ -20,7 +20,7 @@ class Piece:
             ``"query"`` (training of an agent), ``"reference"`` (theta_0 tested), ``"full"`` (full supervision) or
             ``"trial"`` (one method, one seed).
         variant: The variant it belongs to; empty if it belongs to none.
-        method: The method of a trial.
+        method: The method of a trial, or of an agent that only this method plays.
         seed: The seed of an agent or a trial.
         needs: Names of the pieces that must be finished before.
     """
@@ -46,17 +46,26 @@ def pieces(experiment: Experiment) -> list[Piece]:
         first = [theta_0, Piece(f"{prefix}reference", "reference", variant, needs=(theta_0.name,))]
         first += [query_theta_0] if learnt else []
         found += [piece for piece in first if piece not in found]
+        owners = {method: method if experiment.methods[method].agent else "" for method in learnt}
         for seed in agents:
-            found.append(Piece(f"{prefix}query/{seed}", "query", variant, "", seed, (query_theta_0.name,)))
+            for method in dict.fromkeys(owners.values()):
+                name = prefix + agent_name(method, seed)
+                found.append(Piece(name, "query", variant, method, seed, (query_theta_0.name,)))
         for seed in experiment.seeds:
-            agent = f"{prefix}query/{seed if seed in agents else experiment.seeds[0]}"
+            trained = seed if seed in agents else experiment.seeds[0]
             for method in experiment.methods:
-                needs = (theta_0.name, agent) if method in learnt else (theta_0.name,)
+                agent = (prefix + agent_name(owners[method], trained),) if method in owners else ()
+                needs = (theta_0.name, *agent)
                 found.append(Piece(f"{prefix}trials/{method}-{seed}", "trial", variant, method, seed, needs))
         supervised = experiment.seeds if experiment.full is True else experiment.seeds[: int(experiment.full)]
         for seed in supervised:
             found.append(Piece(f"{prefix}trials/full-{seed}", "full", variant, "full", seed, (theta_0.name,)))
     return found
+
+
+def agent_name(method: str, seed: int) -> str:
+    """Return the folder of an agent: of one that only this method plays, or of one for all learnt methods."""
+    return f"query/{method}-{seed}" if method else f"query/{seed}"
 
 
 def experiment_of(experiment: Experiment, piece: Piece) -> Experiment:

@@ -42,9 +42,9 @@ def pretrain(experiment: Experiment, stages: Sequence[Stage], folder: Path) -> N
     run_stages(_spec(experiment), stages, folder)
 
 
-def train_query(experiment: Experiment, weights: Path, folder: Path, seed: int) -> None:
+def train_query(experiment: Experiment, weights: Path, folder: Path, seed: int, method: str = "") -> None:
     """Train the query agent on D_T (section 3.2); write ``agent.safetensors`` and ``episodes.csv``."""
-    query = experiment.query
+    query = experiment.query_of(method)
     train_agent(
         _spec(experiment, query.arguments, weights=str(weights)),
         folder,

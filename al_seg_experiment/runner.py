@@ -109,7 +109,9 @@ def run_piece(experiment: Experiment, folder: Path, numerics: Mapping[str, Any],
     work: dict[str, Callable[[], None]] = {
         "theta_0": lambda: protocol.pretrain(part, part.theta_0, own),
         "query_theta_0": lambda: protocol.pretrain(part, part.query_theta_0, own),
-        "query": lambda: protocol.train_query(part, folders["query_theta_0"] / protocol.WEIGHTS, own, piece.seed),
+        "query": lambda: protocol.train_query(
+            part, folders["query_theta_0"] / protocol.WEIGHTS, own, piece.seed, piece.method
+        ),
         "reference": lambda: protocol.run_theta_0(part, weights, own),
         "full": lambda: protocol.run_full(part, piece.seed, weights, own),
         "trial": lambda: protocol.run_trial(part, piece.method, piece.seed, weights, agent, own),

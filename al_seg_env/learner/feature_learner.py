@@ -166,9 +166,7 @@ class FeatureLearner(TorchLearner):
         rows = np.split(np.arange(len(windows)), ends[:-1])
         corners = windows.corners
         return windows, [
-            group._replace(
-                images=views, tops=group.tops - corners[views, 0], lefts=group.lefts - corners[views, 1]
-            )
+            group._replace(images=views, tops=group.tops - corners[views, 0], lefts=group.lefts - corners[views, 1])
             for views, group in zip(rows, boxes, strict=True)
         ]
 

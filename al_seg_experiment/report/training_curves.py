@@ -19,7 +19,8 @@ COLUMNS = ("variant", "seed", "episode", "return", "followed")
 
 
 def episodes_table(experiment: Experiment, folder: Path) -> Table:
-    """Return the episodes of all agents: variant, seed, episode, return and who was followed.
+    """Return the episodes of all agents: variant (and method, if the agents are its own), seed, episode, return, and
+    who was followed.
 
     Raises:
         ValueError: If a record of episodes is damaged; it is named.
@@ -34,7 +35,7 @@ def episodes_table(experiment: Experiment, folder: Path) -> Table:
                         followed = row.get("followed", ALL).removeprefix("score_")
                         rows.append(
                             (
-                                piece.variant,
+                                " ".join(filter(None, (piece.variant, piece.method))),
                                 piece.seed,
                                 parse_int(row["episode"], "episode"),
                                 parse_float(row["return"], "return"),
