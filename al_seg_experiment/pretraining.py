@@ -95,11 +95,8 @@ def _train_stage(spec: EnvSpec, env: RegionSelectionEnv, stage: Stage, checkpoin
         images, validation = tuple(range(len(images))), tuple(range(len(images), len(images) + len(env.splits.reward)))
     settings = FitSettings(env.config.crop_size, stage.batch_size, stage.patience, stage.epochs, stage.updates)
     if not stage.early_stopping:
-        updates, rate = (
-            stage.epochs * stage.updates,
-            stage.learning_rate or getattr(env.learner, "learning_rate", settings.learning_rate),
-        )
-        settings = replace(settings, updates=updates, replay=0.0, learning_rate=rate)
+        rate = stage.learning_rate or getattr(env.learner, "learning_rate", None) or settings.learning_rate
+        settings = replace(settings, updates=stage.epochs * stage.updates, replay=0.0, learning_rate=rate)
     whole = RegionGrid(env.grid.image_size, env.grid.image_size)
     rng = np.random.default_rng([seed, number])
     return fit_to_convergence(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from al_seg_experiment.report.results import FULL
+from al_seg_experiment.report.results import FULL, HEURISTICS
 from al_seg_experiment.report.tables import Table
 
 if TYPE_CHECKING:
@@ -51,6 +51,9 @@ _STYLES = (
     Style("#CC79A7", "P", (0, (4, 1, 1, 1, 1, 1))),
     Style("#56B4E9", "X", (0, (1, 0.6))),
 )
+MOST_COLOURS = 8
+"""Methods in a picture, above which the heuristics that are not the paper's are grey."""
+_GREY_MARKERS = ("<", ">", "*", "h", "p", "d", "1", "2", "x", "+")
 _MORE_MARKERS = ("<", ">", "*", "h", "p")
 _HATCHES = ("", "///", "...", "\\\\\\", "xxx", "++", "oo")
 _FULL_LABELS = ("full supervision", f"{100 * SHARE_OF_FULL:.0f} % of it")
@@ -72,6 +75,9 @@ _SETTINGS: Any = {
 def styles(names: Sequence[str]) -> dict[str, Style]:
     """Return a style per name, all different; the known methods have theirs in every picture."""
     given = {name: METHOD_STYLES[name] for name in names if name in METHOD_STYLES}
+    if len(names) > MOST_COLOURS:  # colours for those that a reader looks for, grey for the other heuristics
+        grey = [name for name in names if name in HEURISTICS and name not in given]
+        given.update({name: Style("#999999", _GREY_MARKERS[i % 10], (0, (2, 1))) for i, name in enumerate(grey)})
     free = [style for style in _STYLES if style not in given.values()]
     for i, name in enumerate(name for name in names if name not in given):
         if i < len(free):
@@ -176,6 +182,60 @@ def method_points(table: Table, *, ylabel: str) -> bytes:
         axis.set(ylabel=ylabel, xlim=(-0.6, len(methods) - 0.1))
         axis.margins(y=0.12)
         axis.grid(axis="x", visible=False)
+        return _png(figure)
+
+
+def differences(table: Table, *, xlabel: str) -> bytes:
+    """Draw differences to each heuristic with their intervals, a panel per budget.
+
+    Args:
+        table: Columns ``budget``, ``heuristic``, ``difference``, ``ci_low``, ``ci_high`` and ``above``.
+        xlabel: Title of the horizontal axis.
+    """
+    budgets = sorted(set(table.column("budget")))
+    heuristics = list(dict.fromkeys(table.column("heuristic")))[::-1]
+    with _settings():
+        height = 0.24 * len(heuristics) + 0.9
+        figure, axes = _subplots(len(budgets), len(budgets), width=1.0 + 2.0 * 3 / max(3, len(budgets)), height=height)
+        for axis, budget in zip(axes, budgets, strict=True):
+            for r in table.where(budget=budget).records():
+                y, color = heuristics.index(r["heuristic"]), "#0072B2" if r["above"] else "#D55E00"
+                axis.plot([r["ci_low"], r["ci_high"]], [y, y], color=color, linewidth=1.4)
+                axis.plot(r["difference"], y, "o" if r["above"] else "x", color=color, markersize=5)
+            axis.axvline(0, color="#666666", linewidth=0.8)
+            axis.set(title=f"{budget} regions", yticks=range(len(heuristics)), yticklabels=heuristics)
+            axis.grid(axis="y", visible=False)
+        figure.supxlabel(xlabel, fontsize="medium")
+        looks = (("o-", "#0072B2"), ("x-", "#D55E00"))
+        handles = [axes[0].plot([], [], form, color=color)[0] for form, color in looks]
+        labels = ["above, p < 0.05 (95 % interval)", "not above"]
+        figure.legend(handles, labels, loc="outside upper center", ncols=2)
+        return _png(figure)
+
+
+def matrix(table: Table, *, label: str) -> bytes:
+    """Draw a square matrix of shares from 0 to 1, and the mean of each row beside it.
+
+    Args:
+        table: A first column of names, a column for each of these, and ``mean``.
+        label: Title of the colour bar.
+    """
+    names = table.column(table.columns[0])
+    values = np.array([[np.nan if value is None else value for value in row[1:]] for row in table.rows], float)
+    with _settings():
+        side = 0.42 * len(names) + 1.9
+        figure, (axis,) = _subplots(1, 1, width=side + 0.8, height=side)
+        image = axis.imshow(values, vmin=0, vmax=1, cmap="Blues")
+        for (row, column), value in np.ndenumerate(values):
+            if np.isfinite(value):
+                shade = "white" if value > 0.6 else "black"
+                axis.text(column, row, f"{value:.2f}".removeprefix("0"), ha="center", va="center", color=shade, size=7)
+        axis.axvline(len(names) - 0.5, color="black", linewidth=1)
+        axis.set_xticks(range(len(names) + 1), [*names, "mean"], rotation=90)
+        axis.set_yticks(range(len(names)), names)
+        axis.set(xlabel="is above", ylabel="is beaten")
+        axis.grid(visible=False)
+        figure.colorbar(image, label=label, shrink=0.7)
         return _png(figure)
 
 

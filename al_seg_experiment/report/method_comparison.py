@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from al_seg_experiment.report.analysis import BySeed, areas
-from al_seg_experiment.report.results import Results
-from al_seg_experiment.report.statistics import holm, labels_needed, mean_interval, paired_test, summary
+from al_seg_experiment.report.results import HEURISTICS, Results
+from al_seg_experiment.report.statistics import (
+    bootstrap_interval,
+    holm,
+    labels_needed,
+    mean_interval,
+    paired_test,
+    summary,
+)
 from al_seg_experiment.report.tables import Table
 
-BASELINES = ("uniform", "entropy", "bald", "margin", "ripu", "rarity_entropy")
-"""The methods among which the best baseline is sought."""
+SIGNIFICANT = 0.05
+"""p of a single comparison."""
 BEST = "best baseline"
 AREA = "area"
 
@@ -67,7 +76,7 @@ def _roles(results: Results, against: str | None) -> list[str]:
     uniform = ["uniform"] if "uniform" in results.methods else []
     if against is not None:
         return list(dict.fromkeys([*uniform, against]))
-    return [*uniform, *([BEST] if any(method in BASELINES for method in results.methods) else [])]
+    return [*uniform, *([BEST] if any(method in HEURISTICS for method in results.methods) else [])]
 
 
 def _family(values: Mapping[Any, Mapping[str, BySeed]], role: str) -> list[tuple[Any, ...]]:
@@ -92,8 +101,111 @@ def _family(values: Mapping[Any, Mapping[str, BySeed]], role: str) -> list[tuple
 
 
 def _best_baseline(values: Mapping[str, BySeed]) -> str | None:
-    known = [method for method in values if method in BASELINES]
+    known = [method for method in values if method in HEURISTICS]
     return max(known, key=lambda method: summary(list(values[method].values())).mean, default=None)
+
+
+def verdict_table(results: Results, split: str, method: str) -> Table:
+    """Return the comparisons of an intersection-union test: of one method with every heuristic at every budget.
+
+    That the method is above every heuristic at every budget may be said if each single comparison is significant; no
+    correction for their number is needed, because all of them must be (Berger, 1982), and no best baseline is chosen
+    afterwards.
+
+    Columns: the budget and the heuristic; the n seeds both have; mean of the differences in points of mean IoU with its
+    95 % t interval; two-sided p of the paired t-test; whether the method is above with p < 0.05.
+    """
+    rows: list[tuple[Any, ...]] = []
+    for budget in sorted(set(results.budgets(method)) - {0}):
+        ours = results.miou(split, method, budget)
+        for heuristic in (name for name in results.methods if name in HEURISTICS and name != method):
+            if test := paired_test(ours, results.miou(split, heuristic, budget)):
+                above = test.difference > 0 and test.t_p < SIGNIFICANT
+                rows.append((budget, heuristic, *test[:5], above))
+    return Table(("budget", "heuristic", "n", "difference", "ci_low", "ci_high", "t_p", "above"), tuple(rows))
+
+
+def penalty_table(results: Results, split: str) -> Table:
+    """Return the pairwise penalty matrix: the share of budgets at which the column's method is above the row's.
+
+    Above is p < 0.05 in the two-sided paired t-test. The last column is the mean of the row: the lower, the less often
+    a method is beaten (Ash et al., "BADGE", ICLR 2020; there the columns' means are compared).
+    """
+    budgets = [budget for budget in results.budgets() if budget > 0]
+    if not budgets or len(results.methods) < 2:
+        return Table((), ())
+    rows: list[tuple[Any, ...]] = []
+    for beaten in results.methods:
+        shares: list[float | None] = []
+        for winner in results.methods:
+            tests = [
+                paired_test(results.miou(split, winner, budget), results.miou(split, beaten, budget))
+                for budget in budgets
+            ]
+            wins = [test.difference > 0 and test.t_p < SIGNIFICANT for test in tests if test]
+            shares.append(float(np.mean(wins)) if wins and winner != beaten else None)
+        known = [share for share in shares if share is not None]
+        rows.append((beaten, *shares, float(np.mean(known)) if known else None))
+    return Table(("beaten", *results.methods, "mean"), tuple(rows))
+
+
+def saved_table(results: Results, split: str, method: str, seed: int = 0) -> Table:
+    """Return how many labels one method saves against each heuristic.
+
+    A heuristic's best mean of all budgets is the target; the method's mean curve, from theta_0 on, reaches it at some
+    number of regions, by linear interpolation. Seeds are drawn again 2,000 times, in pairs, for the 95 % interval.
+
+    Columns: the heuristic; its best mean IoU in percent, and the budget where it has it; the n seeds both have; the
+    regions that the method needs (None if it does not reach it); percent saved, and its interval (lower than -100 is
+    given as -100: not reached within the budgets).
+    """
+    ours = results.curves(split, method)
+    start = [row.miou[split] for row in results.rows if row.budget == 0]
+    rows: list[tuple[Any, ...]] = []
+    for heuristic in (name for name in results.methods if name in HEURISTICS and name != method):
+        theirs = results.curves(split, heuristic)
+        seeds = sorted(set(ours) & set(theirs))
+        budgets = sorted(set.intersection(*({*ours[s]} & {*theirs[s]} for s in seeds)) - {0}) if seeds else []
+        if len(seeds) > 1 and budgets:
+            a, b = (np.array([[curves[s][budget] for budget in budgets] for s in seeds]) for curves in (ours, theirs))
+            race = _Race(tuple(budgets), a, b, float(np.mean(start)) if start else None)
+            target, at, regions = race.run(np.arange(len(seeds)))
+            share = None if regions is None else 100 * (1 - regions / at)
+            interval = bootstrap_interval(race.saved, len(seeds), seed)
+            rows.append((heuristic, target, at, len(seeds), regions, share, *interval))
+    columns = ("heuristic", "target_miou", "budget", "n", "regions", "saved", "ci_low", "ci_high")
+    return Table(columns, tuple(rows))
+
+
+@dataclass(frozen=True)
+class _Race:
+    """The labels that one method needs for what another one reaches.
+
+    Attributes:
+        budgets: B budgets that both have, increasing.
+        ours: Mean IoU of the method, ``(seeds, B)``.
+        theirs: That of the other one.
+        start: Mean IoU of theta_0, which both begin with, if it is known.
+    """
+
+    budgets: tuple[int, ...]
+    ours: npt.NDArray[np.float64]
+    theirs: npt.NDArray[np.float64]
+    start: float | None
+
+    def run(self, seeds: npt.NDArray[np.int64]) -> tuple[float, int, float | None]:
+        """Return the other's best mean over some seeds, its budget, and the regions with which the method has it."""
+        mean, other = self.ours[seeds].mean(axis=0), self.theirs[seeds].mean(axis=0)
+        best = int(other.argmax())
+        budgets, values = list(self.budgets), mean.tolist()
+        if self.start is not None:
+            budgets, values = [0, *budgets], [self.start, *values]
+        return float(other[best]), self.budgets[best], labels_needed(budgets, values, float(other[best]))
+
+    def saved(self, seeds: npt.NDArray[np.int64]) -> float:
+        """Return the labels saved in percent; -100 if the method does not reach what the other one has."""
+        _, at, regions = self.run(seeds)
+        return -100.0 if regions is None else max(-100.0, 100 * (1 - regions / at))
 
 
 def needed_table(results: Results, split: str, targets: Mapping[str, float], reference: str | None) -> Table:

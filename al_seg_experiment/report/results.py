@@ -14,7 +14,23 @@ from al_seg_env.storage.csv_values import parse_float, parse_int
 FULL = "full"
 """The method that stands for full supervision: all labels, one row per seed."""
 SPLITS = ("val", "test")
-ORDER = ("uniform", "entropy", "bald", "margin", "ripu", "rarity_entropy", "dqn")
+HEURISTICS = (
+    "uniform",
+    "foreground",
+    "entropy",
+    "bald",
+    "margin",
+    "balanced_margin",
+    "power_margin",
+    "ripu",
+    "clasp",
+    "rarity",
+    "rarity_entropy",
+    "location_entropy",
+    "rarity_regression",
+)
+"""Methods that need no reward and no truth: what an agent must beat."""
+ORDER = (*HEURISTICS, "dqn")
 """Methods that are listed first, in this order; others follow by name, full supervision comes last."""
 
 

@@ -19,7 +19,15 @@ from al_seg_experiment.report.analysis import (
     entropy_table,
     variant_table,
 )
-from al_seg_experiment.report.method_comparison import AREA, comparison_table, needed_table, variant_comparison_table
+from al_seg_experiment.report.method_comparison import (
+    AREA,
+    comparison_table,
+    needed_table,
+    penalty_table,
+    saved_table,
+    variant_comparison_table,
+    verdict_table,
+)
 from al_seg_experiment.report.results import FULL, Results
 from al_seg_experiment.report.statistics import summary
 from al_seg_experiment.report.tables import Table, estimate, markdown, pivot, write_csv
@@ -113,6 +121,65 @@ def comparisons(out: Document, results: Results, split: str, suffix: str, agains
         rows.append((f"{r['reference']}{best}", r["budget"], r["method"], *_tested(r)))
     shown = Table(("reference", "budget", "method", *TESTED), tuple(rows))
     out.add(f"comparisons_{split}{suffix}", f"Paired comparisons, {NAMES[split]}", caption, table, {"": shown})
+
+
+def verdict(out: Document, results: Results, split: str, suffix: str, method: str) -> None:
+    """Add whether a method is above every heuristic at every budget, and how many labels it saves."""
+    table = verdict_table(results, split, method)
+    if not table.rows:
+        out.omit(f"the verdict on {method}: it shares fewer than 2 seeds with any heuristic")
+        return
+    records = table.records()
+    failed = [r for r in records if not r["above"]]
+    heuristics, budgets = len(set(table.column("heuristic"))), len(set(table.column("budget")))
+    of = f"{len(records) - len(failed)} of {len(records)} comparisons ({heuristics} heuristics, {budgets} budgets)"
+    said = f"**{method} is {'' if not failed else 'not '}above every heuristic at every budget on {NAMES[split]}:** "
+    said += f"it is above, each with p < 0.05, in {of}. Intersection-union test, paired t-tests, {_seeds(table)}."
+    if failed:
+        listed = ", ".join(f"{r['heuristic']} at {r['budget']} ({r['difference']:+.2f})" for r in failed)
+        said += f" Not above: {listed}."
+    rows = tuple(
+        (r["budget"], r["heuristic"], r["n"], _interval(r["difference"], r, "+.2f"), _p(r["t_p"]), r["above"])
+        for r in records
+    )
+    names = ("budget", "heuristic", "n", "difference [95 % interval]", "p", "above")
+    shown = {"": Table(names, tuple((*row[:-1], "yes" if row[-1] else "no") for row in rows))}
+    picture = figures.differences(table, xlabel=f"{method} minus heuristic, {NAMES[split]} [points of mIoU]")
+    title = f"Verdict: {method} against every heuristic, {NAMES[split]}"
+    out.add(f"verdict_{split}{suffix}", title, said, table, shown, picture)
+    saved = saved_table(results, split, method)
+    if saved.rows:
+        needs = tuple(
+            (
+                f"{r['heuristic']}: {r['target_miou']:.2f} at {r['budget']}",
+                None if r["regions"] is None else f"{r['regions']:.0f}",
+                "not reached" if r["saved"] is None else _interval(r["saved"], r, ".0f"),
+                r["n"],
+            )
+            for r in saved.records()
+        )
+        caption = (
+            f"Regions with which {method} reaches each heuristic's best mean on {NAMES[split]}, by its mean curve, and "
+            "the labels saved in percent with a 95 % bootstrap interval over seeds (-100: not reached)."
+        )
+        shown = {"": Table(("heuristic's best mean IoU", "regions needed", "saved [%]", "n"), needs)}
+        out.add(f"saved_{split}{suffix}", f"Labels saved by {method}, {NAMES[split]}", caption, saved, shown)
+
+
+def penalties(out: Document, results: Results, split: str, suffix: str) -> None:
+    """Add the pairwise penalty matrix."""
+    table = penalty_table(results, split)
+    if not any(value is not None for row in table.rows for value in row[1:]):
+        out.omit("the pairwise penalty matrix: no two methods share 2 seeds")
+        return
+    caption = (
+        f"Share of the budgets at which the column's method is above the row's on {NAMES[split]} (paired t-test, "
+        "p < 0.05). The last column is the mean of the row: how often a method is beaten."
+    )
+    rows = tuple((row[0], *("" if v is None else f"{v:.2f}" for v in row[1:])) for row in table.rows)
+    picture = figures.matrix(table, label="share of budgets")
+    title = f"Pairwise penalties, {NAMES[split]}"
+    out.add(f"penalties_{split}{suffix}", title, caption, table, {"": Table(table.columns, rows)}, picture)
 
 
 def area(out: Document, results: Results, split: str, suffix: str) -> None:
@@ -285,6 +352,10 @@ def _tested(record: Mapping[str, Any]) -> tuple[Any, ...]:
         difference = f"{difference} [{record['ci_low']:+.2f}, {record['ci_high']:+.2f}]"
     p = (_p(record[name]) for name in ("t_p", "t_p_holm", "wilcoxon_p", "wilcoxon_p_holm"))
     return record["n"], difference, *p
+
+
+def _interval(value: float, record: Mapping[str, Any], form: str) -> str:
+    return f"{value:{form}} [{record['ci_low']:{form}}, {record['ci_high']:{form}}]"
 
 
 def _p(value: float | None) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -86,6 +86,23 @@ def _t_test(values: Sequence[float], confidence: float) -> tuple[float, float, f
         test = stats.ttest_1samp(values, 0)
         interval = test.confidence_interval(confidence)
     return float(test.pvalue), float(interval.low), float(interval.high)
+
+
+def bootstrap_interval(
+    statistic: Callable[[npt.NDArray[np.int64]], float], n: int, seed: int, draws: int = 2000
+) -> tuple[float, float]:
+    """Return the 95 % percentile interval of a statistic of n cases that are drawn again with replacement.
+
+    Args:
+        statistic: Called with the indices of the cases drawn, ``(n,)``.
+        n: Number of cases.
+        seed: Of the draws.
+        draws: Number of times that the cases are drawn.
+    """
+    rng = np.random.default_rng(seed)
+    values = [statistic(rng.integers(n, size=n)) for _ in range(draws)]
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def holm(p_values: Sequence[float]) -> npt.NDArray[np.float64]:

@@ -19,6 +19,8 @@ from al_seg_experiment.report.training_curves import episodes_table
 logger = logging.getLogger(__name__)
 
 FIGURES = {"both": SPLITS, "val_miou": ("val",), "test_miou": ("test",)}
+VERDICT_ON = "dqn"
+"""The method of which it is said whether it is above every heuristic."""
 _INTRODUCTION = """\
 Numbers are mean ± standard deviation (n - 1 in the denominator) over seeds; IoU in percent. Methods share seeds,
 so they are compared seed by seed. Tests are two-sided: the paired t-test and Wilcoxon's signed-rank test, the latter
@@ -40,7 +42,9 @@ def report(
     """Write every table and figure that an experiment's results allow, as png, csv and markdown, and ``REPORT.md``.
 
     Per split (val, test): ``figure_4`` (mean IoU against budget), ``table_1`` (IoU per class, with the deviations of
-    table C.1), ``comparisons`` (paired tests), ``area`` (under the budget curve) and ``labels_needed``. Once:
+    table C.1), ``verdict`` and ``saved`` (whether the method ``dqn`` is above every heuristic at every budget, and the
+    labels that it saves), ``comparisons`` (paired tests), ``penalties`` (the pairwise penalty matrix), ``area`` (under
+    the budget curve) and ``labels_needed``. Once:
     ``figure_3`` and ``figure_C1`` (requested classes, and their entropy). Where there are several variants, all of
     these for each, and ``table_E``, ``comparisons_E`` and ``figure_E``. Of an experiment's folder also
     ``figure_training`` (returns of the agent's episodes) and ``figure_D1`` (pictures of the requests). The same results
@@ -116,7 +120,10 @@ def _add_results(
             document.heading(f"Variant {document.variant}")
         for split in splits:
             sections.curves(document, part, split, suffix)
+            if VERDICT_ON in part.methods:
+                sections.verdict(document, part, split, suffix, VERDICT_ON)
             sections.comparisons(document, part, split, suffix, against)
+            sections.penalties(document, part, split, suffix)
             sections.area(document, part, split, suffix)
             sections.labels_needed(document, part, split, suffix, against, target_miou)
             sections.class_iou(document, part, split, suffix)
