@@ -195,7 +195,7 @@ def differences(table: Table, *, xlabel: str) -> bytes:
     budgets = sorted(set(table.column("budget")))
     heuristics = list(dict.fromkeys(table.column("heuristic")))[::-1]
     with _settings():
-        height = 0.24 * len(heuristics) + 0.9
+        height = 0.24 * len(heuristics) + 1.3
         figure, axes = _subplots(len(budgets), len(budgets), width=1.0 + 2.0 * 3 / max(3, len(budgets)), height=height)
         for axis, budget in zip(axes, budgets, strict=True):
             for r in table.where(budget=budget).records():

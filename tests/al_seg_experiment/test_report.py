@@ -12,8 +12,14 @@ from scipy.stats import ttest_rel
 from al_seg_experiment.report import report
 from al_seg_experiment.report.analysis import class_share_table
 from al_seg_experiment.report.figures import styles
-from al_seg_experiment.report.method_comparison import comparison_table, needed_table
-from al_seg_experiment.report.results import read_results
+from al_seg_experiment.report.method_comparison import (
+    comparison_table,
+    needed_table,
+    penalty_table,
+    saved_table,
+    verdict_table,
+)
+from al_seg_experiment.report.results import HEURISTICS, read_results
 from al_seg_experiment.report.tables import Table, markdown, pivot, write_csv
 
 CLASSES = ("road", "traffic light", "car")
@@ -65,9 +71,15 @@ def whole(tmp_path):
 
 
 def test_everything_is_there(whole):
-    pictures = {f"{name}_{split}" for name in ("figure_4", "table_1", "area") for split in ("val", "test")}
+    pictures = {
+        f"{name}_{split}"
+        for name in ("figure_4", "table_1", "area", "verdict", "penalties")
+        for split in ("val", "test")
+    }
     pictures |= {"figure_3", "figure_C1"}
-    tables = pictures | {f"{name}_{split}" for name in ("comparisons", "labels_needed") for split in ("val", "test")}
+    tables = pictures | {
+        f"{name}_{split}" for name in ("comparisons", "labels_needed", "saved") for split in ("val", "test")
+    }
     expected = {f"{name}.png" for name in pictures} | {f"{name}.{end}" for name in tables for end in ("csv", "md")}
     assert {path.name for path in whole.iterdir()} == {"REPORT.md", *expected}
 
@@ -263,6 +275,79 @@ def test_comparisons_by_hand(tmp_path):
     assert by_pair["uniform", "uniform", "dqn"]["difference"] == 4
 
 
+def test_verdict_and_penalties_by_hand(tmp_path):
+    # dqn is above entropy by 1, 2, 3 at 24 regions (p = 0.07), by 2.9, 3, 3.1 at 48 (p = 0.0004); level with margin.
+    values = {
+        ("dqn", 24): (51, 52, 53),
+        ("entropy", 24): (50, 50, 50),
+        ("margin", 24): (51, 52, 53),
+        ("dqn", 48): (60, 60, 60),
+        ("entropy", 48): (57.1, 57, 56.9),
+        ("margin", 48): (60, 60, 60),
+        ("rare", 24): (99, 99, 99),  # knows the truth: no heuristic
+        ("rare", 48): (99, 99, 99),
+    }
+    rows = [make_row(method, seed, budget, v) for (method, budget), of in values.items() for seed, v in enumerate(of)]
+    results = read_results(write(tmp_path / "results.csv", rows))
+    verdict = {(r["budget"], r["heuristic"]): r for r in verdict_table(results, "val", "dqn").records()}
+    assert {case: r["above"] for case, r in verdict.items()} == {
+        (24, "entropy"): False,
+        (24, "margin"): False,
+        (48, "entropy"): True,
+        (48, "margin"): False,
+    }
+    assert verdict[48, "entropy"]["t_p"] == pytest.approx(ttest_rel((60, 60, 60), (57.1, 57, 56.9)).pvalue)
+    penalties = {row[0]: row[1:] for row in penalty_table(results, "val").rows}
+    assert results.methods == ("entropy", "margin", "dqn", "rare")
+    assert penalties["entropy"] == (None, 0.5, 0.5, 1.0, pytest.approx(2 / 3))
+    assert penalties["rare"] == (0, 0, 0, None, 0)
+    text = report(tmp_path / "results.csv", tmp_path / "out").read_text()
+    assert (
+        "dqn is not above every heuristic at every budget on validation:** it is above, each with p < 0.05, in 1 of 4"
+        in text
+    )
+
+
+def test_a_verdict_needs_every_comparison(tmp_path):
+    noise = np.random.default_rng(0).normal(scale=0.1, size=(3, 2, 5))
+    rows = [
+        make_row(method, seed, budget, base + noise[i, j, seed])
+        for i, (method, base) in enumerate({"uniform": 40, "entropy": 42, "dqn": 44}.items())
+        for j, budget in enumerate((24, 48))
+        for seed in range(5)
+    ]
+    text = report(write(tmp_path / "results.csv", rows), tmp_path / "out").read_text()
+    assert (
+        "**dqn is above every heuristic at every budget on validation:** it is above, each with p < 0.05, in 4 of 4"
+        in text
+    )
+
+
+def test_labels_saved_by_hand(tmp_path):
+    # entropy's best mean is 46, at 200 regions. dqn's mean goes from 40 (theta_0) to 48 at 100: it has 46 at 75.
+    curves = {
+        "entropy": ((40, 45, 46), (40, 43, 46)),
+        "dqn": ((40, 48, 47), (40, 48, 47)),
+        "margin": ((40, 49, 49),) * 2,
+    }
+    rows = [
+        make_row(method, seed, budget, miou)
+        for method, of_seeds in curves.items()
+        for seed, values in enumerate(of_seeds)
+        for budget, miou in zip((0, 100, 200), values, strict=True)
+    ]
+    table = saved_table(read_results(write(tmp_path / "results.csv", rows)), "val", "dqn")
+    entropy, margin = table.records()
+    assert (entropy["heuristic"], entropy["target_miou"], entropy["budget"], entropy["regions"]) == (
+        "entropy",
+        46,
+        200,
+        75,
+    )
+    assert (entropy["saved"], entropy["ci_low"], entropy["ci_high"]) == (62.5, 62.5, 62.5)
+    assert (margin["regions"], margin["saved"], margin["ci_low"]) == (None, None, -100)  # 49 is never reached
+
+
 def test_theta_0_is_not_compared(tmp_path):
     table = comparison_table(read_results(write(tmp_path / "results.csv", make_rows())), "val")
     assert set(table.column("budget")) == {48, 96, "area"}
@@ -387,6 +472,11 @@ def test_styles_differ_and_known_methods_keep_theirs():
     names = ["dqn", "uniform", *(f"method {i}" for i in range(30))]
     assert len({str(style) for style in styles(names).values()}) == len(names)
     assert styles(["dqn", "other"])["dqn"] == styles(names)["dqn"]
+    many = styles([*HEURISTICS, "dqn", "dqn_shared", "rare"])
+    assert len({str(style) for style in many.values()}) == len(many)
+    assert (
+        many["ripu"].color == many["clasp"].color not in (many["dqn"].color, many["rare"].color, many["uniform"].color)
+    )
 
 
 def test_without_matplotlib(tmp_path, monkeypatch):

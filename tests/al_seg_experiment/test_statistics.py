@@ -11,6 +11,7 @@ from scipy import stats
 from al_seg_experiment.report import statistics
 from al_seg_experiment.report.statistics import (
     area_under_curve,
+    bootstrap_interval,
     class_entropy,
     holm,
     labels_needed,
@@ -46,6 +47,14 @@ def test_paired_test_by_hand():
     assert test.t_p == pytest.approx(0.0741799, abs=1e-6)
     assert test.wilcoxon_p == 0.25  # all of one sign: 2 / 2^3
     assert (test.low, test.high) == (pytest.approx(2 - 4.302653 / math.sqrt(3)), pytest.approx(2 + 2.484138, abs=1e-5))
+
+
+def test_bootstrap_interval_of_a_mean_is_near_the_normal_one():
+    values = np.random.default_rng(0).normal(3, 2, size=200)
+    low, high = bootstrap_interval(lambda chosen: values[chosen].mean(), len(values), seed=1)
+    half = 1.96 * values.std() / math.sqrt(200)
+    assert (low, high) == (pytest.approx(values.mean() - half, abs=0.05), pytest.approx(values.mean() + half, abs=0.05))
+    assert bootstrap_interval(lambda chosen: values[chosen].mean(), 200, seed=1) == (low, high)
 
 
 @settings(deadline=None)  # scipy enumerates all signs where there are ties
