@@ -1,8 +1,10 @@
 """Running experiments: the whole of a tiny one, killed or not, side by side, on Ray, and grown afterwards."""
 
+import csv
 import json
 import os
 import shutil
+import tempfile
 import time
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from al_seg_experiment import Experiment, Stage, load_experiment, pieces, run, s
 from al_seg_experiment.__main__ import main
 from al_seg_experiment.experiment import METHODS
 from al_seg_experiment.policies import make_policy
+from al_seg_experiment.pretraining import pretrain
 from al_seg_experiment.protocol import train_query
 from al_seg_experiment.records import refuse_differences
 from al_seg_experiment.report import report
@@ -316,7 +319,7 @@ def test_variants_are_run_and_compared(tmp_path):
 
 
 def test_every_known_policy_can_be_made():
-    env = make(scores=["privileged_rarity"]).unwrapped
+    env = make(scores=["privileged_rarity"], region_features=["class_entropy"]).unwrapped
     for name in METHODS:
         if name != "dqn":
             assert hasattr(make_policy(name, env, 0, None), "predict")
@@ -364,3 +367,42 @@ def test_ray_runs_pieces_and_a_killed_worker_is_replaced(whole, tmp_path, monkey
     assert killed == uniform  # the same policy
     whole_rows = [row for row in rows_of(whole / "results.csv") if (row["method"], row["seed"]) == ("uniform", "0")]
     assert [row["val_miou"] for row in rows if row["method"] == "uniform"] == [row["val_miou"] for row in whole_rows]
+
+
+def test_methods_with_settings_play_agents_of_their_own():
+    experiment = load_experiment(
+        {
+            **TINY,
+            "methods": {
+                "dqn": None,
+                "shared": {"policy": "dqn", "agent": {"credit": "shared"}},
+                "again": {"policy": "dqn"},
+            },
+            "seeds": [0, 1],
+            "query": {"arguments": {"sub_rewards": True}, "agent": {"credit": "sub_rewards"}},
+        }
+    )
+    found = {piece.name: piece for piece in pieces(experiment)}
+    assert [name for name in found if "query/" in name] == ["query/0", "query/shared-0", "query/1", "query/shared-1"]
+    assert found["trials/dqn-1"].needs[1:] == found["trials/again-1"].needs[1:] == ("query/1",)
+    assert found["trials/shared-1"].needs[1:] == ("query/shared-1",)
+    assert experiment.query_of("shared").agent["credit"] == "shared"
+    assert experiment.query_of("dqn").agent["credit"] == experiment.query_of("").agent["credit"] == "sub_rewards"
+    with pytest.raises(ValueError, match=r"methods\['uniform'\]: policy 'uniform' is not trained"):
+        load_experiment({**TINY, "methods": {"uniform": {"agent": {"gamma": 0.5}}}})
+    with pytest.raises(
+        ValueError, match=r"methods\['shared'\].agent: unknown argument 'gama' \(did you mean 'gamma'\?\)"
+    ):
+        load_experiment({**TINY, "methods": {"shared": {"policy": "dqn", "agent": {"gama": 0.5}}}})
+
+
+def test_a_stage_without_early_stopping_makes_all_its_updates():
+    def history(**stage):
+        env = make(budget=4)
+        stages = [Stage(images="state", epochs=2, updates=3, batch_size=2, **stage)]
+        with tempfile.TemporaryDirectory() as folder:
+            pretrain(env, stages, folder)
+            return [row["epoch"] for row in csv.DictReader((Path(folder) / "pretrain.csv").open())]
+
+    assert history() == ["0", "1", "2"]
+    assert history(early_stopping=False, learning_rate=0.1) == ["0", "1"]

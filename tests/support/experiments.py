@@ -113,7 +113,7 @@ def _pretrain(part, stages, folder):
     write_bytes(folder / "theta_0.safetensors", (folder / "stage-0.safetensors").read_bytes())
 
 
-def _train_query(part, weights, folder, seed):
+def _train_query(part, weights, folder, seed, method=""):
     checkpoint = folder / "checkpoints" / "checkpoint-000000001.safetensors"
     if not checkpoint.exists():
         write_csv(folder / "episodes.csv", [{"episode": 1, "steps": 2, "return": 0.5}])
