@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-fast check lint types docs pictures clean
+.PHONY: demo test test-fast check lint types docs pictures dist clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/quickstart.py
@@ -30,6 +30,14 @@ docs: $(VENV)/.installed-dev
 # The pictures in docs/pictures.
 pictures: $(VENV)/.installed-dev
 	$(BIN)/python docs/tools/pictures.py
+
+# An sdist and a wheel in dist/, tried in a fresh environment.
+dist: $(VENV)/.installed-dev
+	rm -rf dist build/lib build/fresh
+	$(BIN)/python -m build --outdir dist
+	$(PYTHON) -m venv build/fresh
+	build/fresh/bin/python -m pip install --quiet "$$(echo dist/*.whl)[examples]"
+	cd build/fresh && bin/python $(CURDIR)/tests/support/smoke.py
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed")'

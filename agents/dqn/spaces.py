@@ -123,9 +123,19 @@ def check_same_task(
     if problems:
         raise ValueError(
             f"The agent does not fit this environment: {'; '.join(problems)}. Make the environment with the "
-            "classes, D_S and features that the agent was trained with, or train a new agent."
+            "classes, D_S (state_images; see splits) and features that the agent was trained with, or train a new one."
         )
 
 
 def _layout_differences(ours: Any, theirs: Any, there: str, here: str) -> list[str]:
-    return differences({"layout": ours}, {"layout": theirs}, there=there, here=here)
+    """Return what differs, in a short line each: of long lists only where they begin to differ."""
+    messages, told = [], []
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for name, mine in ours.items():
+            other = theirs.get(name)
+            if isinstance(mine, list) and isinstance(other, list) and mine != other and max(len(mine), len(other)) > 4:
+                first = next((i for i, pair in enumerate(zip(mine, other, strict=False)) if pair[0] != pair[1]), None)
+                where = "" if first is None else f", the first different one is {mine[first]!r} and {other[first]!r}"
+                messages.append(f"layout.{name} has {len(mine)} entries {there}, {len(other)} {here}{where}")
+                told.append(f"layout.{name}")
+    return messages + differences({"layout": ours}, {"layout": theirs}, told, there=there, here=here)

@@ -310,6 +310,19 @@ def test_refuses_another_task(tmp_path, settings, message):
         SubActionDQN.load(tmp_path / "agent.zip", env=env)
 
 
+def test_refuses_another_set_of_state_images_in_two_lines():
+    trained, played = ([f"{folder}/{n:04d}.png" for n in range(100)] for folder in ("a", "b"))
+    agent = make_agent(FakeRegionEnv(layout={**LAYOUT, "state_images": trained}))
+    with pytest.raises(ValueError, match="does not fit") as raised:
+        agent.set_env(FakeRegionEnv(layout={**LAYOUT, "state_images": ["a/0000.png", *played[1:]]}))
+    assert "layout.state_images has 100 entries for the agent, 100 in the environment" in str(raised.value)
+    assert "'a/0001.png' and 'b/0001.png'" in str(raised.value)
+    assert len(str(raised.value)) < 400
+    with pytest.raises(ValueError, match="100 entries for the agent, 99 in the environment") as raised:
+        agent.set_env(FakeRegionEnv(layout={**LAYOUT, "state_images": trained[:99]}))
+    assert "different one" not in str(raised.value)
+
+
 def test_guides_must_be_in_the_observation_while_training(tmp_path):
     with pytest.raises(
         ValueError, match=r"guides is \('score_bald',\); expected some of \('uniform', 'score_entropy'\)"
