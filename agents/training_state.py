@@ -104,9 +104,15 @@ def restore_training(model: BaseAlgorithm, state: Tree) -> None:
 
 
 def set_parameters(model: BaseAlgorithm, parameters: Any) -> None:
-    """Put networks and optimisers into an algorithm. If given a text, Stable-Baselines3 would unpickle that file."""
-    if not isinstance(parameters, dict):
-        raise ValueError(f"the parameters are a {type(parameters).__name__}; expected a dict")
+    """Put networks and optimisers into an algorithm. If given a text, Stable-Baselines3 would unpickle that file.
+
+    Raises:
+        ValueError: If they are not those of the algorithm's networks and optimisers; nothing has changed then.
+    """
+    names = model._get_torch_save_params()[0]
+    found = sorted(map(str, parameters)) if isinstance(parameters, dict) else type(parameters).__name__
+    if found != sorted(names) or not all(isinstance(parameters[name], dict) for name in names):
+        raise ValueError(f"the parameters are {found!r}; expected a dict with a dict for each of {sorted(names)}")
     model.set_parameters(parameters, exact_match=True, device=model.device)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,8 @@ def acquire(
         )
     asked: np.ndarray = np.zeros(len(env.data.classes), dtype=np.int64)
     observation, info = env.reset(seed=seed)
-    if (kept := _acquired(folder, budgets)) is not None:
+    trial = {"method": method, "seed": seed}
+    if (kept := _acquired(folder, budgets, trial)) is not None:
         budget, tree = kept
         observation, info = env.set_state(tree["state"])
         asked = tree["asked"]
@@ -80,7 +81,7 @@ def acquire(
             if not acquired.exists():
                 rng = getattr(policy, "rng", None)
                 rng = rng if isinstance(rng, np.random.Generator) else None
-                save_tree(acquired, ACQUISITION, {"state": env.get_state(), "asked": asked, "policy": rng})
+                save_tree(acquired, ACQUISITION, {**trial, "state": env.get_state(), "asked": asked, "policy": rng})
                 _remove_others(folder, acquired)
             took = time.perf_counter() - started
             result = folder / f"result-{budget}.json"
@@ -125,13 +126,20 @@ def measure_theta_0(env: RegionSelectionEnv, folder: str | Path) -> None:
         write_result(result, "theta_0", 0, 0, figures)
 
 
-def _acquired(folder: Path, budgets: Sequence[int]) -> tuple[int, dict[str, Any]] | None:
-    """Return the largest budget whose acquisition is stored, and what is; a damaged one is set aside."""
+def _acquired(folder: Path, budgets: Sequence[int], trial: Mapping[str, Any]) -> tuple[int, dict[str, Any]] | None:
+    """Return the largest budget whose acquisition is stored, and what is.
+
+    One that is damaged, or of another trial or budget, is set aside.
+    """
     for budget in reversed(budgets):
         path = folder / f"acquired-{budget}.safetensors"
         if path.exists():
             try:
-                return budget, load_tree(path, ACQUISITION)
+                tree = load_tree(path, ACQUISITION)
+                of = {name: tree.get(name, here) for name, here in trial.items()}  # earlier versions did not store it
+                if of != trial:
+                    raise ValueError(f"{path} is of the trial {of}; expected {trial}")
+                return budget, tree
             except ValueError as error:
                 warnings.warn(f"{error}; it is set aside, and regions are acquired again", stacklevel=3)
                 path.replace(path.with_suffix(".damaged"))

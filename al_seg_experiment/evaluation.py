@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from tqdm import tqdm
 from al_seg_env.env import RegionSelectionEnv
 from al_seg_env.learner.fitting import FitSettings
 from al_seg_env.registration import environment_spec, make_again
-from al_seg_env.storage import write_json
+from al_seg_env.storage import read_json, write_json
 from al_seg_env.storage.validation import check_int
 from al_seg_experiment.acquisition import acquire, is_acquired, measure_theta_0, supervise_fully
 from al_seg_experiment.checking import equal_budgets
@@ -84,20 +83,20 @@ def evaluate(
     made_with = {**identity(spec), "budgets": budgets, "fit": asdict(settings)}
     with claimed(folder, "evaluate", made_with):
         spec = environment_spec(spec, **_numerics(first, folder / NUMERICS))
-        set_damaged_aside(folder / THETA_0)
+        set_damaged_aside(folder / THETA_0, THETA_0, 0)
         measure_theta_0(make_again(spec), folder / THETA_0)
         trials = [(named, seed) for seed in seeds for named in compared]
         for (named, maker), seed in tqdm(trials, desc="trials"):
             trial = folder / "trials" / f"{named.name}-{seed}"
             with claimed(trial, "trial", {**_plain(named, maker), "seed": seed}):
-                set_damaged_aside(trial)
+                set_damaged_aside(trial, named.name, seed)
                 if not is_acquired(trial, budgets):
                     player = make_again(spec, **named.arguments)
                     policy = maker(player, seed)
                     acquire(player, policy, trial, method=named.name, seed=seed, budgets=budgets, fit=settings)
         for seed in seeds[:full]:
             with claimed(folder / "trials" / f"{FULL}-{seed}", "full supervision", {"seed": seed}) as trial:
-                set_damaged_aside(trial)
+                set_damaged_aside(trial, FULL, seed)
                 supervise_fully(make_again(spec), trial, seed=seed, fit=settings)
         rows = list(_rows(folder))
         write_rows(folder / RESULTS, rows)
@@ -150,8 +149,10 @@ def _fit_settings(given: Mapping[str, Any]) -> FitSettings:
 def _numerics(env: RegionSelectionEnv, path: Path) -> dict[str, Any]:
     """Return the precision and layout that the first process measured, so that no clock decides between policies."""
     if not path.exists():
+        if any(path.parent.rglob("result-*.json")):
+            raise ValueError(f"{path} is missing: it holds the precision that all results were computed in; restore it")
         write_json(path, dict(env.learner.numerics))
-    numerics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    numerics: dict[str, Any] = read_json(path, f"restore it, or remove {path.parent} to start again")
     return numerics
 
 
@@ -160,6 +161,9 @@ def _rows(folder: Path) -> Iterator[dict[str, Any]]:
     (theta_0,) = read_results_of(folder / THETA_0)
     for trial in sorted((folder / "trials").iterdir()):
         results = read_results_of(trial)
+        for result in results:
+            if (name := f"{result['method']}-{result['seed']}") != trial.name:
+                raise ValueError(f"{trial} holds results of {name}; give the folder back its name, or remove it")
         if results and results[0]["method"] != FULL:
             yield result_row("", {**theta_0, "method": results[0]["method"], "seed": results[0]["seed"]})
         yield from (result_row("", result) for result in results)

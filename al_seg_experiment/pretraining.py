@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 from al_seg_env.datasets.frames import Frames
 from al_seg_env.env import RegionSelectionEnv
 from al_seg_env.learner.fitting import Fit, FitSettings, fit_to_convergence
-from al_seg_env.learner.weights import save_weights
+from al_seg_env.learner.weights import save_weights, weights_digest
 from al_seg_env.regions import RegionGrid
 from al_seg_env.registration import environment_spec, make_again
 from al_seg_env.storage import load_tree, save_tree, write_csv
@@ -27,6 +28,7 @@ from al_seg_experiment.plotting import plot_lines
 
 WEIGHTS = "theta_0.safetensors"
 CURVES = "pretrain.csv"
+HISTORY = "history"
 
 
 def pretrain(env: str | gym.Env | EnvSpec, stages: Sequence[Stage], folder: str | Path, *, seed: int = 0) -> Path:
@@ -63,18 +65,36 @@ def run_stages(spec: EnvSpec, stages: Sequence[Stage], folder: Path, *, seed: in
     for number, stage in enumerate(stages):
         path = folder / f"stage-{number}.safetensors"
         history = folder / f"stage-{number}.history.safetensors"
-        if not (path.exists() and history.exists()):
+        if not _is_trained(path, history, stage):
             rate = {} if stage.learning_rate is None else {"learning_rate": stage.learning_rate}
             env = make_again(spec, **rate, **before)
             fit = _train_stage(spec, env, stage, folder / f"stage-{number}.part", number, seed)
             save_weights(env.learner, path, env.data.classes)
-            save_tree(history, "history", {"history": fit.history, "best_epoch": fit.best_epoch})
+            trained = {"stage": stage.model_dump(mode="json"), "weights": weights_digest(path)}
+            save_tree(history, HISTORY, {**trained, "history": fit.history, "best_epoch": fit.best_epoch})
         before = {"weights": str(path)}
     if rows := _curves(folder, stages):
         write_csv(folder / CURVES, rows)
     env = make_again(spec, **before)
     save_weights(env.learner, folder / WEIGHTS, env.data.classes)
     return folder / WEIGHTS
+
+
+def _is_trained(weights: Path, history: Path, stage: Stage) -> bool:
+    """Return whether a stage is trained; files that are damaged or of another stage are set aside, with a warning."""
+    if not (weights.exists() and history.exists()):
+        return False
+    try:
+        done = load_tree(history, HISTORY)
+        found = {"stage": stage.model_dump(mode="json"), "weights": weights_digest(weights)}
+        if any(done.get(name, value) != value for name, value in found.items()):  # earlier versions stored neither
+            raise ValueError(f"{weights} and {history} are not of one training of this stage")
+    except ValueError as error:
+        warnings.warn(f"{error}; they are set aside, and the stage is trained again", stacklevel=3)
+        for path in (weights, history):
+            path.replace(path.with_suffix(".damaged"))
+        return False
+    return True
 
 
 def _train_stage(spec: EnvSpec, env: RegionSelectionEnv, stage: Stage, checkpoint: Path, number: int, seed: int) -> Fit:
@@ -108,7 +128,7 @@ def _curves(folder: Path, stages: Sequence[Stage]) -> list[dict[str, Any]]:
     """Return a row per stage and epoch: mean IoU on D_R, and whether its weights were kept."""
     rows: list[dict[str, Any]] = []
     for number in range(len(stages)):
-        done = load_tree(folder / f"stage-{number}.history.safetensors", "history")
+        done = load_tree(folder / f"stage-{number}.history.safetensors", HISTORY)
         rows += [
             {"stage": number, "epoch": epoch, "val_miou": round(miou, 4), "kept": epoch == done["best_epoch"]}
             for epoch, miou in enumerate(done["history"])

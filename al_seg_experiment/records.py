@@ -31,6 +31,11 @@ EXTENSIBLE = ("methods", "seeds", "variants", "full", "cache", "cpus", "gpus")
 """What may grow between two runs of an experiment in one folder; whatever is finished stays valid."""
 
 
+def _of(piece: Piece) -> tuple[str, int]:
+    """Return the method and seed in the results of a piece."""
+    return ("theta_0", 0) if piece.kind == "reference" else (piece.method, piece.seed)
+
+
 def write_record(path: Path, content: Mapping[str, Any]) -> None:
     """Write plain values with the format's name and version, whole or not at all."""
     write_json(path, {"format": FORMAT, "version": VERSION, **content})
@@ -112,6 +117,12 @@ def damage(experiment: Experiment, folder: Path, piece: Piece) -> dict[Path, str
     return found
 
 
+def refuse_damage(experiment: Experiment, folder: Path, piece: Piece) -> None:
+    """Raise a ValueError that names the files of a finished piece that are missing or damaged."""
+    if problems := damage(experiment, folder, piece):
+        raise ValueError(f"{'; '.join(problems.values())}. Run the experiment again to make it again")
+
+
 def finished(experiment: Experiment, folder: Path, piece: Piece) -> bool:
     """Return whether a piece is done and its files are whole."""
     return (folder / piece.name / FINISHED).exists() and not damage(experiment, folder, piece)
@@ -131,7 +142,7 @@ def set_aside(experiment: Experiment, folder: Path, piece: Piece) -> None:
     for name in products(experiment, piece):
         if name.startswith("result-") and (own / name).is_file():
             try:
-                read_result(own / name)
+                read_result(own / name, *_of(piece))
             except ValueError as error:
                 found.setdefault(own / name, str(error))
     for path, problem in found.items():
@@ -168,10 +179,9 @@ def gather(experiment: Experiment, folder: str | Path) -> Path:
     rows: list[dict[str, Any]] = []
     references: dict[str, Mapping[str, Any]] = {}
     for piece in pieces(experiment):
-        if problems := damage(experiment, folder, piece):
-            raise ValueError(f"{'; '.join(problems.values())}. Run the experiment again to make it again")
+        refuse_damage(experiment, folder, piece)
         paths = [folder / piece.name / name for name in products(experiment, piece) if name.startswith("result-")]
-        results = [read_result(path) for path in paths if path.is_file()]
+        results = [read_result(path, *_of(piece)) for path in paths if path.is_file()]
         if piece.kind == "reference":
             references.update(zip([piece.variant], results, strict=False))
             continue

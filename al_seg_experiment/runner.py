@@ -31,6 +31,7 @@ from al_seg_experiment.records import (
     made_with,
     read_experiment,
     read_record,
+    refuse_damage,
     refuse_differences,
     set_aside,
     weights_of,
@@ -70,9 +71,7 @@ def run(experiment: Experiment, folder: str | Path, ray_address: str | None = No
             write_record(folder / EXPERIMENT, experiment.as_dict())
             write_record(folder / NUMERICS, _measured(experiment))
         numerics = read_record(folder / NUMERICS)
-        weights = weights_of(folder, [piece for piece in pieces(experiment) if piece.kind in WITH_WEIGHTS])
-        for piece in pieces(experiment):
-            check_piece(folder, piece, made_with(experiment, piece, numerics, weights))
+        _check_pieces(experiment, folder, numerics)
         for piece in pieces(experiment):
             set_aside(experiment, folder, piece)
         todo = [piece for piece in pieces(experiment) if not (folder / piece.name / FINISHED).exists()]
@@ -97,9 +96,14 @@ def run_piece(experiment: Experiment, folder: Path, numerics: Mapping[str, Any],
         folder: The experiment's folder.
         numerics: Precision and memory layout that all pieces compute in.
         piece: The piece.
+
+    Raises:
+        ValueError: If what it needs is damaged, or it was made again and is not what others were made with.
     """
     own = folder / piece.name
     needed = [each for each in pieces(experiment) if each.name in piece.needs]
+    for each in needed:
+        refuse_damage(experiment, folder, each)
     claim(folder, piece, made_with(experiment, piece, numerics, weights_of(folder, needed)))
     cache = {"cache": str(folder / "cache")} if experiment.cache else {}
     part = experiment_of(experiment.with_arguments({**numerics, **cache}), piece)
@@ -118,6 +122,15 @@ def run_piece(experiment: Experiment, folder: Path, numerics: Mapping[str, Any],
     }
     work[piece.kind]()
     finish(experiment, folder, piece)
+    if piece.kind in WITH_WEIGHTS:  # that were made again must be those that others had
+        _check_pieces(experiment, folder, numerics)
+
+
+def _check_pieces(experiment: Experiment, folder: Path, numerics: Mapping[str, Any]) -> None:
+    """Refuse pieces, begun or finished, that were made with something else than what is there now."""
+    weights = weights_of(folder, [piece for piece in pieces(experiment) if piece.kind in WITH_WEIGHTS])
+    for piece in pieces(experiment):
+        check_piece(folder, piece, made_with(experiment, piece, numerics, weights))
 
 
 def _check_folder(experiment: Experiment, folder: Path) -> bool:

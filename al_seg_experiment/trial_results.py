@@ -16,14 +16,19 @@ RESULT_FORMAT, RESULT_VERSION = "al-seg-env result", 1
 def write_result(path: Path, method: str, seed: int, budget: int, figures: Mapping[str, Any]) -> None:
     """Write what a method reached with a seed and a budget, whole or not at all."""
     about = {"format": RESULT_FORMAT, "version": RESULT_VERSION, "method": method, "seed": seed, "budget": budget}
-    write_json(path, {**about, **figures})
+    write_json(path, {**about, "name": path.stem, **figures})
 
 
-def read_result(path: Path) -> dict[str, Any]:
+def read_result(path: Path, method: str | None = None, seed: int | None = None) -> dict[str, Any]:
     """Read what :func:`write_result` wrote.
 
+    Args:
+        path: The file.
+        method: Whose result it should be; anyone's if omitted.
+        seed: Likewise.
+
     Raises:
-        ValueError: If the file is damaged or no result.
+        ValueError: If the file is damaged, no result, or another's in its place.
     """
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
@@ -31,6 +36,10 @@ def read_result(path: Path) -> dict[str, Any]:
         if not isinstance(result, dict) or (result.get("format"), result.get("version")) != known:
             raise ValueError(f"expected {known[0]!r}, version {known[1]}")
         _check_figures(result)
+        found = {"name": result.get("name", path.stem), "method": result["method"], "seed": result["seed"]}
+        given = {"name": path.stem, "method": method, "seed": seed}  # earlier versions did not store the name
+        if any(value not in (None, found[name]) for name, value in given.items()):
+            raise ValueError(f"it is of {found}; expected {given}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged or no result ({type(error).__name__}: {error})") from error
     return result
@@ -41,12 +50,12 @@ def read_results_of(folder: Path) -> list[dict[str, Any]]:
     return sorted((read_result(path) for path in folder.glob("result-*.json")), key=lambda result: result["budget"])
 
 
-def set_damaged_aside(folder: Path) -> bool:
-    """Rename the results in a trial's folder that are damaged, with a warning; return whether there were any."""
+def set_damaged_aside(folder: Path, method: str, seed: int) -> bool:
+    """Rename a trial's results that are damaged or another's, with a warning; return whether there were any."""
     found = False
     for path in sorted(folder.glob("result-*.json")):
         try:
-            read_result(path)
+            read_result(path, method, seed)
         except ValueError as error:
             aside = path.with_suffix(".damaged")
             warnings.warn(f"{error}; it is set aside as {aside.name}, and made again", stacklevel=2)

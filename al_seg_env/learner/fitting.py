@@ -21,7 +21,7 @@ from al_seg_env.learner.inputs import Inputs, inputs_of, labelled_batches
 from al_seg_env.learner.rehearsal import Replay
 from al_seg_env.metrics import class_iou, mean_iou
 from al_seg_env.regions import RegionGrid
-from al_seg_env.storage import load_tree, save_tree
+from al_seg_env.storage import load_tree, save_tree, tree_digest
 from al_seg_env.storage.validation import check_int, check_number, check_size
 from al_seg_env.types import IntArray, Size, UInt8Array
 
@@ -149,7 +149,7 @@ def fit_to_convergence(
         rng: Source of randomness.
         progress: Title of the progress bar; none is shown if omitted.
         checkpoint: File to keep the training in while it runs, so that a call with the same arguments after a kill
-            continues it exactly; removed at the end.
+            continues it exactly; removed at the end. That of another training is not continued: it starts again.
         known: Images that were labelled before, with their true masks, for ``settings.replay``.
 
     Returns:
@@ -160,17 +160,17 @@ def fit_to_convergence(
     """
     if not len(regions):
         raise ValueError("there is no labelled region to train on; acquire some first")
+    kept = None if checkpoint is None else _Kept(checkpoint, _training_digest(learner, regions, settings, rng))
     if settings.updates is not None:
         task = _Updates(inputs_of(learner, frames), grid, np.asarray(regions), labels, Replay(frames, grid, known))
-        return _fit_updates(learner, frames, task, validation, settings, rng, progress, checkpoint)
+        return _fit_updates(learner, frames, task, validation, settings, rng, progress, kept)
     inputs = inputs_of(learner, frames)
-    resumed = _resumed(learner, checkpoint, rng)
+    resumed = _resumed(learner, kept, rng)
     if resumed is None:
         fit = Fit([evaluate(learner, frames, validation).miou])
         best: dict[str, Any] = learner.state_dict()
     else:
         fit, best = resumed
-    written = time.monotonic()
     epochs = range(len(fit.history), settings.max_epochs + 1)
     with tqdm(total=settings.max_epochs, desc=progress, disable=progress is None, leave=False) as bar:
         bar.update(len(fit.history) - 1)
@@ -184,14 +184,54 @@ def fit_to_convergence(
             bar.set_postfix(miou=f"{fit.history[-1]:.2f}", best=f"{fit.best_miou:.2f}")
             if epoch - fit.best_epoch >= settings.patience:
                 break
-            if checkpoint is not None and time.monotonic() - written >= CHECKPOINT_SECONDS:
+            if kept is not None and kept.is_due():
                 state = {"history": fit.history, "best_epoch": fit.best_epoch, "best": best, "rng": rng}
-                save_tree(checkpoint, KIND, {**state, "learner": learner.state_dict()})
-                written = time.monotonic()
+                kept.save(KIND, {**state, "learner": learner.state_dict()})
     learner.load_state_dict(best)
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
+    if kept is not None:
+        kept.remove()
     return fit
+
+
+class _Kept:
+    """A training that is kept in a file while it runs.
+
+    Args:
+        path: The file.
+        training: What tells the training from others.
+    """
+
+    def __init__(self, path: Path, training: str) -> None:
+        self.path, self.training = path, training
+        self._written = time.monotonic()
+
+    def is_due(self) -> bool:
+        return time.monotonic() - self._written >= CHECKPOINT_SECONDS
+
+    def save(self, kind: str, state: Mapping[str, Any]) -> None:
+        save_tree(self.path, kind, {**state, "training": self.training})
+        self._written = time.monotonic()
+
+    def load(self, kind: str) -> dict[str, Any] | None:
+        """Return what is kept, or ``None`` if there is nothing that is whole and of this training."""
+        if not self.path.exists():
+            return None
+        try:
+            state: dict[str, Any] = load_tree(self.path, kind)
+            if state.get("training", self.training) != self.training:  # earlier versions did not store it
+                raise ValueError(f"{self.path} is of another training; was it moved, or its folder?")
+        except ValueError as error:
+            warnings.warn(f"the training starts again from its beginning: {error}", stacklevel=5)
+            return None
+        return state
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+def _training_digest(learner: Learner, regions: Sequence[int], settings: FitSettings, rng: np.random.Generator) -> str:
+    """Return what tells a training from others before it begins: weights, regions, settings and random numbers."""
+    return tree_digest([learner.state_dict(), np.asarray(regions), repr(settings), rng])
 
 
 @dataclass(frozen=True)
@@ -221,7 +261,7 @@ def _fit_updates(
     settings: FitSettings,
     rng: np.random.Generator,
     progress: str | None,
-    checkpoint: Path | None,
+    kept: _Kept | None,
 ) -> Fit:
     """Train for a fixed number of updates from theta_0, several times if asked to, and average the weights."""
     if not isinstance(learner, HasLearningRate):
@@ -232,7 +272,7 @@ def _fit_updates(
     assert settings.updates is not None
     total = settings.updates * settings.fits
     learner.reset()
-    saved = _loaded(checkpoint, UPDATES_KIND)
+    saved = None if kept is None else kept.load(UPDATES_KIND)
     if saved is None:
         done, order, finished = 0, rng.permutation(len(task.regions)), []
         history = [evaluate(learner, frames, validation).miou]
@@ -240,7 +280,6 @@ def _fit_updates(
         learner.load_state_dict(saved["learner"])
         rng.bit_generator.state = saved["rng"].bit_generator.state
         done, order, finished, history = (saved[name] for name in ("done", "order", "finished", "history"))
-    written = time.monotonic()
     with tqdm(total=total, initial=done, desc=progress, disable=progress is None, leave=False) as bar:
         for update in range(done, total):
             place = update % settings.updates
@@ -251,13 +290,12 @@ def _fit_updates(
             learner.learning_rate = settings.learning_rate * one_cycle(place / settings.updates)
             learner.fit_step(*task.views(place, order, settings, rng), rng)
             bar.update()
-            if checkpoint is not None and time.monotonic() - written >= CHECKPOINT_SECONDS:
+            if kept is not None and kept.is_due():
                 state = {"done": update + 1, "order": order, "finished": finished, "history": history, "rng": rng}
-                save_tree(checkpoint, UPDATES_KIND, {**state, "learner": learner.state_dict()})
-                written = time.monotonic()
+                kept.save(UPDATES_KIND, {**state, "learner": learner.state_dict()})
     learner.load_state_dict(_averaged([*finished, learner.state_dict()]))
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
+    if kept is not None:
+        kept.remove()
     return Fit([*history, evaluate(learner, frames, validation).miou], 1)
 
 
@@ -289,21 +327,9 @@ def _averaged(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return states[0] if len(states) == 1 else mean(states)
 
 
-def _loaded(checkpoint: Path | None, kind: str) -> dict[str, Any] | None:
-    """Return what a checkpoint holds, or ``None`` if there is none that is whole."""
-    if checkpoint is None or not checkpoint.exists():
-        return None
-    try:
-        state: dict[str, Any] = load_tree(checkpoint, kind)
-    except ValueError as error:
-        warnings.warn(f"the training starts again from its beginning: {error}", stacklevel=4)
-        return None
-    return state
-
-
-def _resumed(learner: Learner, checkpoint: Path | None, rng: np.random.Generator) -> tuple[Fit, dict[str, Any]] | None:
-    """Put a training back to where its checkpoint was written; ``None`` if there is none that is whole."""
-    state = _loaded(checkpoint, KIND)
+def _resumed(learner: Learner, kept: _Kept | None, rng: np.random.Generator) -> tuple[Fit, dict[str, Any]] | None:
+    """Put a training back to where its file was written; ``None`` if there is none that is whole."""
+    state = None if kept is None else kept.load(KIND)
     if state is None:
         return None
     learner.load_state_dict(state["learner"])

@@ -238,6 +238,35 @@ def test_names_of_folders_are_not_taken_from_a_checkpoint(tmp_path):
         assert b"/elsewhere" not in path.read_bytes()
 
 
+@pytest.mark.parametrize("algorithm", ["dqn", "ppo"])
+def test_parameters_in_a_checkpoint_reach_networks_and_optimisers_only(tmp_path, algorithm, monkeypatch):
+    """Stable-Baselines3 unpickles the file that a text names, and gives values to any attribute that a dict names."""
+    monkeypatch.setattr("pickle.load", lambda *_: pytest.fail("something was unpickled"))
+    monkeypatch.setattr("zipfile.ZipFile", lambda *_: pytest.fail("a zip was opened"))
+    train(lambda: ALGORITHMS[algorithm](closed_form_env()), tmp_path, steps=4)
+    model = ALGORITHMS[algorithm](closed_form_env())
+    before = tree_digest(model.get_parameters())
+    (path, *others) = checkpoints(tmp_path)
+    for other in others:
+        other.unlink()
+    state = load_tree(path, "training checkpoint")
+    parameters = state["parameters"]
+    name = next(iter(parameters))
+    for odd in (
+        str(tmp_path / "model.zip"),
+        None,
+        [],
+        {},
+        {**parameters, "replay_buffer": {}},
+        {**parameters, name: str(tmp_path / "model.zip")},
+        {name: parameters[name]},
+    ):
+        save_tree(path, "training checkpoint", {**state, "parameters": odd})
+        with pytest.raises(ValueError, match=rf"{path.name}: the parameters are .*; expected a dict with a dict for"):
+            Checkpoint(tmp_path).resume(model)
+        assert tree_digest(model.get_parameters()) == before
+
+
 def test_a_checkpoint_whose_content_is_malformed_is_refused(tmp_path):
     train(lambda: dqn(closed_form_env()), tmp_path, steps=4)
     for path in checkpoints(tmp_path):

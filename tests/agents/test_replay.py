@@ -274,7 +274,7 @@ def test_a_path_in_a_file_is_not_followed(tmp_path):
     tree = load_tree(tmp_path / "agent.safetensors", "agent")
     odd = {**tree, "parameters": str(tmp_path / "parameters.zip")}
     save_tree(tmp_path / "agent.safetensors", "agent", odd)
-    with pytest.raises(ValueError, match="agent.safetensors: the parameters are a str; expected a dict"):
+    with pytest.raises(ValueError, match="agent.safetensors: the parameters are 'str'; expected a dict"):
         SubActionDQN.load(tmp_path / "agent", device="cpu")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -17,11 +18,11 @@ from agents import EntropyPolicy, UniformPolicy
 from al_seg_env.learner.fitting import FitSettings
 from al_seg_env.learner.weights import weights_digest
 from al_seg_env.storage import folder_lock
-from al_seg_experiment import Stage, acquire, evaluate, pretrain, train_agent
+from al_seg_experiment import Stage, acquire, acquisition, evaluate, pretrain, train_agent
 from al_seg_experiment.folders import claimed
 from al_seg_experiment.plotting import plot_lines
 from al_seg_experiment.policies import make_policy, parse_policy
-from al_seg_experiment.trial_results import read_result
+from al_seg_experiment.trial_results import read_result, set_damaged_aside
 
 ID = "al_seg_env/SyntheticStreets-v0"
 FIT = {"crop_size": (32, 32), "batch_size": 4, "max_epochs": 1}
@@ -176,3 +177,84 @@ def test_lines_are_drawn_in_the_colours_of_the_report(tmp_path):
     path: Path = tmp_path / "new" / "lines.png"
     plot_lines(path, {"uniform": ([0, 1], [1, 2]), "b": ([0, 1], [2, 1], [0.1, 0.2])}, xlabel="x", ylabel="y")
     assert_picture(path)
+
+
+def exchange(one, other):
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+
+
+def flip_a_number(path):
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 64
+    path.write_bytes(content)
+
+
+def test_stages_that_are_damaged_or_exchanged_are_trained_again(tmp_path):
+    stages = [Stage(images="state", epochs=1, updates=1), Stage(epochs=1, updates=2)]
+    whole = pretrain(tiny(), stages, tmp_path / "run").read_bytes()
+    first, second = (tmp_path / "run" / f"stage-{number}.safetensors" for number in (0, 1))
+    for change, said in (
+        (lambda: flip_a_number(first), "stage-0.safetensors and .* are not of one training"),
+        (lambda: exchange(first, second), "stage-1.safetensors and .* are not of one training"),
+        (
+            lambda: [exchange(a, b) for a, b in ((first, second), (history(first), history(second)))],
+            "stage-0.safetensors and .* are not of one training of this stage",
+        ),
+        (lambda: history(second).write_bytes(b""), "stage-1.history.safetensors is damaged"),
+    ):
+        change()
+        with pytest.warns(UserWarning, match=f"{said}.*; they are set aside, and the stage is trained again"):
+            assert pretrain(tiny(), stages, tmp_path / "run").read_bytes() == whole
+
+
+def history(path):
+    return path.with_name(f"{path.stem}.history.safetensors")
+
+
+def test_files_of_one_trial_in_the_folder_of_another(tmp_path, monkeypatch):
+    """Each is whole by itself; figures of another seed must not pass for this one's."""
+    fit = FitSettings(crop_size=None, max_epochs=1)
+
+    def trial(seed, folder):
+        env = closed_form_env(split="eval", budget=6)
+        acquire(env, UniformPolicy(seed), folder, method="uniform", seed=seed, budgets=[3, 6], fit=fit)
+        return {budget: without_clocks(read_result(folder / f"result-{budget}.json")) for budget in (3, 6)}
+
+    whole = trial(1, tmp_path / "whole")
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(acquisition, "write_result", lambda *_: pytest.fail("interrupted"))
+        for seed in (0, 1):
+            with pytest.raises(pytest.fail.Exception):
+                trial(seed, tmp_path / str(seed))
+    exchange(*(tmp_path / seed / "acquired-3.safetensors" for seed in "01"))
+    with pytest.warns(UserWarning, match=r"acquired-3.safetensors is of the trial .*'seed': 0.*; expected .*'seed': 1"):
+        assert trial(1, tmp_path / "1") == whole
+
+    (tmp_path / "1" / "result-4.json").write_bytes((tmp_path / "1" / "result-3.json").read_bytes())
+    for name, said in (("result-4", "it is of {'name': 'result-3'"), ("result-3", "expected {.*'seed': 2}")):
+        with pytest.raises(ValueError, match=f"{name}.json is damaged or no result .*{said}"):
+            read_result(tmp_path / "1" / f"{name}.json", "uniform", 1 if name == "result-4" else 2)
+    with pytest.warns(UserWarning, match=r"result-4.json is damaged .*set aside as result-4.damaged"):
+        assert set_damaged_aside(tmp_path / "1", "uniform", 1)
+
+
+def without_clocks(result):
+    return {name: value for name, value in result.items() if name != "seconds"}
+
+
+def test_folders_of_trials_and_numerics_belong_to_their_results(tmp_path):
+    env = tiny()
+    again = partial(evaluate, env, ["uniform"], tmp_path, seeds=[0], budgets=[2], fit=FIT)
+    again()
+    shutil.copytree(tmp_path / "trials" / "uniform-0", tmp_path / "trials" / "uniform-1")
+    with pytest.raises(ValueError, match="uniform-1 holds results of uniform-0; give the folder back its name"):
+        again()
+    shutil.rmtree(tmp_path / "trials" / "uniform-1")
+    (tmp_path / "numerics.json").write_text("{")
+    with pytest.raises(ValueError, match="numerics.json is not JSON .*; restore it"):
+        again()
+    (tmp_path / "numerics.json").unlink()
+    with pytest.raises(ValueError, match="numerics.json is missing: .*restore it"):
+        again()

@@ -12,7 +12,7 @@ from experiments import contents, quick_pieces, rows_of
 from processes import in_child
 
 from al_seg_env.storage import folder_lock
-from al_seg_experiment import load_experiment, run, status
+from al_seg_experiment import load_experiment, protocol, run, status
 from al_seg_experiment.__main__ import main
 from al_seg_experiment.report import report
 
@@ -168,10 +168,28 @@ def test_a_theta_0_that_is_not_the_one_of_the_trials_is_refused(quick):
     shutil.rmtree(folder / "theta_0")
     (folder / "theta_0").mkdir()
     (folder / "theta_0" / "stage-0.safetensors").write_bytes(b"from elsewhere")
-    run_once = pytest.raises(ValueError, match=r"needs.theta_0 is '.*' there, '.*' here")
-    run(load_experiment(SMALLEST), folder)
-    with run_once:
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"needs.theta_0 is '.*' there, '.*' here"):
+            run(load_experiment(SMALLEST), folder)
+
+
+def test_what_a_piece_needs_is_checked_just_before_it_is_used(tmp_path, monkeypatch):
+    quick_pieces(monkeypatch)
+    run_theta_0, weights = protocol.run_theta_0, tmp_path / "run" / "theta_0" / "theta_0.safetensors"
+    monkeypatch.setattr(protocol, "run_theta_0", lambda *args: (run_theta_0(*args), weights.write_bytes(b"other")))
+    with pytest.raises(ValueError, match=r"theta_0.safetensors is damaged: .* Run the experiment again to make it"):
+        run(load_experiment(SMALLEST), tmp_path / "run")
+    assert not (tmp_path / "run" / "trials" / "uniform-0").exists()
+
+
+def test_results_of_unfinished_pieces_that_changed_places_are_made_again(quick):
+    folder, before = quick
+    exchange(*(folder / "trials" / name / "result-4.json" for name in ("uniform-0", "dqn-0")))
+    for name in ("uniform-0", "dqn-0"):
+        (folder / "trials" / name / "finished.json").unlink()
+    with pytest.warns(UserWarning, match=r"result-4.json is damaged or no result .*'method': '.*; it is made again"):
         run(load_experiment(SMALLEST), folder)
+    assert contents(folder) == before
 
 
 def test_a_folder_in_use_is_refused(quick, tmp_path, capsys):

@@ -1,5 +1,8 @@
 """Training to convergence."""
 
+import itertools
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -8,9 +11,11 @@ from sklearn.metrics import confusion_matrix
 
 from al_seg_env import TorchLearner
 from al_seg_env.datasets.frames import Frames
+from al_seg_env.learner import fitting
 from al_seg_env.learner.fitting import FitSettings, evaluate, fit_to_convergence
 from al_seg_env.metrics import mean_iou
 from al_seg_env.regions import RegionGrid
+from al_seg_env.storage import tree_digest
 
 GRID = RegionGrid(IMAGE_SIZE, (8, 10))
 
@@ -126,3 +131,34 @@ def test_a_class_that_the_split_lacks_has_no_figure():
 def test_there_must_be_something_to_train_on():
     with pytest.raises(ValueError, match="there is no labelled region to train on; acquire some first"):
         fit(Scripted([1]), regions=())
+
+
+@pytest.mark.parametrize("settings", [{"max_epochs": 4, "patience": 4}, {"updates": 4}])
+def test_a_training_goes_on_with_its_own_file_only(tmp_path, monkeypatch, settings):
+    monkeypatch.setattr(fitting, "CHECKPOINT_SECONDS", 0)
+    frames = Frames(numbered_data())
+
+    def training(seed, path, stop_at=99):
+        learner = TorchLearner(tiny_network(), 3, batch_size=4, device="cpu", precision="float32")
+        steps, fit_step = itertools.count(1), learner.fit_step
+
+        def counted(*views):
+            if next(steps) == stop_at:
+                raise InterruptedError
+            return fit_step(*views)
+
+        monkeypatch.setattr(learner, "fit_step", counted)
+        made = FitSettings(crop_size=(16, 16), batch_size=4, **settings)
+        rng = np.random.default_rng(seed)
+        fit_to_convergence(learner, frames, GRID, (0, 1, 2), frames.mask, (5,), made, rng, checkpoint=path)
+        return tree_digest(learner.state_dict())
+
+    whole = training(1, tmp_path / "whole.part")
+    for seed in (0, 1):
+        with pytest.raises(InterruptedError):
+            training(seed, tmp_path / f"{seed}.part", stop_at=3)
+    shutil.copy(tmp_path / "0.part", tmp_path / "wrong.part")
+    with pytest.warns(UserWarning, match=r"starts again from its beginning: .*wrong.part is of another training"):
+        assert training(1, tmp_path / "wrong.part") == whole
+    assert training(1, tmp_path / "1.part") == whole
+    assert not list(tmp_path.glob("1.part"))
