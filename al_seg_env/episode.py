@@ -13,7 +13,7 @@ import torch
 from gymnasium import spaces
 
 from al_seg_env.labelling.label_state import LabelState
-from al_seg_env.storage import PortableTree, load_tree, save_tree
+from al_seg_env.storage import PortableTree, differences, load_tree, save_tree
 from al_seg_env.types import IntArray, Observation
 
 KIND = "environment state"
@@ -110,11 +110,10 @@ def load_state(path: str | Path) -> State:
 def check_identity(present: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
     """Raise a ValueError that names what differs between this environment and that of a state."""
     here, there = ({**i["config"], **{k: v for k, v in i.items() if k != "config"}} for i in (present, saved))
-    if differing := [key for key in {**here, **there} if here.get(key) != there.get(key)]:
-        shown = "; ".join(f"{key} is {there.get(key)!r} there, {here.get(key)!r} here" for key in differing)
+    if differing := differences(there, here):
         raise ValueError(
-            f"the state is of another environment: {shown}. Make this one with the same data, splits, network, theta_0 "
-            "and settings"
+            f"the state is of another environment: {'; '.join(differing)}. Make this one with the same data, splits, "
+            "network, theta_0 and settings"
         )
 
 

@@ -73,6 +73,18 @@ def test_no_circle_of_files():
     assert [name for name in graph if name in reachable(name)] == []
 
 
+def test_modules_that_are_imported_exist():
+    """An installed copy of the project, or a stub that mypy lacks, must not hide that one is gone."""
+    others = [path for folder in (*SCRIPTS, "tests") for path in sorted((ROOT / folder).rglob("*.py"))]
+    missing = [
+        f"{path.relative_to(ROOT)} imports {module}"
+        for path in [*FILES.values(), *others]
+        for module, _ in imports(path)
+        if package_of(module) in PACKAGES and module not in FILES
+    ]
+    assert not missing
+
+
 def test_packages_import_only_downwards():
     order = {package: height for height, package in enumerate(PACKAGES)}
     upwards = [

@@ -10,7 +10,7 @@ from segmentation_models_pytorch.base import SegmentationModel
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 
-from al_seg_env.storage.validation import check_int
+from al_seg_env.storage.validation import check, check_int
 
 STRIDE = 16
 
@@ -95,8 +95,8 @@ class LightDecoder(nn.Module):
 
     def __init__(self, channels: Sequence[int], width: int, dilations: Sequence[int]) -> None:
         super().__init__()
-        if isinstance(dilations, str) or not isinstance(dilations, Sequence):
-            raise ValueError(f"dilations is {dilations!r}; a list of positive whole numbers is expected")
+        listed = isinstance(dilations, Sequence) and not isinstance(dilations, str)
+        check("dilations", dilations, listed, "a list of whole numbers of at least 1")
         dilations = [check_int("dilations", dilation, 1) for dilation in dilations]
         self.projections = nn.ModuleList(nn.Conv2d(count, width, 1) for count in channels[-2:])
         self.neighbours = nn.Conv2d(width, width, 3, padding=1)

@@ -39,7 +39,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         yield unfinished
         with unfinished.open("rb+") as file:
             os.fsync(file.fileno())
-        os.chmod(unfinished, mode & 0o777)  # safetensors makes its file anew, for the owner alone
+        os.chmod(unfinished, mode & 0o777)  # safetensors replaces its file by one for the owner alone
         os.replace(unfinished, path)
     except OSError as error:
         raise type(error)(

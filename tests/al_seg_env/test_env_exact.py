@@ -517,7 +517,7 @@ def unreachable(masks):
     ("spoil", "error", "message"),
     [
         (unreachable, ConnectionError, "nobody is there"),
-        (lambda masks: masks[:2], ValueError, "asked for 3 regions and returned 2 masks"),
+        (lambda masks: masks[:2], ValueError, "the oracle returned 2 masks; expected 3"),
         (lambda masks: None, ValueError, "the oracle returned NoneType"),
         (lambda masks: [*masks[:2], masks[2][1:]], ValueError, r"expected uint8 \(8, 10\), found uint8 \(7, 10\)"),
         (lambda masks: [masks[0].astype(float), *masks[1:]], ValueError, "found float64"),
