@@ -37,6 +37,7 @@ from al_seg_env.observation.scores import Score
 from al_seg_env.regions import RegionGrid
 from al_seg_env.rendering import render_step
 from al_seg_env.storage import tree_digest
+from al_seg_env.storage.validation import check
 from al_seg_env.types import IntArray, Observation, UInt8Array
 
 
@@ -131,6 +132,8 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         self.grid = RegionGrid(image_size, config.region_size or image_size)
         self.frames = Frames.shared(data, cache)
         self.inputs = inputs_of(learner, self.frames)
+        answers = oracle is None or hasattr(oracle, "label") or hasattr(oracle, "answer")
+        check("oracle", oracle, answers, "an object with a method label or answer, or None for the data's own masks")
         self.oracle = GroundTruthOracle(self.frames) if oracle is None else oracle
         acquired_from = splits.train if config.split == "train" else splits.eval
         _check_splits(data, splits, config, acquired_from)

@@ -10,6 +10,7 @@ import numpy as np
 from al_seg_env.datasets.image_files import PairedFiles
 from al_seg_env.datasets.pairing import pair_files, require_folders
 from al_seg_env.datasets.segmentation_data import IGNORE_LABEL
+from al_seg_env.storage.validation import check_path
 from al_seg_env.types import UInt8Array
 
 CAMVID_CLASSES = (
@@ -62,7 +63,7 @@ class CamVid(PairedFiles):
     """
 
     def __init__(self, root: str | Path, image_size: Sequence[int] | None = None) -> None:
-        root = Path(root)
+        root = check_path("root", root)
         require_folders(root, [p + end for p in PARTITIONS for end in ("", "annot")], LAYOUT)
         names: list[str] = []
         files: list[tuple[Path, Path | None]] = []

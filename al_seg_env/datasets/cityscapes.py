@@ -10,6 +10,7 @@ import numpy as np
 from al_seg_env.datasets.image_files import PairedFiles
 from al_seg_env.datasets.pairing import pair_files, require_folders
 from al_seg_env.datasets.segmentation_data import IGNORE_LABEL
+from al_seg_env.storage.validation import check_path
 from al_seg_env.types import UInt8Array
 
 # The label in *_labelIds.png, the name and the colour, in the order of the official train ids.
@@ -60,7 +61,7 @@ class Cityscapes(PairedFiles):
     """
 
     def __init__(self, root: str | Path, image_size: Sequence[int] | None = None) -> None:
-        root = Path(root)
+        root = check_path("root", root)
         require_folders(root, [f"{kind}/{p}" for kind in ("leftImg8bit", "gtFine") for p in PARTITIONS], LAYOUT)
         names: list[str] = []
         files: list[tuple[Path, Path | None]] = []

@@ -13,7 +13,7 @@ from al_seg_env.datasets.image_files import PairedFiles
 from al_seg_env.datasets.pairing import pair_files, require_folders
 from al_seg_env.datasets.segmentation_data import IGNORE_LABEL, check_classes, check_palette, default_palette
 from al_seg_env.storage import read_json
-from al_seg_env.storage.validation import check, check_choice, check_int
+from al_seg_env.storage.validation import check, check_choice, check_int, check_path
 from al_seg_env.types import UInt8Array
 
 LAYOUT = (
@@ -71,7 +71,7 @@ class ImageFolder(PairedFiles):
         missing_masks: str = "error",
         fit: str | None = None,
     ) -> None:
-        root = Path(root)
+        root = check_path("root", root)
         check("mask_suffix", mask_suffix, isinstance(mask_suffix, str), "a text")
         check("ignore_labels", ignore_labels, isinstance(ignore_labels, Iterable), "a list of labels")
         check_choice("missing_masks", missing_masks, ("error", "unlabelled"))

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from al_seg_env.datasets.segmentation_data import SegmentationData, check_labels
 from al_seg_env.storage import remove_unfinished, unfinished_name
+from al_seg_env.storage.validation import check_path
 from al_seg_env.types import UInt8Array
 
 
@@ -58,6 +59,8 @@ class Frames:
         Data are the same if they are one object, or have the same ``fingerprint``.
         """
         fingerprint = getattr(data, "fingerprint", None)
+        if cache is not None:
+            cache = check_path("cache", cache)
         key = (id(data) if fingerprint is None else fingerprint, None if cache is None else str(cache))
         frames = _shared.get(key)
         if frames is None or (fingerprint is None and frames.data is not data):

@@ -12,7 +12,7 @@ from al_seg_env.datasets.cityscapes import CITYSCAPES_CLASSES, CITYSCAPES_PALETT
 from al_seg_env.datasets.image_files import PairedFiles
 from al_seg_env.datasets.pairing import pair_files, require_folders
 from al_seg_env.datasets.segmentation_data import IGNORE_LABEL
-from al_seg_env.storage.validation import check_choice
+from al_seg_env.storage.validation import check_choice, check_path
 from al_seg_env.types import UInt8Array
 
 GTA5_UNUSABLE = frozenset(f"{number:05d}" for number in (15188, 17705, *range(20801, 20861)))
@@ -54,7 +54,7 @@ class GTA5(PairedFiles):
     def __init__(self, root: str | Path, image_size: Sequence[int] | None = None, classes: str = "cityscapes") -> None:
         check_choice("classes", classes, ("cityscapes", "camvid"))
         for_camvid = classes == "camvid"
-        root = Path(root)
+        root = check_path("root", root)
         require_folders(root, ["images", "labels"], LAYOUT)
         pairs = pair_files(root / "images", root / "labels")
         names = [name for name in pairs if name.rsplit("/", 1)[-1] not in GTA5_UNUSABLE]

@@ -98,6 +98,20 @@ def test_paired_files(root, options, message):
         PairedFiles(*files, ["x", "y"], **options)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("SyntheticStreets", {"cache": 5}, "cache is 5; expected the path of a file or folder"),
+        ("SyntheticStreets", {"oracle": 5}, "oracle is 5; expected an object with a method label or answer"),
+        *[(name, {"root": None}, "root is None; expected the path") for name in ("CamVid", "Cityscapes", "GTA5")],
+        ("ImageFolder", {"root": 5}, "root is 5; expected the path"),
+    ],
+)
+def test_places_and_objects_through_the_ids(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        gym.make(f"al_seg_env/{name}-v0", **options)
+
+
 @pytest.mark.parametrize("size", [[32], 32, [0, 32], [32.0, 32], [32, 32, 32], "32", [True, 40], [10**9, 10**9]])
 def test_a_size_that_is_none_through_the_ids(root, size):
     for name, arguments in (("SyntheticStreets", {}), ("ImageFolder", {"root": str(root), "classes": ["x", "y"]})):
