@@ -228,7 +228,7 @@ def ask(oracle: Oracle, requests: Sequence[Request]) -> list[Answer]:
         raise ValueError(f"the oracle returned {type(given).__name__}; expected a list of {len(requests)} masks")
     answers = list(given)
     if len(answers) != len(requests):
-        raise ValueError(f"the oracle was asked for {len(requests)} regions and returned {len(answers)} masks")
+        raise ValueError(f"the oracle returned {len(answers)} masks; expected {len(requests)}, one for each region")
     checked = []
     for request, answer in zip(requests, answers, strict=True):
         where = f"the oracle's mask of {request.box} of {request.name!r}"

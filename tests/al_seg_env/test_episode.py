@@ -161,8 +161,8 @@ def test_a_state_crosses_processes_whatever_precision_was_measured_there(tmp_pat
         (lambda: closed_form_env(reward_scale=2.0), "reward_scale is 1.0 there, 2.0 here"),
         (lambda: closed_form_env(region_size=(16, 10)), "region_size is .* there"),
         (lambda: closed_form_env(split="eval"), "split is 'train' there, 'eval' here"),
-        (lambda: closed_form_env(scores=[Entropy()]), "observation is .* there"),
-        (lambda: closed_form_env(data=renamed()), "images is .* there"),
+        (lambda: closed_form_env(scores=[Entropy()]), "observation.score_entropy is missing there"),
+        (lambda: closed_form_env(data=renamed()), "images.state is .* there"),
         (lambda: custom(), "theta_0 is .* there"),
     ],
 )

@@ -77,8 +77,8 @@ GOOD = np.zeros((9, 11), np.uint8)
 @pytest.mark.parametrize(
     ("masks", "message"),
     [
-        ([GOOD], "asked for 2 regions and returned 1 masks"),
-        ([GOOD] * 3, "asked for 2 regions and returned 3 masks"),
+        ([GOOD], "the oracle returned 1 masks; expected 2"),
+        ([GOOD] * 3, "the oracle returned 3 masks; expected 2"),
         (
             [GOOD, GOOD.T],
             r"mask of Box\(image=0, top=9.*\) of 'image 0': expected uint8 \(9, 11\), found uint8 \(11, 9\)",
