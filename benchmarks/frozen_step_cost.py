@@ -1,22 +1,33 @@
-"""What does a step cost with a frozen encoder, beside one that trains the whole network?
+"""What does a step cost with a frozen encoder, beside the passes that it needs, and beside whole networks?
 
-Steps of two environments with the same seed and actions are timed in turn: on stored features with the head Light, and
-through a whole FPN with the same encoder:
+Steps of several environments with the same seed and actions are timed in turn: on stored features with the head Light,
+and through a whole FPN for each of --whole. Right after the step on features come the bare passes that it made: the
+layers of the head up to its coarse logits, forward and, for training, backward with an update, on features that lie
+ready, with nothing else around them.
 
     python benchmarks/frozen_step_cost.py --env al_seg_env/CamVid-v0 --env-arg root=...
 
-Prints times and their ratio, and writes OUT/frozen_step_cost.csv.
+Prints times and their ratios, and writes OUT/frozen_step_cost.csv.
 """
 
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
-from timing import describe, steps_in_turn
+import torch
+import torch.nn.functional as F
+from timing import autocast, describe, timed, torch_learner
+from torch import Tensor
+from tqdm import tqdm
 
+from al_seg_env import TorchLearner
 from al_seg_env.command_line import EnvironmentOptions, run
+from al_seg_env.learner.frozen_encoder import FeatureMaps
 from al_seg_env.storage import write_csv
 
 
@@ -27,9 +38,13 @@ class Options(EnvironmentOptions):
     steps: int = 6
     """Rounds to time, after one to warm up."""
     encoder: str = "timm-tf_efficientnet_lite0"
-    """Encoder of both."""
+    """Encoder that is frozen."""
+    whole: tuple[str, ...] = ("timm-tf_efficientnet_lite0",)
+    """Encoders of the whole networks; with ENCODER/2 images and regions have half the height and width."""
     stride: int = 4
-    """Every n-th pixel is trained on and rewarded, with the frozen encoder."""
+    """Every n-th pixel is trained on, rewarded and observed, with the frozen encoder."""
+    clock: Literal["wall", "processor"] = "wall"
+    """What is timed; "processor", the time of all threads on a CPU, is for machines that others use, too."""
     seed: int = 0
     """Seed of the first episode."""
     out: Path = Path("runs/frozen_step_cost")
@@ -37,17 +52,95 @@ class Options(EnvironmentOptions):
 
 
 def main(options: Options) -> None:
-    frozen = {"architecture": "Light", "trainable": "decoder"}
-    strides = {"label_stride": options.stride, "reward_stride": options.stride}
-    envs = {
-        "frozen": options.make_unwrapped(**frozen, **strides, encoder=options.encoder, network_options={}),
-        "whole": options.make_unwrapped(architecture="FPN", encoder=options.encoder),
-    }
-    rows = steps_in_turn(envs, options.seed, options.steps)
-    for row in rows:
-        row["whole_by_frozen"] = round(row["whole"] / row["frozen"], 2)
+    strides = dict.fromkeys(("label_stride", "reward_stride", "observation_stride"), options.stride)
+    light: dict[str, Any] = {"architecture": "Light", "encoder": options.encoder, "trainable": "decoder"}
+    if options.arguments.get("architecture") != "Light":
+        light["network_options"] = {}  # those that are given are another's
+    frozen = options.make_unwrapped(**light, **strides)
+    passes = BarePasses(torch_learner(frozen))
+    envs = {"frozen": frozen}
+    for name in options.whole:
+        encoder, _, part = name.partition("/")
+        smaller: dict[str, Any] = {}
+        if part:
+            if not part.isdecimal() or not int(part):
+                raise ValueError(f"--whole has {name!r}; expected ENCODER, or ENCODER/N with a whole number N")
+            smaller["image_size"] = [side // int(part) for side in frozen.grid.image_size]
+            smaller["region_size"] = [side // int(part) for side in frozen.grid.region_size]
+        whole = {"architecture": "FPN", "encoder": encoder, "trainable": "all", "network_options": {}}
+        envs[name] = options.make_unwrapped(**{**whole, "encoder_weights": None, **smaller})
+    measure = partial(timed, clock={"wall": time.perf_counter, "processor": time.process_time}[options.clock])
+    for env in envs.values():
+        env.reset(seed=options.seed)
+    frozen.action_space.seed(options.seed)
+    rows: list[dict[str, float]] = []
+    for _ in tqdm(range(1 + options.steps), desc="rounds"):
+        action, row = frozen.action_space.sample(), dict[str, float]()
+        for name, env in envs.items():
+            if not env.pools:  # the episode is over
+                env.reset()
+            step = partial(env.step, action)
+            if name == "frozen":
+                with passes:
+                    row[name] = measure(step, torch_learner(env).device)
+                state = env.learner.state_dict()
+                row["bare"] = measure(passes.run, passes.learner.device)
+                env.learner.load_state_dict(state)
+            else:
+                row[name] = measure(step, torch_learner(env).device)
+        ratios = {f"{name} / frozen": row[name] / row["frozen"] for name in options.whole}
+        rows.append({**row, "frozen / bare": row["frozen"] / row["bare"], **ratios})
+    rows = [{name: round(value, 4) for name, value in row.items()} for row in rows[1:]]
     write_csv(options.out / "frozen_step_cost.csv", rows)
     print(describe(rows))
+
+
+class BarePasses:
+    """Notes the features that a learner reads while it is a context, and passes them through its head again."""
+
+    def __init__(self, learner: TorchLearner) -> None:
+        self.learner, self.prepare = learner, learner.prepare
+
+    def __enter__(self) -> None:
+        self._predicted: list[FeatureMaps] = []
+        self._trained: list[FeatureMaps] = []
+        self.learner.prepare = self  # type: ignore[assignment]
+
+    def __exit__(self, *error: object) -> None:
+        self.learner.prepare = self.prepare
+
+    def __call__(self, batch: Any, length: int | None = None) -> FeatureMaps:
+        """Return what the learner asks for, and note it."""
+        maps: Any = self.prepare(batch, length)
+        (self._trained if self.learner.network.training else self._predicted).append(maps)
+        return maps
+
+    def undo(self, logits: Tensor, batch: Any) -> Tensor:
+        """Crop what was grown off logits."""
+        return self.prepare.undo(logits, batch)
+
+    def run(self) -> None:
+        """Make the passes."""
+        network, optimizer = self.learner.network, self.learner.optimizer
+        with torch.inference_mode():
+            for maps in self._predicted:
+                self._coarse(maps)
+        network.train()
+        for maps in self._trained:
+            logits = self._coarse(maps).float()
+            optimizer.zero_grad(set_to_none=True)
+            F.cross_entropy(logits, logits.detach().argmax(dim=1)).backward()
+            optimizer.step()
+        network.eval()
+
+    def _coarse(self, maps: FeatureMaps) -> Tensor:
+        network: Any = self.learner.network
+        layers = list(network.segmentation_head.children())
+        with autocast(self.learner):
+            values: Tensor = network.decoder(network.encoder(maps))
+            for layer in layers[:-1]:  # the last upsamples
+                values = layer(values)
+        return values
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""What does the head Light reach with all labels, and what does a forward pass of it cost, by its width?
+"""What does the head Light reach with all labels, and what does a forward pass of it cost, by its width and dilations?
 
-Each network trains on all labels of D_T and D_V, on stored features, by a fixed number of updates, and is tested on
-every pixel of D_R and of the test set. Forward passes are timed in turn, in one process:
+Each network trains on stored features by a fixed number of updates, on all labels of D_T, or of D_T and D_V, and is
+tested on every pixel of D_R; with D_V, of the test set, too. Forward passes are timed in turn, in one process:
 
     python benchmarks/light_head.py --env al_seg_env/CamVid-v0 --env-arg root=... --env-arg encoder_weights=imagenet
 
-Prints a row for each, and writes OUT/light_head.csv.
+Prints a row for each, with median and range of its time, and writes OUT/light_head.csv. What a head is chosen by has to
+be D_T and D_R; the labels of D_V and the test set tell what has become of the choice.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from timing import timed, torch_learner
+from timing import median_and_range, timed, torch_learner
 from tqdm import tqdm
 
 from al_seg_env import RegionSelectionEnv
@@ -32,10 +33,12 @@ IMAGES_AT_ONCE = 8
 class Options(EnvironmentOptions):
     """What is measured."""
 
-    widths: tuple[int, ...] = (48, 96, 192)
-    """Channels of the head."""
+    heads: tuple[str, ...] = ("48", "96", "192", "96:2", "192:2")
+    """Heads, each WIDTH or WIDTH:DILATION,DILATION,..."""
+    labels: Literal["train", "train+eval"] = "train"
+    """Whose labels are trained on: those of D_T, or of D_T and D_V."""
     seeds: tuple[int, ...] = (0,)
-    """One training of each width per seed."""
+    """One training of each head per seed."""
     updates: int = 500
     """Updates of a training."""
     batch_size: int = 96
@@ -49,39 +52,50 @@ class Options(EnvironmentOptions):
 
 
 def main(options: Options) -> None:
-    cases = [(width, seed) for width in options.widths for seed in options.seeds]
+    cases = [(head, seed) for head in options.heads for seed in options.seeds]
     settings = {"architecture": "Light", "encoder": "timm-tf_efficientnet_lite0", "trainable": "decoder"}
-    given = options.arguments
-    envs = {}
-    for width, seed in cases:
-        further: dict[str, Any] = {name: value for name, value in settings.items() if name not in given}
-        envs[width, seed] = options.make_unwrapped(**further, network_options={"width": width}, weights_seed=seed)
+    further: dict[str, Any] = {name: value for name, value in settings.items() if name not in options.arguments}
+    envs = {
+        (head, seed): options.make_unwrapped(**further, network_options=network_options(head), weights_seed=seed)
+        for head, seed in cases
+    }
+    tested = ["reward"] if options.labels == "train" else ["reward", "test"]
     rows: list[dict[str, Any]] = []
-    for (width, seed), env in tqdm(envs.items()):
+    for (head, seed), env in tqdm(envs.items()):
         train(env, options, seed)
-        val, test = (evaluate(env.learner, env.frames, images).miou for images in (env.splits.reward, env.splits.test))
         parameters = sum(parameter.numel() for parameter in torch_learner(env).network.parameters())
-        rows.append({"width": width, "seed": seed, "parameters": parameters, "val_miou": val, "test_miou": test})
-    seconds: dict[tuple[int, int], list[float]] = {case: [] for case in cases}
+        row: dict[str, Any] = {"head": head, "seed": seed, "labels": options.labels, "parameters": parameters}
+        for split in tested:
+            row[f"{split}_miou"] = round(evaluate(env.learner, env.frames, getattr(env.splits, split)).miou, 3)
+        rows.append(row)
+    milliseconds: dict[tuple[str, int], list[float]] = {case: [] for case in cases}
     for _ in range(options.rounds):
         for case, env in envs.items():
             batch = env.inputs.whole(env.splits.reward[:IMAGES_AT_ONCE])
-            passes = partial(env.learner.predict, batch)
-            seconds[case].append(timed(passes, torch_learner(env).device) / len(batch))
+            seconds = timed(partial(env.learner.predict, batch), torch_learner(env).device)
+            milliseconds[case].append(1000 * seconds / len(batch))
     for row, case in zip(rows, cases, strict=True):
-        row["milliseconds_per_image"] = 1000 * min(seconds[case])
-    rows = [{name: round(value, 3) for name, value in row.items()} for row in rows]
+        row["milliseconds_per_image"] = round(min(milliseconds[case]), 3)
+        print("  ".join(f"{name} {value}" for name, value in row.items()), "of", median_and_range(milliseconds[case]))
     write_csv(options.out / "light_head.csv", rows)
-    for row in rows:
-        print("  ".join(f"{name} {value}" for name, value in row.items()))
+
+
+def network_options(head: str) -> dict[str, Any]:
+    """Return the arguments of Light that WIDTH:DILATION,DILATION,... stands for."""
+    width, _, dilations = head.partition(":")
+    try:
+        return {"width": int(width), "dilations": [int(dilation) for dilation in dilations.split(",") if dilation]}
+    except ValueError:
+        raise ValueError(f"--heads has {head!r}; expected WIDTH or WIDTH:DILATION,DILATION,...") from None
 
 
 def train(env: RegionSelectionEnv, options: Options, seed: int) -> None:
-    """Train on all labels of D_T and D_V."""
+    """Train on all labels of the splits."""
     settings = FitSettings(
         None, options.batch_size, updates=options.updates, replay=0.0, learning_rate=options.learning_rate
     )
-    regions = env.grid.regions_of([*env.splits.train, *env.splits.eval]).tolist()
+    images = [image for split in options.labels.split("+") for image in getattr(env.splits, split)]
+    regions = env.grid.regions_of(images).tolist()
     rng = np.random.default_rng(seed)
     fit_to_convergence(
         env.learner, env.frames, env.grid, regions, env.frames.mask, env.splits.reward, settings, rng, "training"

@@ -10,6 +10,10 @@ It prints two rows per setting, and writes OUT/reward_signal.csv (all steps), OU
 Each setting is learning rate:iterations. Signal to noise: difference between truth-knowing and uniform choices over
 the pooled standard deviation, of single steps and of the sums of whole episodes. A sum of n
 independent steps has a ratio sqrt(n) times theirs; more than that tells that a choice pays only steps later.
+
+With --sets, it then fits theta_0 to random sets of --labels regions of D_V, --fits times each. A policy can be learnt
+from final figures where sets differ from each other by more than a fit differs from itself: OUT/sets.csv has the mean
+IoU on D_R and on the test set of each fit, OUT/sets_summary.csv both deviations.
 """
 
 from __future__ import annotations
@@ -24,10 +28,12 @@ from tqdm import tqdm
 
 from agents import EntropyPolicy, RareClassPolicy, UniformPolicy
 from al_seg_env.command_line import EnvironmentOptions, run
+from al_seg_env.learner.fitting import FitSettings, evaluate, fit_to_convergence
 from al_seg_env.storage import write_csv
 from al_seg_experiment.plotting import plot_lines
 
 KINDS = ("uniform", "entropy", "rare")
+TESTED = ("reward", "test")
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,19 @@ class Options(EnvironmentOptions):
     steps: int = 1
     """Steps of an episode."""
     settings: tuple[str, ...] = ("0.001:1", "0.01:1", "0.001:8")
-    """Settings, each LEARNING_RATE:ITERATIONS."""
+    """Settings, each LEARNING_RATE:ITERATIONS; there may be none."""
+    sets: int = 0
+    """Random sets of regions to fit theta_0 to; none, or at least 2."""
+    fits: int = 3
+    """Fits of each set; at least 2."""
+    labels: int = 240
+    """Regions in a set."""
+    updates: int = 300
+    """Updates of a fit."""
+    batch_size: int = 48
+    """Regions in an update of a fit, half of them of D_T."""
+    fit_rate: float = 0.1
+    """The highest learning rate of a fit."""
     seed: int = 0
     """Seed of the first episode."""
     out: Path = Path("runs/reward_signal")
@@ -49,6 +67,16 @@ class Options(EnvironmentOptions):
 def main(options: Options) -> None:
     if options.episodes < 2:
         raise ValueError(f"--episodes is {options.episodes}; expected at least 2, for a deviation")
+    if options.sets and min(options.sets, options.fits) < 2:
+        raise ValueError(f"--sets {options.sets} --fits {options.fits}: expected at least 2 of each, for a deviation")
+    if options.settings:
+        steps_of_kinds(options)
+    if options.sets:
+        fits_of_sets(options)
+
+
+def steps_of_kinds(options: Options) -> None:
+    """Play episodes with each kind of choice, in each setting."""
     rows: list[dict[str, Any]] = []
     for setting in tqdm(options.settings, desc="settings"):
         rate, _, iterations = setting.partition(":")
@@ -81,6 +109,37 @@ def main(options: Options) -> None:
         ylabel="mean gain so far [points]",
         title="Gain by kind of choice",
     )
+
+
+def fits_of_sets(options: Options) -> None:
+    """Fit random sets of regions of D_V several times each, and compare the two deviations."""
+    env = options.make_unwrapped(split="eval", scores=[])
+    settings = FitSettings(None, options.batch_size, updates=options.updates, learning_rate=options.fit_rate)
+    candidates = env.grid.regions_of(env.splits.eval)
+    rows: list[dict[str, Any]] = []
+    for number in tqdm(range(options.sets), desc="sets"):
+        chosen = np.random.default_rng([options.seed, number]).choice(candidates, options.labels, replace=False)
+        for fit in range(options.fits):
+            rng = np.random.default_rng([options.seed, number, fit])
+            fit_to_convergence(
+                env.learner, env.frames, env.grid, chosen.tolist(), env.frames.mask, env.splits.reward, settings, rng,
+                known=env.labelled_before,
+            )  # fmt: skip
+            found = {split: evaluate(env.learner, env.frames, getattr(env.splits, split)).miou for split in TESTED}
+            rows.append({"set": number, "fit": fit, **{split: round(miou, 3) for split, miou in found.items()}})
+        write_csv(options.out / "sets.csv", rows)
+    summary = []
+    for split in TESTED:
+        table = np.array([row[split] for row in rows]).reshape(options.sets, options.fits)
+        within = float(np.sqrt(table.var(axis=1, ddof=1).mean()))
+        # Of the means over a set's fits; what is left in these of the fits' own deviation is taken out.
+        between = float(np.sqrt(max(0.0, table.mean(axis=1).var(ddof=1) - within**2 / options.fits)))
+        summary.append(
+            {"tested": split, "mean": round(float(table.mean()), 2), "within": round(within, 3)}
+            | {"between": round(between, 3), "within_by_between": round(within / max(between, 1e-9), 3)}
+        )
+        print(summary[-1])
+    write_csv(options.out / "sets_summary.csv", summary)
 
 
 def play(env: Any, kind: str, seed: int, steps: int) -> list[float]:

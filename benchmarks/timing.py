@@ -14,16 +14,18 @@ from tqdm import tqdm
 from al_seg_env import RegionSelectionEnv, TorchLearner
 
 
-def timed(run: Callable[[], Any], device: torch.device | None = None) -> float:
-    """Return the seconds that ``run`` takes, on a GPU too."""
+def timed(
+    run: Callable[[], Any], device: torch.device | None = None, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Return the seconds that ``run`` takes by a clock, on a GPU too."""
     on_gpu = device is not None and device.type == "cuda"
     if on_gpu:
         torch.cuda.synchronize(device)
-    start = time.perf_counter()
+    start = clock()
     run()
     if on_gpu:
         torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def steps_in_turn(envs: Mapping[str, RegionSelectionEnv], seed: int, rounds: int) -> list[dict[str, float]]:

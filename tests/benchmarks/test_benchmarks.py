@@ -14,12 +14,13 @@ from al_seg_env.command_line import run
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 SMALLEST = {
     "feature_signal": ["--draws", "3"],
-    "frozen_step_cost": ["--steps", "1"],
+    "frozen_scaling": ["--steps", "1", "--pool", "1100"],
+    "frozen_step_cost": ["--steps", "1", "--whole", "timm-tf_efficientnet_lite0/1"],
     "kl_cost": ["--candidates", "8", "--labelled", "4", "--classes", "3", "--rounds", "1"],
-    "light_head": ["--widths", "8", "--updates", "2", "--batch-size", "4", "--rounds", "1"],
+    "light_head": ["--heads", "8", "8:2", "--updates", "2", "--batch-size", "4", "--rounds", "1"],
     "memory": ["--steps", "1"],
     "precision_cost": ["--steps", "1", "--train", "2", "--epochs", "1"],
-    "reward_signal": ["--episodes", "2", "--settings", "0.01:1"],
+    "reward_signal": ["--episodes=2", "--settings=0.01:1", "--sets=2", "--fits=2", "--labels=4", "--updates=1"],
     "scaling": ["--steps", "1", "--only", "pixels per image"],
     "score_cost": ["--steps", "1"],
     "step_cost": ["--steps", "1"],
