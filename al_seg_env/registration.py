@@ -162,6 +162,8 @@ def image_folder(
     palette: Sequence[Sequence[int]] | None = None,
     ignore_labels: Sequence[int] = (),
     mask_suffix: str = "",
+    coloured_masks: bool = False,
+    ignore_colours: Sequence[Sequence[int]] = (),
     missing_masks: str = "error",
     fit: str | None = None,
     **options: Any,
@@ -176,6 +178,8 @@ def image_folder(
         palette: Colour of each class.
         ignore_labels: Labels in the masks that are no class.
         mask_suffix: What the name of a mask has in addition to that of its image.
+        coloured_masks: The masks hold the classes' colours and not their numbers.
+        ignore_colours: Colours in such masks that are no class.
         missing_masks: ``"unlabelled"`` allows images without a mask, and no folder of masks at all. Regions are then
             acquired from D_V unless ``split`` says otherwise; without any labelled image, ``reward=None`` is needed.
         fit: ``"stretch"`` or ``"pad"``; see :class:`~al_seg_env.datasets.ImageFolder`.
@@ -190,6 +194,8 @@ def image_folder(
         image_size=image_size,
         ignore_labels=ignore_labels,
         mask_suffix=mask_suffix,
+        coloured_masks=coloured_masks,
+        ignore_colours=ignore_colours,
         missing_masks=missing_masks,
         fit=fit,
     )

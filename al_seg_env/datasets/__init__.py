@@ -8,6 +8,7 @@ from al_seg_env.datasets.image_files import PairedFiles
 from al_seg_env.datasets.segmentation_data import IGNORE_LABEL, ArrayData, SegmentationData
 from al_seg_env.datasets.splits import Splits
 from al_seg_env.datasets.synthetic.streets import SyntheticStreets
+from al_seg_env.datasets.voc import PascalVOC
 
 __all__ = [
     "GTA5",
@@ -17,6 +18,7 @@ __all__ = [
     "Cityscapes",
     "ImageFolder",
     "PairedFiles",
+    "PascalVOC",
     "SegmentationData",
     "Splits",
     "SyntheticStreets",

@@ -47,6 +47,9 @@ class ImageFolder(PairedFiles):
             without it are not masks, and ignored.
         ignore_labels: Labels to be read as 255 besides 255 itself and those that the file ignores. One may
             be the label of a class, which then never occurs.
+        coloured_masks: The masks hold the classes' colours (RGB, or a palette) and not their numbers. The colours of
+            all classes must then differ.
+        ignore_colours: Colours to be read as 255 in such masks.
         missing_masks: What an image without a mask is: an ``"error"``, or ``"unlabelled"``. Then its labels are all
             255, ``labelled`` holds the indices of the others, and there need be no folder of masks.
         fit: How images of other sizes become ``image_size``: ``"stretch"`` or ``"pad"``, see :class:`PairedFiles`. If
@@ -68,6 +71,8 @@ class ImageFolder(PairedFiles):
         image_size: Sequence[int] | None = None,
         mask_suffix: str = "",
         ignore_labels: Sequence[int] = (),
+        coloured_masks: bool = False,
+        ignore_colours: Sequence[Sequence[int]] = (),
         missing_masks: str = "error",
         fit: str | None = None,
     ) -> None:
@@ -82,6 +87,7 @@ class ImageFolder(PairedFiles):
         else:
             classes = check_classes(classes)
             colours, ignored = default_palette(len(classes)), ()
+        shown = colours if palette is None else check_palette(palette, len(classes))
         pairs = pair_files(root / images, root / masks, mask_suffix=mask_suffix, unlabelled=unlabelled)
         partitions: dict[str, list[int]] = {}
         for index, name in enumerate(pairs):
@@ -94,8 +100,9 @@ class ImageFolder(PairedFiles):
             names=tuple(pairs),
             image_size=image_size,
             fit=("pad" if unlabelled else "stretch") if fit is None else fit,
-            label_map=_label_map((*ignored, *ignore_labels)),
-            palette=colours if palette is None else check_palette(palette, len(classes)),
+            label_map=_first_labels(len(classes)) if coloured_masks else _label_map((*ignored, *ignore_labels)),
+            palette=shown,
+            mask_colours=_mask_colours(shown, ignore_colours) if coloured_masks else None,
             partitions=partitions,
         )
 
@@ -132,6 +139,26 @@ def read_classes(path: str | Path) -> tuple[tuple[str, ...], UInt8Array, tuple[i
     except ValueError as error:
         raise ValueError(f"{path}: {error}; {expected}") from error
     return names, colours, tuple(ignored)
+
+
+def _mask_colours(palette: UInt8Array, ignored: Sequence[Sequence[int]]) -> UInt8Array:
+    """Return the colours of the classes, then those to be ignored, ``(n, 3)`` uint8, or raise a ValueError."""
+    others = check_palette(ignored, len(ignored)) if len(ignored) else np.zeros((0, 3), np.uint8)
+    colours = np.concatenate([palette, others])
+    values, counts = np.unique(colours, axis=0, return_counts=True)
+    if (counts > 1).any():
+        raise ValueError(
+            f"the colours {values[counts > 1].tolist()} stand for several classes or ignored regions; expected a "
+            "colour of its own for each in classes.json, palette and ignore_colours"
+        )
+    return colours
+
+
+def _first_labels(num_classes: int) -> UInt8Array:
+    """Return the table that keeps the labels of the classes and maps all others to 255."""
+    table = np.full(256, IGNORE_LABEL, np.uint8)
+    table[:num_classes] = np.arange(num_classes)
+    return table
 
 
 def _label_map(ignored: Sequence[Any]) -> UInt8Array:

@@ -52,6 +52,7 @@ class PairedFiles:
             its end are errors. If omitted, labels are kept as they are.
         palette: ``(C, 3)`` uint8 colours;
             :func:`~al_seg_env.datasets.segmentation_data.default_palette` if omitted.
+        mask_colours: For masks in colours: the ``(n, 3)`` uint8 colours whose positions are the labels in the files.
         partitions: Indices of the images in each official subset, by the name of the subset.
 
     Raises:
@@ -70,6 +71,7 @@ class PairedFiles:
         fit: str = "stretch",
         label_map: UInt8Array | None = None,
         palette: UInt8Array | None = None,
+        mask_colours: UInt8Array | None = None,
         partitions: Mapping[str, Iterable[int]] | None = None,
     ) -> None:
         check_choice("fit", fit, ("stretch", "pad"))
@@ -100,9 +102,11 @@ class PairedFiles:
                 f"label_map is {self._label_map.dtype} {self._label_map.shape}; expected uint8 with one entry per "
                 "label in the files"
             )
+        self._mask_colours = mask_colours
+        self._mask_kind = "mask" if mask_colours is None else "colour mask"
         self._fit = fit
         resized = None if image_size is None else check_image_size(image_size)
-        self._sizes = _check_files(self._images, self._masks, common_size=resized is None and fit == "stretch")
+        self._sizes = _check_files(self._images, self._masks, resized is None and fit == "stretch", self._mask_kind)
         heights, widths = zip(*self._sizes, strict=True)
         self.image_size = check_image_size((max(heights), max(widths))) if resized is None else resized
 
@@ -122,7 +126,9 @@ class PairedFiles:
             return None
         files = [None if path is None else (path.resolve(), path.stat()) for path in (*self._images, *self._masks)]
         of_files = [None if file is None else (str(file[0]), file[1].st_size, file[1].st_mtime_ns) for file in files]
-        return repr((of_files, self.image_size, self._fit, self.classes, self._label_map.tolist()))
+        made = (self.image_size, self._fit, self.classes, self._label_map.tolist())
+        coloured = () if self._mask_colours is None else (self._mask_colours.tolist(),)
+        return repr((of_files, *made, *coloured))
 
     @property
     def labelled(self) -> tuple[int, ...]:
@@ -168,12 +174,14 @@ class PairedFiles:
         path = self._masks[index]
         if path is None:
             return np.full(self._sizes[index], IGNORE_LABEL, np.uint8)
-        return self._checked(self._map_labels(np.asarray(_load(path, is_mask=True)), path), path, index)
+        loaded = _load(path, self._mask_kind)
+        raw = np.asarray(loaded) if self._mask_colours is None else _labels_of(loaded, self._mask_colours, path)
+        return self._checked(self._map_labels(raw, path), path, index)
 
     def _read(self, index: int) -> UInt8Array:
         """Return the pixels of an image's file, ``(h, w, 3)`` uint8 RGB."""
         path = self._images[index]
-        return self._checked(np.array(_to_rgb(_load(path, is_mask=False), path)), path, index)
+        return self._checked(np.array(_to_rgb(_load(path, "image"), path)), path, index)
 
     def _inside(self, index: int) -> Size:
         """Return the ``(height, width)`` that an image takes of the common size."""
@@ -219,11 +227,11 @@ def check_image_size(image_size: Sequence[int]) -> Size:
     return size
 
 
-def _check_files(images: Sequence[Path], masks: Sequence[Path | None], common_size: bool) -> list[Size]:
+def _check_files(images: Sequence[Path], masks: Sequence[Path | None], common_size: bool, mask_kind: str) -> list[Size]:
     """Return the ``(H, W)`` of each image, or raise a ValueError that names all files with problems."""
     problems: list[str] = []
-    image_sizes = [_header(path, problems, is_mask=False) for path in images]
-    mask_sizes = [None if path is None else _header(path, problems, is_mask=True) for path in masks]
+    image_sizes = [_header(path, problems, "image") for path in images]
+    mask_sizes = [None if path is None else _header(path, problems, mask_kind) for path in masks]
     usual = Counter(size for size in image_sizes if size).most_common(1)
     for path, mask, of_image, of_mask in zip(images, masks, image_sizes, mask_sizes, strict=True):
         if of_image and of_mask and of_image != of_mask:
@@ -240,12 +248,12 @@ def _check_files(images: Sequence[Path], masks: Sequence[Path | None], common_si
     return [size for size in image_sizes if size]
 
 
-def _header(path: Path, problems: list[str], is_mask: bool) -> tuple[int, int] | None:
+def _header(path: Path, problems: list[str], kind: str) -> tuple[int, int] | None:
     """Return ``(H, W)`` as it will be once loaded, or None and add a problem; reads the header only."""
     try:
         with open_image(path) as image:
-            if problem := _problem(image, is_mask):
-                problems.append(f"{'mask' if is_mask else 'image'} {path} {problem}")
+            if problem := _problem(image, kind):
+                problems.append(f"{kind} {path} {problem}")
             tags = getattr(image, "tag_v2", {})  # Pillow versions differ in whether .size is turned for TIFF
             width, height = tags.get(_TIFF_WIDTH, image.width), tags.get(_TIFF_HEIGHT, image.height)
             return (width, height) if _orientation(image) >= 5 else (height, width)
@@ -262,11 +270,11 @@ def _orientation(image: Image.Image) -> int:
     return value if value in range(1, 9) else 1
 
 
-def _load(path: Path, is_mask: bool) -> Image.Image:
+def _load(path: Path, kind: str) -> Image.Image:
     """Return the decoded image, turned as its EXIF orientation says, or raise an OSError or ValueError."""
     try:
         with open_image(path) as image:
-            problem = _problem(image, is_mask)
+            problem = _problem(image, kind)
             orientation = _orientation(image)
             image.load()
             if image.format == "PNG" and _orientation(image) != orientation:
@@ -277,8 +285,24 @@ def _load(path: Path, is_mask: bool) -> Image.Image:
             f"{path} can't be read ({type(error).__name__}: {error}); restore it, or open the data again"
         ) from error
     if problem:
-        raise ValueError(f"{'mask' if is_mask else 'image'} {path} {problem}." + f" {MASK_REMEDY}" * is_mask)
+        raise ValueError(f"{kind} {path} {problem}." + f" {MASK_REMEDY}" * (kind == "mask"))
     return turned
+
+
+def _labels_of(image: Image.Image, colours: UInt8Array, path: Path) -> UInt8Array:
+    """Return the positions of a mask's colours ``(h, w)`` among those given ``(n, 3)``."""
+    pixels = np.asarray(image.convert("RGB")).astype(np.int64) @ (65536, 256, 1)  # (h, w)
+    known = colours.astype(np.int64) @ (65536, 256, 1)  # (n,)
+    order = np.argsort(known)
+    places = order[np.searchsorted(known, pixels, sorter=order).clip(max=len(known) - 1)]
+    if (wrong := known[places] != pixels).any():
+        found = [(int(v) >> 16, int(v) >> 8 & 255, int(v) & 255) for v in np.unique(pixels[wrong])]
+        raise ValueError(
+            f"mask {path} holds the colours {found[:10]}{', ...' if len(found) > 10 else ''}, which are no class's and "
+            "not ignored; add them to classes.json, or store the mask without smoothing"
+        )
+    labels: UInt8Array = places.astype(np.uint8)
+    return labels
 
 
 def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
@@ -292,16 +316,20 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
     return image.convert("RGB")
 
 
-def _problem(image: Image.Image, is_mask: bool) -> str | None:
+def _problem(image: Image.Image, kind: str) -> str | None:
     """Return what is wrong with an opened file that is not decoded yet."""
-    if not is_mask:
+    if kind == "image":
         known = image.mode in _IMAGE_MODES
         return None if known else f"has the pixel mode {image.mode}; store it with 8 or 16 bits per channel"
-    if image.mode not in _MASK_MODES:
+    if kind == "mask" and image.mode not in _MASK_MODES:
         return f"has the pixel mode {image.mode}, not one channel of labels"
+    if kind == "colour mask" and image.mode not in ("RGB", "P"):
+        return f"has the pixel mode {image.mode}, not colours (RGB or a palette)"
     if image.format in _LOSSY or image.info.get("compression") in ("jpeg", "tiff_jpeg"):
         kind = "" if image.format in _LOSSY else " compressed as JPEG"
         return f"is a {image.format}{kind}, which changes labels"
+    if kind == "colour mask":
+        return None
     (*_, raw), *_ = getattr(image, "tile", None) or [("",)]
     if str(raw if isinstance(raw, str) else raw[0]).startswith("L;"):  # Pillow would stretch or invert the labels
         return "stores grey values with fewer than 8 bits or inverted, which changes labels"

@@ -29,6 +29,11 @@ T = TypeVar("T")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+def _logits_alone(module: nn.Module, inputs: Any, output: Any) -> Any:
+    """Take the logits out of the dict that torchvision's segmentation networks return."""
+    return output["out"] if isinstance(output, Mapping) and "out" in output else output
+
+
 class TorchLearner:
     """A :class:`Learner` around any ``nn.Module`` that maps ``(B, 3, H, W)`` to logits ``(B, C, H, W)``.
 
@@ -96,6 +101,7 @@ class TorchLearner:
         self.device = check_device("device", device)
         if tune_cpu and self.device.type == "cpu":
             tune_for_cpu(network)
+        network.register_forward_hook(_logits_alone)
         self.dtype, self.channels_last = resolve_numerics(network, self.device, precision, channels_last, self._probe())
         self.max_grad_norm = max_grad_norm
         self.fold_batchnorm = fold_batchnorm

@@ -294,3 +294,45 @@ def test_paired_files_checks_its_lists(tmp_path):
         PairedFiles([image, image], [mask], CLASSES)
     with pytest.raises(ValueError, match="2 different names, .*More than once: i"):
         PairedFiles([image, image], [mask, mask], CLASSES)
+
+
+COLOURS = ((128, 64, 128), (70, 130, 180), (0, 0, 142))
+
+
+def coloured_folder(root, mask=LABELS, **arguments):
+    """Return data whose masks are painted in the colours of the classes; 255 is black."""
+    table = np.zeros((256, 3), np.uint8)
+    table[:3] = COLOURS
+    save(root / "images" / "a.png", RGB)
+    save(root / "masks" / "a.png", table[mask])
+    entries = [{"name": name, "color": colour} for name, colour in zip(CLASSES, COLOURS, strict=True)]
+    (root / "classes.json").write_text(json.dumps({"classes": entries}))
+    return ImageFolder(root, coloured_masks=True, **arguments)
+
+
+def test_masks_in_colours_are_labels(tmp_path):
+    data = coloured_folder(tmp_path, ignore_colours=[(0, 0, 0)])
+    np.testing.assert_array_equal(data.mask(0), LABELS)
+    Image.open(tmp_path / "masks/a.png").quantize(8).save(tmp_path / "masks/a.png")  # a palette of these colours
+    np.testing.assert_array_equal(
+        ImageFolder(tmp_path, coloured_masks=True, ignore_colours=[(0, 0, 0)]).mask(0), LABELS
+    )
+    assert data.fingerprint != coloured_folder(tmp_path, ignore_colours=[(0, 0, 0), (1, 1, 1)]).fingerprint
+
+
+def test_colours_that_are_no_class_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"a\.png holds the colours \[\(0, 0, 0\)\], which are no class's"):
+        coloured_folder(tmp_path).mask(0)
+    with pytest.raises(ValueError, match=r"the colours \[\[128, 64, 128\]\] stand for several"):
+        coloured_folder(tmp_path, ignore_colours=[COLOURS[0]])
+
+
+def test_masks_in_colours_must_be_coloured_and_lossless(tmp_path):
+    coloured_folder(tmp_path)
+    save(tmp_path / "masks" / "a.png", LABELS)
+    with pytest.raises(ValueError, match="colour mask .* has the pixel mode L, not colours"):
+        ImageFolder(tmp_path, coloured_masks=True)
+    (tmp_path / "masks" / "a.png").unlink()
+    save(tmp_path / "masks" / "a.jpg", RGB)
+    with pytest.raises(ValueError, match="colour mask .* is a JPEG, which changes labels"):
+        ImageFolder(tmp_path, coloured_masks=True)

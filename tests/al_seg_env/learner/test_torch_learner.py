@@ -8,6 +8,7 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
+import torchvision
 from fakes import TinyNetwork, tiny_network
 from torch import nn
 
@@ -373,3 +374,20 @@ def test_evaluating_a_diverged_network_is_an_error():
         next(broken.network.parameters()).fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="not finite.*learning"):
         broken.evaluate([batch(2)])
+
+
+@pytest.mark.parametrize("name", ["lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large"])
+def test_segmentation_networks_of_torchvision_work_as_they_are(name):
+    torch.manual_seed(0)
+    network = getattr(torchvision.models.segmentation, name)(weights=None, weights_backbone=None, num_classes=3)
+    expected = copy.deepcopy(network).eval()
+    subject = learner(network, fold_batchnorm=False)
+    images, targets = batch(size=(32, 48))
+    with torch.no_grad():
+        wanted = expected(subject.prepare(images))["out"]
+    torch.testing.assert_close(subject.predict(images), wanted)
+    before = subject.state_dict()
+    subject.fit_step(images, targets, rng())
+    assert not equal_states(before["network"], subject.state_dict()["network"])
+    twin = copy.deepcopy(subject)
+    assert torch.equal(twin.predict(images), subject.predict(images))

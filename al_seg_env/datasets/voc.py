@@ -1,0 +1,82 @@
+"""Pascal VOC (Everingham et al., 2010), and any data in its layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from al_seg_env.datasets.image_files import PairedFiles
+from al_seg_env.datasets.pairing import listed, require_folders
+from al_seg_env.storage.validation import check_path
+
+VOC_CLASSES = (
+    "background",
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
+LAYOUT = (
+    "the folder VOC2012 of VOCtrainval_11-May-2012.tar: JPEGImages/<name>.jpg, SegmentationClass/<name>.png, and the "
+    "names in ImageSets/Segmentation/train.txt and val.txt"
+)
+
+
+class PascalVOC(PairedFiles):
+    """Pascal VOC with 21 classes, or data of other classes in its layout.
+
+    Masks are palette PNGs that hold the labels; 255, the border of objects, stays 255. Names and ``partitions`` are
+    those of the lists in ``ImageSets/Segmentation``. Images differ in size, so an ``image_size`` is needed.
+
+    Args:
+        root: The folder that holds ``JPEGImages``, ``SegmentationClass`` and ``ImageSets``.
+        image_size: ``(H, W)`` of every image.
+        fit: ``"pad"`` keeps the shape of objects, ``"stretch"`` fills the image; see :class:`PairedFiles`.
+        classes: Names of the classes, if they are others.
+        partitions: Lists to read, each a file ``<partition>.txt``.
+
+    Raises:
+        ValueError: If folders, lists or files are missing or cannot be read, naming all of them.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        image_size: Sequence[int],
+        *,
+        fit: str = "pad",
+        classes: Sequence[str] = VOC_CLASSES,
+        partitions: Sequence[str] = ("train", "val"),
+    ) -> None:
+        root = check_path("root", root)
+        require_folders(root, ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"), LAYOUT)
+        names: list[str] = []
+        ranges = {}
+        for partition in partitions:
+            path = root / "ImageSets/Segmentation" / f"{partition}.txt"
+            if not path.is_file():
+                raise ValueError(f"{path} does not exist; expected {LAYOUT}")
+            found = path.read_text(encoding="utf-8").split()
+            ranges[partition] = range(len(names), len(names) + len(found))
+            names += found
+        images = [root / "JPEGImages" / f"{name}.jpg" for name in names]
+        masks = [root / "SegmentationClass" / f"{name}.png" for name in names]
+        if missing := [str(path) for path in (*images, *masks) if not path.is_file()]:
+            raise ValueError(f"{len(missing)} files of the lists are missing: {listed(missing)}; expected {LAYOUT}")
+        super().__init__(images, masks, classes, names=names, image_size=image_size, fit=fit, partitions=ranges)
