@@ -18,7 +18,7 @@ from gymnasium import spaces
 
 from al_seg_env.config import ADDED_LATER, EnvConfig
 from al_seg_env.datasets.frames import Frames
-from al_seg_env.datasets.originals import original_of
+from al_seg_env.datasets.originals import regions_outside
 from al_seg_env.datasets.segmentation_data import SegmentationData
 from al_seg_env.datasets.splits import Splits
 from al_seg_env.episode import Episode, State, check_identity, copied, generator_from
@@ -138,7 +138,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         acquired_from = splits.train if config.split == "train" else splits.eval
         _check_splits(data, splits, config, acquired_from)
         self._nothing_labelled = LabelState(
-            self.grid, acquired_from, len(data.classes), _outside(data, self.grid, acquired_from)
+            self.grid, acquired_from, len(data.classes), regions_outside(data, self.grid, acquired_from)
         )
         _check_budget(config, self._nothing_labelled.unlabelled_count)
         _check_network(learner, self.inputs, len(data.classes), self.grid)
@@ -302,6 +302,8 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
     def set_state(self, saved: Mapping[str, Any]) -> tuple[Observation, dict[str, Any]]:
         """Continue exactly as an equal environment would whose :meth:`get_state` this is; the ``budget`` may differ.
 
+        An episode that was over goes on where the budget is larger now.
+
         Returns:
             Observation and info, as the last :meth:`reset` or :meth:`step` before the state was taken; both empty if
             there was none.
@@ -343,6 +345,9 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
             self._answered = answers
             self.np_random = rng
             self.action_space._np_random = action_rng  # type: ignore[assignment] # None before it is used
+            if episode is not None and not episode.pools and self._active(labels):  # more labels have been bought
+                pools, observation = self._observe(labels)
+                episode = replace(episode, pools=pools, observation=observation)
             self._episode = episode
         return ({}, {}) if episode is None else (copied(episode.observation), self._info(episode))
 
@@ -587,16 +592,6 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
 
 def _state_of(rng: np.random.Generator | None) -> Any:
     return None if rng is None else rng.bit_generator.state
-
-
-def _outside(data: SegmentationData, grid: RegionGrid, images: Sequence[int]) -> list[int]:
-    """Return the regions of these images that are padding throughout."""
-    found = []
-    for image in images:
-        original = original_of(data, image)
-        if original.inside != grid.image_size:
-            found += [int(region) for region in grid.regions_of([image]) if not original.holds(grid.box(region))]
-    return found
 
 
 def _check_splits(data: SegmentationData, splits: Splits, config: EnvConfig, acquired_from: Sequence[int]) -> None:

@@ -1,4 +1,4 @@
-"""The console script ``al-seg-env``: ``experiment``, ``pretrain``, ``train`` and ``evaluate``."""
+"""The console script ``al-seg-env`` and its commands."""
 
 from __future__ import annotations
 
@@ -13,14 +13,19 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg, subcommand
 
 from agents import SubActionDQN
 from al_seg_env.command_line import Assignments, EnvironmentOptions, assignments, run
+from al_seg_env.labelling.oracles import LabelsPending
+from al_seg_env.registration import LEARNER_OPTIONS
 from al_seg_experiment.evaluation import evaluate
 from al_seg_experiment.experiment import Experiment, Stage
+from al_seg_experiment.exporting import export
+from al_seg_experiment.label_session import NETWORK_OPTIONS, LabelSession, SessionSettings
 from al_seg_experiment.pretraining import pretrain
 from al_seg_experiment.query_training import train_agent
 from al_seg_experiment.reading import load_experiment
 from al_seg_experiment.records import status
 from al_seg_experiment.report import report
 from al_seg_experiment.runner import run as run_experiment
+from al_seg_experiment.suggesting import suggest
 
 Flag = FlagCreatePairsOff[bool]
 PROGRAM = "al-seg-env"
@@ -287,6 +292,131 @@ class Evaluate(EnvironmentOptions):
         say(report(results))
 
 
+@dataclass(frozen=True)
+class Images:
+    """Options that choose images of which none or some are labelled, and a network."""
+
+    images: Annotated[Positional[Path], arg(metavar="IMAGES")]
+    """Folder of the images, which may have sub-folders; or of the folders images and masks."""
+    classes: Annotated[Path, arg(metavar="PATH")]
+    """JSON file with the classes: ["road", ...] or {"classes": [{"name": "road", "color": [128, 64, 128]}, ...]}."""
+    out: Path
+    """Folder of the results."""
+    masks: Annotated[Path | None, arg(metavar="PATH")] = None
+    """Folder of the masks of those images that have one."""
+    image_size: Annotated[tuple[int, int] | None, arg(metavar="HEIGHT WIDTH")] = None
+    """Size that the network sees; if omitted, 512 pixels on the longer side."""
+    set: Assignments = ()
+    """An option of the environment or the network (architecture=Light, region_size=[128,128],
+    encoder_weights=encoder.safetensors)."""
+
+    def settings(self, **others: Any) -> SessionSettings:
+        """Return the settings of a labelling session of these images."""
+        return SessionSettings(
+            images=str(self.images.resolve()),
+            classes=str(self.classes.resolve()),
+            masks=None if self.masks is None else str(self.masks.resolve()),
+            image_size=self.image_size,
+            options=assignments(self.set, "--set"),
+            **others,
+        )
+
+
+@dataclass(frozen=True)
+class Label(Images):
+    """Label what matters most: a policy chooses regions, people label them, the network trains on them, and so on.
+
+    Run again, it goes on where it stopped. OUT holds requests and answers (labels), and the network after the last
+    step; take masks and network out of it with al-seg-env export OUT.
+    """
+
+    tool: str = "folder"
+    """What people label with: folder (pictures in OUT/labels/requests, masks into OUT/labels/answers), or cvat (zips
+    in OUT/labels)."""
+    wait: Flag = False
+    """Wait for labels, rather than end when some are needed."""
+    policy: str = "entropy"
+    """What chooses: entropy, margin, bald, ripu, uniform, or a trained agent (agent.safetensors)."""
+    budget: int = 200
+    """Regions to label in all; may be raised later."""
+    regions_per_step: int = 8
+    """Regions that are requested at once."""
+    reward_images: int = 0
+    """Where no image is labelled: so many images of which a region each, drawn at random, is labelled first, to measure
+    the mean IoU on."""
+    seed: int = 0
+    """Seed of splits, pools and training."""
+
+    def __call__(self) -> None:
+        """Run the command."""
+        settings = self.settings(
+            policy=self.policy,
+            budget=self.budget,
+            regions_per_step=self.regions_per_step,
+            reward_images=self.reward_images,
+            seed=self.seed,
+        )
+        try:
+            LabelSession(self.out, settings).run(self.tool, wait=self.wait)
+        except LabelsPending as pending:
+            say(f"{pending}: run the same command again")
+            return
+        say(f"the budget is spent; al-seg-env export {self.out} writes masks and network")
+
+
+@dataclass(frozen=True)
+class Suggest(Images):
+    """Rank the regions of unlabelled images once, and write the first ones as a list and a picture."""
+
+    score: str = "entropy"
+    """What ranks: entropy, margin, bald, ripu."""
+    count: int = 200
+    """Regions to list, at most."""
+    per_image: Annotated[int | None, arg(metavar="INT")] = None
+    """Regions to list of one image, at most."""
+    weights: Annotated[Path | None, arg(metavar="PATH")] = None
+    """The network; of one that nobody has trained for these classes, a score says little."""
+    cache: Annotated[Path | None, arg(metavar="PATH")] = None
+    """Folder for decoded images and features, which a later run uses again."""
+
+    def __call__(self) -> None:
+        """Run the command."""
+        options = {**NETWORK_OPTIONS, **assignments(self.set, "--set")}
+        if self.weights is not None:
+            options["weights"] = str(self.weights)
+        say(
+            suggest(
+                self.settings().data(),
+                self.out,
+                score=self.score,
+                count=self.count,
+                per_image=self.per_image,
+                region_size=options.pop("region_size", None),
+                learner={name: value for name, value in options.items() if name in LEARNER_OPTIONS},
+                cache=self.cache,
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write what was labelled in a session as masks at the images' full size, and the network."""
+
+    session: Annotated[Positional[Path], arg(metavar="DIR")]
+    """Folder of the session: OUT of al-seg-env label."""
+    format: str = "png"
+    """png, coco (run lengths), or cvat ("Segmentation mask 1.1")."""
+    predictions: Flag = False
+    """Fill what nobody labelled with what the network predicts."""
+    out: Annotated[Path | None, arg(metavar="PATH")] = None
+    """Folder of the results; DIR/export if omitted."""
+
+    def __call__(self) -> None:
+        """Run the command."""
+        out = self.session / "export" if self.out is None else self.out
+        say(export(LabelSession(self.session), out, format=self.format, predictions=self.predictions))
+
+
 ExperimentCommand = (
     Annotated[Run, subcommand("run")]
     | Annotated[Status, subcommand("status")]
@@ -300,6 +430,9 @@ Command = (
     | Annotated[Pretrain, subcommand("pretrain")]
     | Annotated[Train, subcommand("train")]
     | Annotated[Evaluate, subcommand("evaluate")]
+    | Annotated[Label, subcommand("label")]
+    | Annotated[Suggest, subcommand("suggest")]
+    | Annotated[Export, subcommand("export")]
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from al_seg_env.datasets.segmentation_data import IGNORE_LABEL, SegmentationData
-from al_seg_env.regions import Box
+from al_seg_env.regions import Box, RegionGrid
 from al_seg_env.types import IntArray, Size, UInt8Array
 
 
@@ -108,6 +108,16 @@ def original_of(data: SegmentationData, image: int) -> Original:
         return found
     size = (int(data.image_size[0]), int(data.image_size[1]))
     return Original(size, size, partial(data.image, image))
+
+
+def regions_outside(data: SegmentationData, grid: RegionGrid, images: Sequence[int]) -> list[int]:
+    """Return the ids of the regions of these images that are padding throughout."""
+    found = []
+    for image in images:
+        original = original_of(data, image)
+        if original.inside != grid.image_size:
+            found += [int(region) for region in grid.regions_of([image]) if not original.holds(grid.box(region))]
+    return found
 
 
 def _edges(first: int, last: int, size: int, inside: int) -> tuple[int, int]:

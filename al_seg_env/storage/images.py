@@ -63,7 +63,8 @@ def write_png(
     """
     image, told = Image.fromarray(pixels), PngInfo()
     if palette is not None:
-        image.putpalette(palette.tobytes())
+        # All 256 of them: with fewer, Pillow would store fewer bits, and lose larger labels.
+        image.putpalette(palette.tobytes() + b"\xff" * (768 - palette.size))
     for key, value in (text or {}).items():
         told.add_text(key, value)
     with replacing(path) as unfinished:

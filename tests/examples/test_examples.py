@@ -12,6 +12,7 @@ from pathlib import Path
 import gymnasium as gym
 import pytest
 from experiments import TINY, assert_picture, rows_of
+from PIL import Image
 
 from al_seg_env.command_line import run
 
@@ -41,6 +42,30 @@ def loaded(name, monkeypatch):
     monkeypatch.setitem(sys.modules, spec.name, module)
     spec.loader.exec_module(module)
     return module
+
+
+def test_label_by_hand(example, tmp_path, monkeypatch):
+    for number in range(4):
+        path = tmp_path / "photos" / "images" / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (160, 120), (60 * number, 90, 120)).save(path)
+    (tmp_path / "photos" / "classes.json").write_text('["wall", "door"]')
+    times = []
+
+    def people(message):
+        times.append(message)
+        folder = tmp_path / "labels"
+        for picture in (folder / "requests").iterdir():
+            Image.new("L", Image.open(picture).size, 1).save(folder / "answers" / picture.name)
+
+    monkeypatch.setattr("builtins.input", people)
+    out = example("label_by_hand", "--root", tmp_path / "photos", "--budget", 8, tiny=False, out="labels")
+    assert len(times) == 2
+    assert "4 regions wait for their labels" in times[0]
+    assert len(list((out / "answers").glob("*.png"))) == 8
+    assert (out / "network.safetensors").exists()
+    sizes = {Image.open(path).size for path in (out / "masks").iterdir()}
+    assert sizes == {(160, 120)}
 
 
 def test_from_theta_0_to_a_comparison(example):
@@ -116,7 +141,8 @@ def test_help_shows_every_option_with_its_default(name, monkeypatch, capsys):
     assert run(module.main, module.Options, ["--help"], description=module.__doc__) == 0
     text = capsys.readouterr().out
     assert module.__doc__.splitlines()[0] in text
-    for option in ("--env ID", "--env-arg NAME=VALUE", "--env-file PATH", "--out PATH"):
+    of_env = () if name == "label_by_hand" else ("--env ID", "--env-arg NAME=VALUE", "--env-file PATH")
+    for option in (*of_env, "--out PATH"):
         assert option in text
     assert text.count("(default:") + text.count("(repeatable)") == len(re.findall("(?m)^[│ ] --", text))
 

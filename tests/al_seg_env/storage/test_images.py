@@ -87,3 +87,12 @@ def test_more_pixels_than_pillows_limit_are_refused(tmp_path, monkeypatch):
         open_image(tmp_path / "a.png"),
     ):
         pass
+
+
+def test_labels_in_colours_keep_their_numbers(tmp_path):
+    labels = np.array([[0, 1, 255, 200]], np.uint8)
+    write_png(tmp_path / "a.png", labels, {"key": "text"}, palette=np.array([[9, 8, 7], [1, 2, 3]], np.uint8))
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.info["key"] == "text"
+        np.testing.assert_array_equal(np.asarray(image), labels)
+        assert np.asarray(image.convert("RGB"))[0, :2].tolist() == [[9, 8, 7], [1, 2, 3]]

@@ -1,0 +1,276 @@
+"""CVAT, through its format "Segmentation mask 1.1": zip files of masks in colours, both ways."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+from al_seg_env.datasets.segmentation_data import IGNORE_LABEL, SegmentationData
+from al_seg_env.labelling.label_folder import MANIFEST, LabelFolder, file_name
+from al_seg_env.labelling.oracles import LabelsPending
+from al_seg_env.labelling.request import Answer, Request
+from al_seg_env.storage import replacing, write_json
+from al_seg_env.types import IntArray, Size, UInt8Array
+
+BACKGROUND = "background"
+MAX_FILES, MAX_TEXT, MAX_IMAGE = 100_000, 2**20, 2**28
+"""Limits on what a zip from outside may hold: files, bytes of a text, bytes of an image's file."""
+_CLASS_MASKS, _OBJECT_MASKS = "SegmentationClass", "SegmentationObject"
+
+
+def _object_colours() -> UInt8Array:
+    """Return the colours that Pascal VOC, and so CVAT, gives to objects by their number, ``(256, 3)`` uint8."""
+    numbers = np.arange(256)
+    colours = np.zeros((256, 3), np.int64)
+    for bit in range(8):
+        for channel in range(3):
+            colours[:, channel] |= (numbers >> (3 * bit + channel) & 1) << (7 - bit)
+    return colours.astype(np.uint8)
+
+
+_OBJECT_COLOURS = _object_colours()
+
+
+def write_cvat(
+    path: str | Path, masks: Iterable[tuple[str, UInt8Array]], classes: Sequence[str], palette: UInt8Array
+) -> None:
+    """Write masks as a zip in CVAT's format "Segmentation mask 1.1".
+
+    Args:
+        path: The zip file; it is replaced whole or not at all.
+        masks: Names of images, without a suffix, and their masks ``(h, w)`` uint8; 255 becomes the background.
+        classes: The C class names.
+        palette: Their colours, ``(C, 3)`` uint8.
+
+    Raises:
+        ValueError: If two classes have one colour, or one is called or coloured like the background (black).
+    """
+    colours = [tuple(colour) for colour in palette.tolist()]
+    if BACKGROUND in classes or (0, 0, 0) in colours or len(set(colours)) < len(colours):
+        raise ValueError(
+            f"the classes {list(classes)} have the colours {colours}; CVAT tells classes apart by their colours, and "
+            f"keeps black and the name {BACKGROUND!r} for what is unlabelled: give each class another one"
+        )
+    table = np.zeros(256 * 3, np.uint8)  # 0 is the background, class c is c + 1
+    table[3 : 3 + palette.size] = palette.reshape(-1)
+    lines = ["# label:color_rgb:parts:actions", f"{BACKGROUND}:0,0,0::"]
+    lines += [f"{name}:{','.join(map(str, colour))}::" for name, colour in zip(classes, colours, strict=True)]
+    names = []
+    with replacing(path) as unfinished, zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("labelmap.txt", "\n".join(lines) + "\n")
+        for name, mask in masks:
+            shifted = np.where(mask == IGNORE_LABEL, 0, mask.astype(np.int64) + 1).astype(np.uint8)
+            archive.writestr(f"{_CLASS_MASKS}/{name}.png", _png(shifted, table))
+            # One object per class: its number is its class's.
+            archive.writestr(f"{_OBJECT_MASKS}/{name}.png", _png(shifted, _OBJECT_COLOURS))
+            names.append(name)
+        archive.writestr("ImageSets/Segmentation/default.txt", "".join(f"{name}\n" for name in names))
+
+
+def read_cvat(path: str | Path, classes: Sequence[str], sizes: Mapping[str, Size]) -> dict[str, UInt8Array]:
+    """Read the masks of some images from a zip in CVAT's format "Segmentation mask 1.1".
+
+    Args:
+        path: The zip file.
+        classes: The C class names; those in the file are matched by name.
+        sizes: ``(height, width)`` of each image that is wanted, by name without a suffix. Others are not read.
+
+    Returns:
+        The masks by name, ``(h, w)`` uint8, 255 where there is the background; of images without a mask, none.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it is no such zip, has a class that is unknown, or a mask does not fit; all name the file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _read_masks(archive, path, classes, sizes)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, UnicodeError, EOFError) as error:
+        raise ValueError(f"{path} can't be read ({error}); expected a zip that CVAT exported") from error
+
+
+def _read_masks(
+    archive: zipfile.ZipFile, path: str | Path, classes: Sequence[str], sizes: Mapping[str, Size]
+) -> dict[str, UInt8Array]:
+    entries = archive.infolist()
+    if len(entries) > MAX_FILES:
+        raise ValueError(
+            f"{path} holds {len(entries)} files; expected at most {MAX_FILES}: export fewer images at once"
+        )
+    by_name = {entry.filename: entry for entry in entries}
+    if "labelmap.txt" not in by_name:
+        raise ValueError(f"{path} holds no labelmap.txt; export it from CVAT as 'Segmentation mask 1.1'")
+    labels, known = _colour_table(_member(archive, by_name["labelmap.txt"], MAX_TEXT, path), path, classes)
+    found = {}
+    for entry in entries:
+        place = PurePosixPath(entry.filename)
+        if not place.parts or place.parts[0] != _CLASS_MASKS or place.suffix != ".png":
+            continue
+        name = place.relative_to(_CLASS_MASKS).with_suffix("").as_posix()
+        if name not in sizes:
+            continue
+        where = f"{path}: {entry.filename}"
+        content = io.BytesIO(_member(archive, entry, MAX_IMAGE, path))
+        try:
+            with Image.open(content, formats=["PNG"]) as image:
+                if (image.height, image.width) != sizes[name]:
+                    raise ValueError(
+                        f"it is {image.height} x {image.width}, expected {sizes[name][0]} x {sizes[name][1]}"
+                    )
+                pixels = np.asarray(image.convert("RGB"), np.int64)
+        except Exception as error:  # decoders raise all sorts
+            raise ValueError(f"{where} can't be used ({error}); export it again") from error
+        codes = (pixels[..., 0] << 16) + (pixels[..., 1] << 8) + pixels[..., 2]
+        places = np.searchsorted(known, codes).clip(max=len(known) - 1)
+        if (wrong := known[places] != codes).any():
+            colour = pixels[wrong][0].tolist()
+            raise ValueError(f"{where} holds the colour {colour}, which labelmap.txt does not name; export it again")
+        found[name] = labels[places]
+    return found
+
+
+def _colour_table(content: bytes, path: str | Path, classes: Sequence[str]) -> tuple[UInt8Array, IntArray]:
+    """Return the labels of the colours in a label map, and the colours' numbers, in their order."""
+    numbers = {name: label for label, name in enumerate(classes)} | {BACKGROUND: IGNORE_LABEL}
+    table: dict[int, int] = {}
+    unknown = []
+    for line in content.decode("utf-8").splitlines():
+        if not line.strip() or line.startswith("#"):
+            continue
+        # A class's name may hold a colon, what follows it may not.
+        parts = line.rsplit(":", 3)
+        colour = parts[1].split(",") if len(parts) == 4 else []
+        if len(colour) != 3 or not all(part.strip().isdecimal() and int(part) < 256 for part in colour):
+            raise ValueError(f"{path}: labelmap.txt has the line {line[:200]!r}; expected name:red,green,blue::")
+        red, green, blue = map(int, colour)
+        if parts[0] not in numbers:
+            unknown.append(parts[0])
+        table[(red << 16) + (green << 8) + blue] = numbers.get(parts[0], IGNORE_LABEL)
+    if unknown or not table:
+        raise ValueError(
+            f"{path} has the classes {unknown[:10]}, which are not among {list(classes)}; give the labels in CVAT the "
+            "classes' names"
+        )
+    known = np.array(sorted(table), np.int64)
+    return np.array([table[int(code)] for code in known], np.uint8), known
+
+
+def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, most: int, path: str | Path) -> bytes:
+    """Return what a file in a zip holds, if it is not larger than it says and than ``most`` bytes."""
+    if entry.file_size > most:
+        raise ValueError(f"{path}: {entry.filename} has {entry.file_size} bytes; expected at most {most}")
+    with archive.open(entry) as file:
+        return file.read(most)
+
+
+def _png(labels: UInt8Array, table: UInt8Array) -> bytes:
+    image = Image.fromarray(labels)
+    image.putpalette(table.tobytes())
+    content = io.BytesIO()
+    image.save(content, format="png")
+    return content.getvalue()
+
+
+class CvatOracle:
+    """Exports requests as zip files for CVAT, and reads the masks that people export from there.
+
+    ::
+
+        folder/requests/<batch>/images.zip       the data of a CVAT task: each region in its surroundings, outlined
+        folder/requests/<batch>/prelabels.zip    its annotations, to be uploaded: what the network predicts
+        folder/requests/<batch>/labels.json      its labels, to be pasted ("Raw")
+        folder/exported/<any name>.zip           to be put there: the task's annotations, exported as "Segmentation mask
+                                                 1.1"; what is painted outside of the outlines does not count
+
+    Masks are kept in ``folder/answers``, at the originals' resolution.
+
+    Args:
+        data: The images.
+        folder: Where requests and answers are.
+
+    Raises:
+        ValueError: If the folder holds labels of other images, sizes or classes.
+    """
+
+    def __init__(self, data: SegmentationData, folder: str | Path) -> None:
+        self.data, self.folder = data, Path(folder)
+        self.labels = LabelFolder(self.folder / "answers", data, manifest=self.folder / MANIFEST)
+
+    def answer(self, requests: Sequence[Request]) -> list[Answer]:
+        """Return what people exported, if all is there.
+
+        Raises:
+            LabelsPending: If some is not; what is missing is in a batch of its own then.
+            ValueError: If an exported file does not fit.
+        """
+        if missing := self._missing(requests):
+            self._take_in(missing)
+        if missing := self._missing(requests):
+            batch = self._export(missing)
+            raise LabelsPending(
+                [file_name(self.data, request.region) for request in missing],
+                f"make a task of the images, labels and pre-labels in {batch} in CVAT, and put its annotations, "
+                f"exported as 'Segmentation mask 1.1', into {self.folder / 'exported'}",
+            )
+        return [self.labels.read(request.region) for request in requests]
+
+    def _missing(self, requests: Sequence[Request]) -> list[Request]:
+        return [request for request in requests if not self.labels.has(request.region)]
+
+    def _take_in(self, requests: Sequence[Request]) -> None:
+        """Store the masks of these requests that are in exported files; the newest file counts."""
+        files = [*(self.folder / "exported").glob("*.zip")] if (self.folder / "exported").is_dir() else []
+        if not files:
+            return
+        by_name = {self._name(request): request for request in requests}
+        contexts = {name: request.context() for name, request in by_name.items()}
+        sizes = {name: (context.pixels.shape[0], context.pixels.shape[1]) for name, context in contexts.items()}
+        for path in sorted(files, key=lambda path: path.stat().st_mtime_ns):
+            for name, mask in read_cvat(path, self.data.classes, sizes).items():
+                labels = contexts[name].box.crop(mask)
+                if (labels != IGNORE_LABEL).any():  # a task that nobody has begun is no answer
+                    self.labels.write(by_name[name].region, Answer(labels))
+
+    def _export(self, requests: Sequence[Request]) -> Path:
+        """Write a batch of requests; the images come last, and say that all is there."""
+        names = [self._name(request) for request in requests]
+        digest = hashlib.blake2b("\n".join(names).encode(), digest_size=6).hexdigest()
+        batch = self.folder / "requests" / digest
+        if (batch / "images.zip").exists():
+            return batch
+        self.labels.bind([request.region for request in requests])
+        write_json(batch / "labels.json", cvat_labels(requests[0].classes, requests[0].palette))
+        (self.folder / "exported").mkdir(exist_ok=True)
+        prelabels, pictures = [], []
+        for name, request in zip(names, requests, strict=True):
+            context, predicted = request.context(), request.prelabel()
+            pictures.append((name, context.pixels))
+            if predicted is not None:
+                mask = np.full(context.pixels.shape[:2], IGNORE_LABEL, np.uint8)
+                context.box.crop(mask)[...] = predicted
+                prelabels.append((name, mask))
+        if prelabels:
+            write_cvat(batch / "prelabels.zip", prelabels, requests[0].classes, requests[0].palette)
+        with replacing(batch / "images.zip") as unfinished, zipfile.ZipFile(unfinished, "w") as archive:
+            for name, pixels in pictures:
+                content = io.BytesIO()
+                Image.fromarray(pixels).save(content, format="png")
+                archive.writestr(f"{name}.png", content.getvalue())
+        return batch
+
+    def _name(self, request: Request) -> str:
+        return file_name(self.data, request.region).removesuffix(".png")
+
+
+def cvat_labels(classes: Sequence[str], palette: UInt8Array) -> list[dict[str, object]]:
+    """Return labels as CVAT's "Raw" constructor takes them."""
+    return [
+        {"name": name, "color": "#{:02x}{:02x}{:02x}".format(*colour), "attributes": []}
+        for name, colour in zip(classes, palette.tolist(), strict=True)
+    ]

@@ -1,0 +1,342 @@
+"""A labelling session in a folder: images without masks, a policy that chooses regions, people who label them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from al_seg_env.datasets import ImageFolder, SegmentationData, Splits
+from al_seg_env.datasets.folder import read_classes
+from al_seg_env.datasets.originals import fitted
+from al_seg_env.env import RegionSelectionEnv
+from al_seg_env.labelling.answered_data import AnsweredData
+from al_seg_env.labelling.cvat import CvatOracle
+from al_seg_env.labelling.label_folder import LabelFolder
+from al_seg_env.labelling.oracles import AnswersRequests, FolderOracle, LabelsPending
+from al_seg_env.labelling.request import requests_of
+from al_seg_env.learner.fitting import FitSettings, fit_to_convergence
+from al_seg_env.learner.weights import save_weights
+from al_seg_env.regions import RegionGrid
+from al_seg_env.registration import make_env
+from al_seg_env.storage import folder_lock, load_tree, read_json, save_tree, write_json
+from al_seg_env.storage.validation import check, check_choice, check_int
+from al_seg_env.types import Size
+from al_seg_experiment.policies import AGENT_SUFFIX, make_policy, parse_policy
+
+SESSION, SESSION_FORMAT, SESSION_VERSION = "session.json", "al-seg-env labelling", 1
+STATE, STATE_KIND = "state.safetensors", "labelling session"
+THETA_0, NETWORK, SPLITS = "theta_0.safetensors", "network.safetensors", "splits.json"
+LONGER_SIDE = 512
+THETA_0_UPDATES = 300
+POLL_SECONDS = 2.0
+NETWORK_OPTIONS: Mapping[str, Any] = {
+    "encoder": "timm-tf_efficientnet_lite0",
+    "encoder_weights": "imagenet",
+    "trainable": "decoder",
+    "learning_rate": 0.01,
+    "fit_iterations": 8,
+}
+"""What differs from an environment's defaults: a frozen encoder, so that a step takes seconds on a CPU."""
+TOOLS: dict[str, Callable[[SegmentationData, Path], AnswersRequests]] = {"folder": FolderOracle, "cvat": CvatOracle}
+"""Makes the oracle of a session by the name of the tool that people label with, given data and folder."""
+
+logger = logging.getLogger("al_seg_env")
+
+
+@dataclass(frozen=True)
+class SessionSettings:
+    """What a session was begun with; kept in its folder, and the same whenever it goes on.
+
+    Attributes:
+        images: Folder of the images, which may have sub-folders; or of ``images`` and ``masks``.
+        classes: File of the classes, see :class:`~al_seg_env.datasets.ImageFolder`.
+        masks: Folder of the masks of those images that have one.
+        image_size: ``(height, width)`` that the network sees; if omitted, 512 pixels on the longer side.
+        policy: What chooses regions: a name such as ``"entropy"``, or ``"NAME=file"`` of a trained agent.
+        budget: Regions to label in all.
+        regions_per_step: Regions that are requested at once.
+        reward_images: Where no image is labelled: images whose first regions, one each, drawn at random, become D_R.
+        seed: Seed of splits, pools and training.
+        options: Further options of :func:`~al_seg_env.make_env`.
+
+    Raises:
+        ValueError: If a setting is out of its range.
+    """
+
+    images: str
+    classes: str
+    masks: str | None = None
+    image_size: Size | None = None
+    policy: str = "entropy"
+    budget: int = 200
+    regions_per_step: int = 8
+    reward_images: int = 0
+    seed: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, least in {"budget": 1, "regions_per_step": 1, "reward_images": 0, "seed": 0}.items():
+            check_int(name, getattr(self, name), least)
+
+    def data(self) -> ImageFolder:
+        """Open the images.
+
+        Raises:
+            ValueError: If there are none, or some can't be read.
+        """
+        root, masks = Path(self.images), Path("masks" if self.masks is None else self.masks).resolve()
+        check("images", self.images, root.is_dir(), "a folder of images")
+        images = "images" if (root / "images").is_dir() else "."
+        if self.masks is None:
+            masks = root.resolve() / "masks"
+        if images == "." and masks.is_dir() and root.resolve() in masks.parents:
+            raise ValueError(f"{masks} lies among the images of {root}; move these to {root / 'images'}")
+        classes, palette, ignored = read_classes(self.classes)
+
+        def opened(size: Size | None) -> ImageFolder:
+            return ImageFolder(
+                root,
+                images=images,
+                masks=str(masks),
+                classes=classes,
+                palette=palette,
+                ignore_labels=ignored,
+                missing_masks="unlabelled",
+                image_size=size,
+            )
+
+        found = opened(self.image_size)
+        if self.image_size is None and max(found.image_size) > LONGER_SIDE:
+            return opened(fitted(found.image_size, (LONGER_SIDE, LONGER_SIDE)))
+        return found
+
+
+class LabelSession:
+    """Regions are chosen, labelled by people, and trained on, until the budget is spent; every step is kept.
+
+    ::
+
+        OUT/session.json             settings
+        OUT/splits.json              which images are D_S, D_T, D_R, D_V
+        OUT/theta_0.safetensors      the network before the first request, where some images were labelled
+        OUT/network.safetensors      the network after the last step
+        OUT/state.safetensors        where the session is
+        OUT/labels/                  requests and answers; see the oracles
+
+    Args:
+        out: The folder.
+        settings: What to begin with. If omitted, those in the folder.
+
+    Raises:
+        ValueError: If there are none, or others in the folder.
+    """
+
+    def __init__(self, out: str | Path, settings: SessionSettings | None = None) -> None:
+        self.out = Path(out)
+        self.settings = _bound(self.out, settings)
+        self.data = self.settings.data()
+
+    @property
+    def label_folder(self) -> LabelFolder:
+        """The answers so far."""
+        exchange = self.out / "labels"
+        return LabelFolder(exchange / "answers", self.data, manifest=exchange / "manifest.json")
+
+    def run(self, tool: str | Callable[[SegmentationData, Path], AnswersRequests], wait: bool = False) -> bool:
+        """Go on until people are needed, or the budget is spent.
+
+        Args:
+            tool: A name out of :data:`TOOLS`, or what makes an oracle of data and folder.
+            wait: Look every few seconds whether answers have come, rather than end.
+
+        Returns:
+            Whether the budget is spent.
+
+        Raises:
+            LabelsPending: If labels are waited for, unless ``wait``.
+            ValueError: If images, options or answers do not fit; the session is as before then.
+        """
+        make = tool if callable(tool) else TOOLS[check_choice("tool", tool, tuple(TOOLS))]
+        with folder_lock(self.out):
+            oracle = make(self.data, self.out / "labels")
+            data = self._with_reward(oracle, wait)
+            env = self.make_env(data, oracle=oracle)
+            if env.splits.train and "weights" not in self.options:
+                self._fit_theta_0(env)
+                env = self.make_env(data, oracle=oracle)
+            return self._play(env, wait)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of :func:`~al_seg_env.make_env`."""
+        settings = self.settings
+        options = {
+            **NETWORK_OPTIONS,
+            "split": "eval",
+            "budget": settings.budget,
+            "regions_per_step": settings.regions_per_step,
+            **self._policy.arguments,
+            **settings.options,
+        }
+        if (self.out / THETA_0).exists():
+            options["weights"] = str(self.out / THETA_0)
+        return options
+
+    def make_env(self, data: SegmentationData, **options: Any) -> RegionSelectionEnv:
+        """Return the session's environment, at theta_0.
+
+        Args:
+            data: The session's, or the same with answers.
+            options: Over the session's.
+        """
+        path, reward = self.out / SPLITS, self._reward_images
+        if reward and not path.exists():
+            _splits_with_reward(len(data.names), reward, self.settings.seed).save(path, data)
+        splits = str(path) if path.exists() else self.settings.seed
+        with_reward = "miou" if reward or self.data.labelled else None
+        env = make_env(data, splits=splits, **{"reward": with_reward, **self.options, **options})
+        if not path.exists():
+            env.splits.save(path, data)
+        return env
+
+    @property
+    def _policy(self) -> Any:
+        policy = self.settings.policy
+        return parse_policy(f"agent={policy}" if policy.endswith(AGENT_SUFFIX) and "=" not in policy else policy)
+
+    @property
+    def _reward_images(self) -> list[int]:
+        """Images whose first regions become D_R."""
+        if self.data.labelled or not self.settings.reward_images:
+            return []
+        count = min(self.settings.reward_images, max(1, len(self.data.names) // 2))
+        drawn = np.random.default_rng(self.settings.seed).choice(len(self.data.names), count, replace=False)
+        return sorted(drawn.tolist())
+
+    def _with_reward(self, oracle: AnswersRequests, wait: bool) -> SegmentationData:
+        """Return data in which the first regions are labelled, once people have done so."""
+        images = self._reward_images
+        if not images:
+            return self.data
+        height, width = self.data.image_size
+        size = self.settings.options.get("region_size", (-(-height // 4), -(-width // 4)))
+        grid = RegionGrid((height, width), (int(size[0]), int(size[1])))
+        rng = np.random.default_rng([self.settings.seed, 1])
+        boxes = []
+        for image in images:
+            original = self.data.original(image)
+            boxes.append(rng.choice([i for i in grid.regions_of([image]) if original.holds(grid.box(i))]))
+        requests = requests_of(self.data, [grid.box(region) for region in boxes])
+        _until_answered(lambda: oracle.answer(requests), wait)
+        return AnsweredData(self.data, self.label_folder, images=images)
+
+    def _fit_theta_0(self, env: RegionSelectionEnv) -> None:
+        """Train the network on D_T, which was labelled before."""
+        logger.info("the network is trained on the %d labelled images of D_T", len(env.splits.train))
+        env.reset(seed=self.settings.seed)
+        fit_to_convergence(
+            env.learner,
+            env.frames,
+            env.grid,
+            env.grid.regions_of(env.splits.train).tolist(),
+            env.frames.mask,
+            env.splits.reward,
+            FitSettings(updates=THETA_0_UPDATES, batch_size=8, replay=0.0, crop_size=None),
+            np.random.default_rng(self.settings.seed),
+            "theta_0",
+        )
+        save_weights(env.learner, self.out / THETA_0, self.data.classes)
+
+    def _play(self, env: RegionSelectionEnv, wait: bool) -> bool:
+        """Play the episode, from where it was."""
+        policy = make_policy(self._policy.policy, env, self.settings.seed, self._policy.agent)
+        observation, info = env.reset(seed=self.settings.seed)
+        action = None
+        if (self.out / STATE).exists():
+            kept = load_tree(self.out / STATE, STATE_KIND)
+            observation, info = env.set_state(kept["state"])
+            action = kept["action"]
+        terminated = info["next_active"] == 0
+        with tqdm(total=env.config.budget, initial=int(self._spent(env)), desc="labelled", leave=False) as bar:
+            while not terminated:
+                if action is None:
+                    action, _ = policy.predict(observation, deterministic=True)
+                    # What is asked is decided: whoever goes on asks the same.
+                    save_tree(self.out / STATE, STATE_KIND, {"state": env.get_state(), "action": action})
+                observation, _, terminated, _, info = _until_answered(partial(env.step, action), wait)
+                action = None
+                save_weights(env.learner, self.out / NETWORK, self.data.classes)
+                save_tree(self.out / STATE, STATE_KIND, {"state": env.get_state(), "action": None})
+                bar.update(int(self._spent(env)) - bar.n)
+                if info.get("rewarded", True):
+                    bar.set_postfix(miou=f"{info['miou']:.1f}")
+        return True
+
+    def _spent(self, env: RegionSelectionEnv) -> float:
+        return env.labels.spent(env.config.budget_unit)
+
+
+def _until_answered(ask: Callable[[], Any], wait: bool) -> Any:
+    """Return what a question returns; where its labels are pending, ask again every few seconds if told to wait."""
+    told = False
+    while True:
+        try:
+            return ask()
+        except LabelsPending as pending:
+            if not wait:
+                raise
+            if not told:
+                logger.warning("%s", pending)
+            told = True
+            time.sleep(POLL_SECONDS)
+
+
+def _splits_with_reward(count: int, reward: Sequence[int], seed: int) -> Splits:
+    """Return splits where only D_R is labelled: a twentieth of the others is D_S, the rest D_V."""
+    others = [image for image in range(count) if image not in set(reward)]
+    order = np.random.default_rng(seed).permutation(others).tolist()
+    first = max(1, len(others) // 20)
+    return Splits(state=tuple(sorted(order[:first])), train=(), reward=tuple(reward), eval=tuple(sorted(order[first:])))
+
+
+def _bound(out: Path, settings: SessionSettings | None) -> SessionSettings:
+    """Return a session's settings; those given are stored if it is new, and compared with the stored ones if not."""
+    path = out / SESSION
+    if not path.exists():
+        check(
+            "out", str(out), settings is not None, "the folder of a labelling session; begin one with al-seg-env label"
+        )
+        assert settings is not None
+        settings.data()  # so that a mistake leaves nothing behind
+        write_json(path, {"format": SESSION_FORMAT, "version": SESSION_VERSION, **asdict(settings)})
+        return settings
+    content = read_json(path, "expected the settings of a labelling session")
+    try:
+        known = content.pop("format"), content.pop("version")
+        if known != (SESSION_FORMAT, SESSION_VERSION):
+            raise ValueError(f"it is {known[0]!r}, version {known[1]!r}")
+        size = content.pop("image_size")
+        stored = SessionSettings(**content, image_size=None if size is None else (int(size[0]), int(size[1])))
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} can't be used ({error}); restore it, or choose another folder") from error
+    if settings is not None and replace(settings, budget=stored.budget) == stored != settings:  # more labels are bought
+        write_json(path, {"format": SESSION_FORMAT, "version": SESSION_VERSION, **asdict(settings)})
+        return settings
+    if settings is not None and settings != stored:
+        changed = [name for name, value in asdict(settings).items() if value != asdict(stored)[name]]
+        raise ValueError(
+            f"{out} holds a session with other settings: "
+            + "; ".join(
+                f"{name} is {asdict(stored)[name]!r} there, {asdict(settings)[name]!r} here" for name in changed
+            )
+            + ". Repeat the settings that it was begun with, or choose another folder with --out"
+        )
+    return stored

@@ -1,0 +1,231 @@
+"""A labelling session from photographs to masks and a network, stopped and killed on the way."""
+
+import csv
+import json
+import re
+import zipfile
+
+import numpy as np
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+from PIL import Image
+from processes import in_child
+
+from al_seg_env import LabelsPending
+from al_seg_env.labelling.cvat import write_cvat
+from al_seg_env.labelling.label_folder import LabelFolder
+from al_seg_env.learner.building import normalisation
+from al_seg_experiment.cli import main
+from al_seg_experiment.exporting import export
+from al_seg_experiment.label_session import LabelSession, SessionSettings
+
+CLASSES = ["dark", "bright"]
+SIZES = [(48, 64), (64, 48), (96, 128), (48, 64), (40, 40), (64, 48)]
+OPTIONS = {
+    "encoder": "tu-tf_mobilenetv3_small_minimal_100",
+    "encoder_weights": None,
+    "network_options": {"decoder_pyramid_channels": 16, "decoder_segmentation_channels": 32},
+    "precision": "float32",
+    "pool_size": 2,
+    "fit_iterations": 1,
+}
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Return a folder of photographs of several sizes, half of each dark and half bright."""
+    for number, (height, width) in enumerate(SIZES):
+        pixels = np.random.default_rng(number).integers(0, 60, (height, width, 3)).astype(np.uint8)
+        pixels[:, width // 2 :] += 190
+        path = tmp_path / "photos" / ("garden" if number % 2 else "house") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    (tmp_path / "classes.json").write_text(json.dumps(CLASSES))
+    return tmp_path
+
+
+def settings(photos, **changes):
+    given = {
+        "images": str(photos / "photos"),
+        "classes": str(photos / "classes.json"),
+        "image_size": (64, 64),
+        "policy": "entropy",
+        "budget": 4,
+        "regions_per_step": 2,
+        "options": OPTIONS,
+    }
+    return SessionSettings(**{**given, **changes})
+
+
+def paint(session):
+    """Label what is requested: bright or dark."""
+    folder = session.out / "labels"
+    for picture in sorted((folder / "requests").glob("*.png")):
+        if not (folder / "answers" / picture.name).exists():
+            bright = np.asarray(Image.open(picture)).mean(-1) > 128
+            Image.fromarray(bright.astype(np.uint8)).save(folder / "answers" / picture.name)
+
+
+def label_all(photos, out, **changes):
+    """Play the people until the session is over; each time as another process would. Return the times it waited."""
+    for waited in range(20):
+        session = LabelSession(out, settings(photos, **changes))
+        try:
+            session.run("folder")
+        except LabelsPending:
+            paint(session)
+        else:
+            return waited
+    raise AssertionError("the session does not end")
+
+
+def test_from_photographs_to_masks_and_a_network(photos):
+    assert label_all(photos, photos / "out") == 2
+    session = LabelSession(photos / "out")
+    assert len(session.label_folder.regions()) == 4
+    masks = export(session, photos / "masks", predictions=False)
+    written = sorted(masks.rglob("*.png"))
+    assert 1 <= len(written) <= 4
+    for path in written:
+        image = np.asarray(Image.open(photos / "photos" / path.relative_to(masks))).mean(-1) > 128
+        mask = np.asarray(Image.open(path))
+        assert mask.shape == image.shape
+        assert (mask[mask != 255] == image[mask != 255]).all()
+        assert (mask != 255).any()
+    everything = export(session, photos / "all", predictions=True)
+    assert len(list(everything.rglob("*.png"))) == len(SIZES)
+    assert all((np.asarray(Image.open(path)) != 255).all() for path in everything.rglob("*.png"))
+    network = smp.from_pretrained(str(photos / "all" / "smp")).eval()
+    env = session.make_env(session.data, weights=str(session.out / "network.safetensors"))
+    with torch.inference_mode():
+        expected = env.learner.predict(env.inputs.whole([0]))
+        pixels = torch.from_numpy(session.data.image(0)).permute(2, 0, 1)[None] / 255
+        mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in normalisation(OPTIONS["encoder"]))
+        torch.testing.assert_close(network((pixels - mean) / std), expected, rtol=0.05, atol=0.05)
+
+
+def test_a_session_that_is_killed_asks_the_same_again_and_loses_nothing(photos):
+    out = photos / "out"
+    requested = set()
+    for delay in (1.0, 2.5, 4.0):
+        in_child(lambda: LabelSession(out, settings(photos)).run("folder"), kill_after=delay)
+        found = {path.name for path in (out / "labels" / "requests").glob("*.png")}
+        assert requested <= found
+        requested = found
+    assert label_all(photos, out) <= 2
+    session = LabelSession(out)
+    assert requested <= {path.name for path in (out / "labels" / "answers").glob("*.png")}
+    assert len(session.label_folder.regions()) == 4
+
+
+def test_the_first_labels_become_the_images_that_measure(photos):
+    assert label_all(photos, photos / "out", reward_images=2) == 3
+    session = LabelSession(photos / "out")
+    assert len(session.label_folder.regions()) == 2 + 4
+    splits = json.loads((photos / "out" / "splits.json").read_text())
+    assert len(splits["reward"]) == 2
+    assert not set(splits["reward"]) & set(splits["eval"])
+
+
+def test_labelled_images_make_theta_0_first(photos, monkeypatch):
+    monkeypatch.setattr("al_seg_experiment.label_session.THETA_0_UPDATES", 2)
+    for name in ("house/0", "garden/1", "house/2"):
+        image = np.asarray(Image.open(photos / "photos" / f"{name}.png")).mean(-1) > 128
+        path = photos / "masks" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.astype(np.uint8)).save(path)
+    masks = {"masks": str(photos / "masks")}
+    assert label_all(photos, photos / "out", **masks) == 2
+    assert (photos / "out" / "theta_0.safetensors").exists()
+    splits = json.loads((photos / "out" / "splits.json").read_text())
+    assert set(splits["reward"] + splits["train"] + splits["state"]) == {"house/0", "garden/1", "house/2"}
+
+
+def test_more_labels_may_be_bought_but_nothing_else_may_differ(photos):
+    label_all(photos, photos / "out")
+    assert label_all(photos, photos / "out", budget=6) == 1
+    with pytest.raises(
+        ValueError, match="other settings: policy is 'entropy' there, 'margin' here. Repeat the settings"
+    ):
+        LabelSession(photos / "out", settings(photos, policy="margin", budget=6))
+    with pytest.raises(ValueError, match="expected the folder of a labelling session; begin one with al-seg-env label"):
+        LabelSession(photos / "nothing")
+    (photos / "out" / "session.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"session\.json can't be used"):
+        LabelSession(photos / "out")
+
+
+def test_through_cvat(photos):
+    out = photos / "out"
+    for _ in range(2):
+        session = LabelSession(out, settings(photos))
+        with pytest.raises(LabelsPending, match="make a task of the images"):
+            session.run("cvat")
+        masks = {}
+        for batch in (out / "labels" / "requests").iterdir():
+            with zipfile.ZipFile(batch / "images.zip") as archive:
+                for name in archive.namelist():
+                    with archive.open(name) as file:
+                        pixels = np.asarray(Image.open(file)).astype(int)
+                    masks[name.removesuffix(".png")] = (pixels[..., 2] > 128).astype(np.uint8)
+        write_cvat(out / "labels" / "exported" / "all.zip", masks.items(), CLASSES, session.data.palette)
+    assert LabelSession(out, settings(photos)).run("cvat")
+    for path in export(LabelSession(out), photos / "masks").rglob("*.png"):
+        image = np.asarray(Image.open(photos / "photos" / path.relative_to(photos / "masks" / "masks"))).mean(-1) > 128
+        mask = np.asarray(Image.open(path))
+        assert (mask[mask != 255] == image[mask != 255]).all()
+
+
+def test_the_commands(photos, capsys):
+    changes = [f"--set={name}={json.dumps(value)}" for name, value in OPTIONS.items()]
+    images = [str(photos / "photos"), "--classes", str(photos / "classes.json"), "--image-size", "64", "64", *changes]
+    label = ["label", *images, "--out", str(photos / "out"), "--budget", "2", "--regions-per-step", "2"]
+    assert main(label) == 0
+    assert "2 regions wait for their labels" in capsys.readouterr().out
+    paint(LabelSession(photos / "out"))
+    assert main(label) == 0
+    assert "the budget is spent; al-seg-env export" in capsys.readouterr().out
+    for name in ("png", "coco", "cvat"):
+        assert main(["export", str(photos / "out"), "--format", name, "--out", str(photos / name)]) == 0
+    assert main(["export", str(photos / "out"), "--format", "gif"]) == 2
+    assert "format is 'gif'; expected one of 'png', 'coco', 'cvat'" in capsys.readouterr().err
+    assert main(["label", *images, "--out", str(photos / "o"), "--tool", "pencil"]) == 2
+    assert "tool is 'pencil'; expected one of 'folder', 'cvat'" in capsys.readouterr().err
+    assert main(["suggest", *images, "--out", str(photos / "s"), "--count", "9", "--per-image", "3"]) == 0
+    with (photos / "s" / "suggestions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["rank"] for row in rows] == [str(rank) for rank in range(1, 10)]
+    scores = [float(row["score"]) for row in rows]
+    assert scores == sorted(scores, reverse=True)
+    assert max(sum(row["image"] == name for row in rows) for name in {row["image"] for row in rows}) <= 3
+    assert all(re.fullmatch(r"\d+", row[key]) for row in rows for key in ("top", "left", "height", "width"))
+    assert Image.open(photos / "s" / "suggestions.png").size[0] > 100
+
+
+def test_two_labellers_do_not_use_one_folder_at_once(photos):
+    session = LabelSession(photos / "out", settings(photos))
+    with pytest.raises(LabelsPending):
+        session.run("folder")
+
+    def second(data, folder):
+        LabelSession(photos / "out").run("folder")
+
+    with pytest.raises(ValueError, match="is in use by process"):
+        session.run(second)
+
+
+def test_masks_among_the_images_are_refused(photos):
+    (photos / "photos" / "masks").mkdir()
+    with pytest.raises(ValueError, match="masks lies among the images of .*; move these to"):
+        LabelSession(photos / "out", settings(photos))
+    assert not (photos / "out").exists()
+
+
+def test_answers_are_read_by_anyone(photos):
+    label_all(photos, photos / "out", budget=2)
+    data = settings(photos).data()
+    folder = LabelFolder(
+        photos / "out" / "labels" / "answers", data, manifest=photos / "out" / "labels" / "manifest.json"
+    )
+    assert len(folder.regions()) == 2
