@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,9 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg, subcommand
 
 from agents import SubActionDQN
 from al_seg_env.command_line import Assignments, EnvironmentOptions, assignments, run
+from al_seg_env.datasets import SegmentationData
 from al_seg_env.labelling.oracles import LabelsPending
+from al_seg_env.labelling.page.desk import Desk, page_is_installed
 from al_seg_env.registration import LEARNER_OPTIONS
 from al_seg_experiment.evaluation import evaluate
 from al_seg_experiment.experiment import Experiment, Stage
@@ -330,11 +333,17 @@ class Label(Images):
     step; take masks and network out of it with al-seg-env export OUT.
     """
 
-    tool: str = "folder"
-    """What people label with: folder (pictures in OUT/labels/requests, masks into OUT/labels/answers), or cvat (zips
-    in OUT/labels)."""
+    tool: str | None = None
+    """What people label with: page (in the browser; the default where the extra "page" is installed), folder (pictures
+    in OUT/labels/requests, masks into OUT/labels/answers), or cvat (zips in OUT/labels)."""
     wait: Flag = False
-    """Wait for labels, rather than end when some are needed."""
+    """Wait for labels, rather than end when some are needed, as the page always does."""
+    host: str = "127.0.0.1"
+    """Address on which the page listens. Where it is not this machine's own, the page asks for a token."""
+    port: int = 8765
+    """Its port; 0 for any that is free."""
+    token: Annotated[str | None, arg(metavar="TEXT")] = None
+    """What everyone has to know to use the page; made up where one is needed and none is given."""
     policy: str = "entropy"
     """What chooses: entropy, margin, bald, ripu, uniform, or a trained agent (agent.safetensors)."""
     budget: int = 200
@@ -356,12 +365,31 @@ class Label(Images):
             reward_images=self.reward_images,
             seed=self.seed,
         )
+        session = LabelSession(self.out, settings)
         try:
-            LabelSession(self.out, settings).run(self.tool, wait=self.wait)
+            if self.tool == "page" or (self.tool is None and page_is_installed()):
+                self._on_page(session)
+            else:
+                session.run(self.tool or "folder", wait=self.wait)
         except LabelsPending as pending:
             say(f"{pending}: run the same command again")
             return
         say(f"the budget is spent; al-seg-env export {self.out} writes masks and network")
+
+    def _on_page(self, session: LabelSession) -> None:
+        if not page_is_installed():
+            raise ImportError('the labelling page needs more packages: pip install "al-seg-env[page]"')
+        from al_seg_env.labelling.page.server import PageServer
+
+        with contextlib.ExitStack() as serving:
+
+            def opened(data: SegmentationData, folder: Path) -> Desk:
+                desk = Desk(data, folder)
+                page = serving.enter_context(PageServer(desk, self.host, self.port, self.token))
+                say(f"label at {page.address} (Ctrl-C ends; the same command goes on)")
+                return desk
+
+            session.run(opened, wait=True)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from al_seg_env.env import RegionSelectionEnv
 from al_seg_env.labelling.answered_data import AnsweredData
 from al_seg_env.labelling.cvat import CvatOracle
 from al_seg_env.labelling.label_folder import LabelFolder
-from al_seg_env.labelling.oracles import AnswersRequests, FolderOracle, LabelsPending
+from al_seg_env.labelling.oracles import AnswersRequests, FolderOracle, LabelsPending, ShowsProgress
 from al_seg_env.labelling.request import requests_of
 from al_seg_env.learner.fitting import FitSettings, fit_to_convergence
 from al_seg_env.learner.weights import save_weights
@@ -172,7 +172,7 @@ class LabelSession:
             if env.splits.train and "weights" not in self.options:
                 self._fit_theta_0(env)
                 env = self.make_env(data, oracle=oracle)
-            return self._play(env, wait)
+            return self._play(env, oracle, wait)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -255,7 +255,7 @@ class LabelSession:
         )
         save_weights(env.learner, self.out / THETA_0, self.data.classes)
 
-    def _play(self, env: RegionSelectionEnv, wait: bool) -> bool:
+    def _play(self, env: RegionSelectionEnv, oracle: AnswersRequests, wait: bool) -> bool:
         """Play the episode, from where it was."""
         policy = make_policy(self._policy.policy, env, self.settings.seed, self._policy.agent)
         observation, info = env.reset(seed=self.settings.seed)
@@ -265,6 +265,7 @@ class LabelSession:
             observation, info = env.set_state(kept["state"])
             action = kept["action"]
         terminated = info["next_active"] == 0
+        self._show(oracle, env, info)
         with tqdm(total=env.config.budget, initial=int(self._spent(env)), desc="labelled", leave=False) as bar:
             while not terminated:
                 if action is None:
@@ -276,9 +277,15 @@ class LabelSession:
                 save_weights(env.learner, self.out / NETWORK, self.data.classes)
                 save_tree(self.out / STATE, STATE_KIND, {"state": env.get_state(), "action": None})
                 bar.update(int(self._spent(env)) - bar.n)
+                self._show(oracle, env, info)
                 if info.get("rewarded", True):
                     bar.set_postfix(miou=f"{info['miou']:.1f}")
         return True
+
+    def _show(self, oracle: AnswersRequests, env: RegionSelectionEnv, info: Mapping[str, Any]) -> None:
+        if isinstance(oracle, ShowsProgress):
+            miou = float(info["miou"]) if info.get("rewarded", True) else None
+            oracle.show_progress(self._spent(env), env.config.budget, env.config.budget_unit, miou)
 
     def _spent(self, env: RegionSelectionEnv) -> float:
         return env.labels.spent(env.config.budget_unit)

@@ -118,10 +118,13 @@ class LabelFolder:
                 },
             )
 
-    def write(self, region: Box, answer: Answer) -> None:
+    def write(self, region: Box, answer: Answer, keep_earlier: bool = True) -> None:
         """Store what someone answered of a region, whole or not at all.
 
-        Of a mask that is there already, a copy is kept in the folder ``earlier``.
+        Args:
+            region: The region.
+            answer: What was answered.
+            keep_earlier: Keep a copy of a mask that is there already, in the folder ``earlier``.
 
         Raises:
             ValueError: If the mask does not fit the region, or the image is another one than when it was requested.
@@ -132,7 +135,7 @@ class LabelFolder:
         effort = {"seconds": answer.seconds, "clicks": answer.clicks, "by": answer.by}
         told = {name: value for name, value in effort.items() if value is not None}
         with short_lock(self.manifest.parent):
-            if path.exists():
+            if keep_earlier and path.exists():
                 self._keep_earlier(path)
             write_png(path, mask, {EFFORT: json.dumps(told)} if told else {})
 

@@ -36,6 +36,15 @@ class AnswersRequests(Protocol):
         ...
 
 
+@runtime_checkable
+class ShowsProgress(Protocol):
+    """An oracle that shows people how far they are."""
+
+    def show_progress(self, spent: float, budget: float, unit: str, miou: float | None) -> None:
+        """Take note of what the labels cost, what they may cost, in which unit, and the mean IoU in percent, if any."""
+        ...
+
+
 Oracle = LabelsBoxes | AnswersRequests
 """Answers requests for labels: a person, a file, or the truth."""
 

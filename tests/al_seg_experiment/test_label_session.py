@@ -180,7 +180,18 @@ def test_through_cvat(photos):
 def test_the_commands(photos, capsys):
     changes = [f"--set={name}={json.dumps(value)}" for name, value in OPTIONS.items()]
     images = [str(photos / "photos"), "--classes", str(photos / "classes.json"), "--image-size", "64", "64", *changes]
-    label = ["label", *images, "--out", str(photos / "out"), "--budget", "2", "--regions-per-step", "2"]
+    label = [
+        "label",
+        *images,
+        "--tool",
+        "folder",
+        "--out",
+        str(photos / "out"),
+        "--budget",
+        "2",
+        "--regions-per-step",
+        "2",
+    ]
     assert main(label) == 0
     assert "2 regions wait for their labels" in capsys.readouterr().out
     paint(LabelSession(photos / "out"))
