@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,9 +37,14 @@ GIVEN = {"policy", "env", "seed", "epsilon", "_init_setup_model"}
 """Arguments of the agent that are given otherwise."""
 
 
+LAST_LOOK = 4.0
+"""Seconds in which the labelling page learns that all is done."""
+
+
 def say(text: object) -> None:
     """Write a line of a command's result."""
     sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 @dataclass(frozen=True)
@@ -390,6 +396,7 @@ class Label(Images):
                 return desk
 
             session.run(opened, wait=True)
+            time.sleep(LAST_LOOK)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import numpy as np
 import uvicorn
@@ -154,12 +154,13 @@ class PageServer:
             token = secrets.token_urlsafe(24)
         # What is wrong with it is said without it.
         if token is not None:
-            check("token", "*" * len(token), len(token) >= LEAST_TOKEN, f"at least {LEAST_TOKEN} characters")
+            fits = len(token) >= LEAST_TOKEN and token.isascii() and token.isprintable()
+            check("token", "*" * len(token), fits, f"at least {LEAST_TOKEN} characters of ASCII")
         self._socket = _listen(host, port)
         port = self._socket.getsockname()[1]
         shown = socket.gethostname() if host in EVERYWHERE else f"[{host}]" if ":" in host else host
-        self.address = f"http://{shown}:{port}/" + ("" if token is None else f"?token={token}")
-        desk.where = self.address
+        self.address = f"http://{shown}:{port}/" + ("" if token is None else f"?token={quote(token, safe='')}")
+        desk.where = self.address.partition("?")[0]  # messages end up in logs
         hosts = ("127.0.0.1", "localhost", "::1", host)
         config = uvicorn.Config(make_app(desk, token, hosts), access_log=False, log_level="warning", lifespan="off")
         self._server = uvicorn.Server(config)
