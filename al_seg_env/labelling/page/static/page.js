@@ -334,10 +334,10 @@ function drawNow() {
     }
   }
   if (task.counted !== task.version) {
-    task.left = task.mask.reduce((count, label) => count + (label === IGNORE), 0);
+    task.unlabelled = task.mask.reduce((count, label) => count + (label === IGNORE), 0);
     task.counted = task.version;
   }
-  const left = task.left;
+  const left = task.unlabelled;
   at("unlabelled").textContent = left ? `${(100 * left / task.mask.length).toFixed(1)} % unlabelled` : "all labelled";
   at("undo").disabled = !task.undo.length;
   at("redo").disabled = !task.redo.length;

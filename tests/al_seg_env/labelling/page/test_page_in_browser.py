@@ -1,5 +1,7 @@
 """A person in a browser paints what is requested, with mouse and keyboard, and the environment goes on."""
 
+import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,8 @@ from al_seg_env.labelling.page.desk import Desk
 from al_seg_env.labelling.page.server import PageServer
 
 CHROMIUM = Path("/usr/bin/chromium")
+PATIENCE = 300_000
+"""Milliseconds that a busy machine may take."""
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(not CHROMIUM.exists(), reason=f"there is no {CHROMIUM}"),
@@ -26,7 +30,7 @@ pytestmark = [
 @pytest.fixture
 def browser():
     with sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        chromium = started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"], timeout=PATIENCE)
         yield chromium
         chromium.close()
 
@@ -43,8 +47,16 @@ def point(page, x, y):
     return at, exact
 
 
+def until(page, condition):
+    """Wait for what playwright's own function can't, since the page forbids to run texts as code."""
+    end = time.monotonic() + PATIENCE / 1000
+    while not page.evaluate(condition):
+        assert time.monotonic() < end, condition
+        page.wait_for_timeout(100)
+
+
 def wait_for_region(page, other_than=None):
-    page.wait_for_function("other => task !== null && task.id !== other", arg=other_than, timeout=120_000)
+    until(page, f"task !== null && task.id !== {json.dumps(other_than)}")
     return page.evaluate("task.id")
 
 
@@ -67,9 +79,10 @@ def test_a_person_labels_a_whole_step(tmp_path, browser):
     expected = {}
     with PageServer(desk, port=0) as server:
         context = browser.new_context(viewport={"width": 1000, "height": 700})
+        context.set_default_timeout(PATIENCE)
         page = context.new_page()
         failures, outside = [], []
-        page.on("pageerror", failures.append)
+        page.on("pageerror", lambda error: failures.append(error))
         page.on("request", lambda request: outside.append(request.url))
         page.goto(server.address)
         # With the mouse: a stroke of the second class; the browser is closed; the rest is of the first.
@@ -82,10 +95,10 @@ def test_a_person_labels_a_whole_step(tmp_path, browser):
         page.mouse.down()
         page.mouse.move(*finish)
         page.mouse.up()
-        page.wait_for_function("task.version > 0 && task.version === task.saved", timeout=120_000)
+        until(page, "task.version > 0 && task.version === task.saved")
         page.close()
         page = context.new_page()
-        page.on("pageerror", failures.append)
+        page.on("pageerror", lambda error: failures.append(error))
         page.goto(server.address)
         assert wait_for_region(page) == first
         page.keyboard.press("f")
@@ -113,7 +126,7 @@ def test_a_person_labels_a_whole_step(tmp_path, browser):
             np.testing.assert_array_equal(painted == 2, stroke((height, width), middle, (middle[0] + 2, middle[1]), 2))
             expected[task] = painted
             page.keyboard.press("Enter")
-        page.wait_for_function("task === null", timeout=120_000)
+        until(page, "task === null")
         assert not failures
         assert all(url.startswith((server.address, "data:", "blob:")) for url in outside)
     for task, mask in expected.items():

@@ -275,7 +275,7 @@ def test_where_others_can_reach_the_page_it_asks_for_a_token(office):
         assert local.address.startswith("http://127.0.0.1:")
         assert "token" not in local.address
         port = int(local.address.rstrip("/").rpartition(":")[2])
-        with pytest.raises(OSError, match=f"port {port} .*choose others with --host and --port"):
+        with pytest.raises(OSError, match=f"port {port} .*choose others: --host, --port"):
             PageServer(office.desk, port=port)
     with pytest.raises(ValueError, match="token is .*expected at least 16 characters"):
         PageServer(office.desk, port=0, token="short")
