@@ -76,7 +76,7 @@ def make_app(desk: Desk, token: str | None = None, hosts: tuple[str, ...] = ("12
         return JSONResponse({"classes": desk.classes(), "progress": desk.progress()})
 
     async def next_task(request: Request) -> Response:
-        person = (await _body(request, SMALL_BODY)).get("person")
+        person = (await _body(request, SMALL_BODY)).get("person", "")
 
         def found() -> Response:
             task = desk.next(person)
@@ -99,7 +99,7 @@ def make_app(desk: Desk, token: str | None = None, hosts: tuple[str, ...] = ("12
             body = await _body(request, SMALL_BODY + 8 * size[0] * size[1])
 
             def done() -> Response:
-                use(body.get("person"), name, _work(body, size))
+                use(body.get("person", ""), name, _work(body, size))
                 return JSONResponse({"progress": desk.progress()})
 
             return await run_in_threadpool(done)
@@ -108,7 +108,7 @@ def make_app(desk: Desk, token: str | None = None, hosts: tuple[str, ...] = ("12
 
     def without_work(use: Callable[[str, str], None]) -> Callable[[Request], Awaitable[Response]]:
         async def handle(request: Request) -> Response:
-            person = (await _body(request, SMALL_BODY)).get("person")
+            person = (await _body(request, SMALL_BODY)).get("person", "")
             await run_in_threadpool(use, person, request.path_params["id"])
             return JSONResponse({"progress": desk.progress()})
 
@@ -292,7 +292,8 @@ async def _body(request: Request, limit: int) -> dict[str, Any]:
 
 def _work(body: dict[str, Any], size: Size) -> Answer:
     """Return what someone sent of a region."""
-    seconds, clicks, by = body.get("seconds"), body.get("clicks"), body.get("by")
+    given: list[Any] = [body.get(name) for name in ("seconds", "clicks", "by")]
+    seconds, clicks, by = given
     if not (type(seconds) in (int, float) and math.isfinite(seconds) and 0 <= seconds <= MAX_SECONDS):
         raise ValueError("seconds is no number from 0 on")
     if not (type(clicks) is int and 0 <= clicks <= MAX_CLICKS):
