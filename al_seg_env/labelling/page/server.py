@@ -336,6 +336,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((host, port))
+            listening.listen()  # at once: until then, another process could bind the same port
         except BaseException:
             listening.close()
             raise
