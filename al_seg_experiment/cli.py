@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg, subcommand
 from agents import SubActionDQN
 from al_seg_env.command_line import Assignments, EnvironmentOptions, assignments, run
 from al_seg_env.datasets import SegmentationData
+from al_seg_env.labelling.label_studio import LabelStudioOracle
 from al_seg_env.labelling.oracles import LabelsPending
 from al_seg_env.labelling.page.desk import Desk, page_is_installed
 from al_seg_env.registration import LEARNER_OPTIONS
@@ -341,7 +343,9 @@ class Label(Images):
 
     tool: str | None = None
     """What people label with: page (in the browser; the default where the extra "page" is installed), folder (pictures
-    in OUT/labels/requests, masks into OUT/labels/answers), or cvat (zips in OUT/labels)."""
+    in OUT/labels/requests, masks into OUT/labels/answers), cvat (zips in OUT/labels), or label-studio."""
+    label_studio: Annotated[str | None, arg(metavar="URL")] = None
+    """Label with the Label Studio at this address; its access token is in the environment, LABEL_STUDIO_API_KEY."""
     wait: Flag = False
     """Wait for labels, rather than end when some are needed, as the page always does."""
     host: str = "127.0.0.1"
@@ -373,7 +377,9 @@ class Label(Images):
         )
         session = LabelSession(self.out, settings)
         try:
-            if self.tool == "page" or (self.tool is None and page_is_installed()):
+            if self.label_studio is not None:
+                session.run(partial(LabelStudioOracle.from_environment, url=self.label_studio), wait=self.wait)
+            elif self.tool == "page" or (self.tool is None and page_is_installed()):
                 self._on_page(session)
             else:
                 session.run(self.tool or "folder", wait=self.wait)

@@ -20,6 +20,7 @@ from al_seg_env.env import RegionSelectionEnv
 from al_seg_env.labelling.answered_data import AnsweredData
 from al_seg_env.labelling.cvat import CvatOracle
 from al_seg_env.labelling.label_folder import LabelFolder
+from al_seg_env.labelling.label_studio import LabelStudioOracle
 from al_seg_env.labelling.oracles import AnswersRequests, FolderOracle, LabelsPending, ShowsProgress
 from al_seg_env.labelling.request import requests_of
 from al_seg_env.learner.fitting import FitSettings, fit_to_convergence
@@ -45,7 +46,11 @@ NETWORK_OPTIONS: Mapping[str, Any] = {
     "fit_iterations": 8,
 }
 """What differs from an environment's defaults: a frozen encoder, so that a step takes seconds on a CPU."""
-TOOLS: dict[str, Callable[[SegmentationData, Path], AnswersRequests]] = {"folder": FolderOracle, "cvat": CvatOracle}
+TOOLS: dict[str, Callable[[SegmentationData, Path], AnswersRequests]] = {
+    "folder": FolderOracle,
+    "cvat": CvatOracle,
+    "label-studio": LabelStudioOracle.from_environment,
+}
 """Makes the oracle of a session by the name of the tool that people label with, given data and folder."""
 
 logger = logging.getLogger("al_seg_env")

@@ -202,7 +202,7 @@ def test_the_commands(photos, capsys):
     assert main(["export", str(photos / "out"), "--format", "gif"]) == 2
     assert "format is 'gif'; expected one of 'png', 'coco', 'cvat'" in capsys.readouterr().err
     assert main(["label", *images, "--out", str(photos / "o"), "--tool", "pencil"]) == 2
-    assert "tool is 'pencil'; expected one of 'folder', 'cvat'" in capsys.readouterr().err
+    assert "tool is 'pencil'; expected one of 'folder', 'cvat', 'label-studio'" in capsys.readouterr().err
     assert main(["suggest", *images, "--out", str(photos / "s"), "--count", "9", "--per-image", "3"]) == 0
     with (photos / "s" / "suggestions.csv").open() as file:
         rows = list(csv.DictReader(file))

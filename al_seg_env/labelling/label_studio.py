@@ -1,0 +1,516 @@
+"""Label Studio, over its API: requests become tasks for the brush, submitted annotations become answers."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from al_seg_env.datasets.segmentation_data import IGNORE_LABEL, SegmentationData, palette_of
+from al_seg_env.labelling.label_folder import MANIFEST, LabelFolder, file_name
+from al_seg_env.labelling.oracles import LabelsPending
+from al_seg_env.labelling.request import Answer, Context, Request
+from al_seg_env.regions import Box
+from al_seg_env.storage import read_json, write_json
+from al_seg_env.storage.validation import check
+from al_seg_env.types import Size, UInt8Array
+
+URL_VARIABLE, TOKEN_VARIABLE = "LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY"
+DEFAULT_URL = "http://localhost:8080"
+PROJECT_FILE = "label-studio.json"
+TIMEOUT_SECONDS = 60.0
+RETRY_SECONDS = (0.5, 1.0, 2.0, 4.0)
+"""How long to wait before each further try."""
+PAGE_SIZE, SENT_AT_ONCE = 100, 20
+MAX_BYTES = 2**28
+"""Of one of the server's answers."""
+TITLE_LENGTHS = (3, 50)
+"""Of a project's title, as Label Studio allows it."""
+_LABELS, _IMAGE = "labels", "image"  # names of the two tags
+_RUN_SIZES = (3, 4, 8, 16)  # bits of a run's length
+_TASK = "al_seg_env"  # key of what a task is of, in its data
+
+
+class NoAnswer(ConnectionError):
+    """Label Studio can't be reached, or answers with an error of its own. Nothing is lost: try again later."""
+
+
+class LabelStudioOracle:
+    """Sends requests to Label Studio as tasks, and reads what people submit there.
+
+    A task shows a region outlined in its surroundings, with what the network predicts as brush labels to be corrected.
+    What is painted outside of the outline does not count, and where two labels overlap, the later one does. A blank
+    annotation is an answer, too: nothing is labelled. A task that was skipped still waits; one that was deleted is sent
+    again.
+
+    A task is known by its region and pixels, so that none is sent twice, whichever side is started again. Answers are
+    kept in ``folder/answers``, at the originals' resolution; what people change afterwards is not read again.
+
+    Args:
+        data: The images.
+        folder: Where answers are, and the project's number.
+        url: Of the server, such as ``"http://localhost:8080"``.
+        token: A user's access token, of either kind.
+        project: Title of the project, which is made if there is none of that title with these classes; or its number.
+
+    Raises:
+        ImportError: Without httpx.
+        ValueError: If an argument is malformed, or the folder holds labels of other images, sizes or classes.
+    """
+
+    def __init__(
+        self, data: SegmentationData, folder: str | Path, url: str, token: str, project: str | int = "al-seg-env"
+    ) -> None:
+        _httpx()
+        check("url", url, url.startswith(("http://", "https://")), "the address of a server, such as " + DEFAULT_URL)
+        check("token", "", bool(token.strip()), "an access token of Label Studio (Account & Settings)")
+        if isinstance(project, str):
+            least, most = TITLE_LENGTHS
+            check(
+                "project", project, least <= len(project) <= most, f"a number, or a title of {least} to {most} letters"
+            )
+        self.data, self.folder = data, Path(folder)
+        self.url, self.token, self.project = url.rstrip("/"), token.strip(), project
+        self.labels = LabelFolder(self.folder / "answers", data, manifest=self.folder / MANIFEST)
+        self._tasks: dict[str, list[int]] = {}  # numbers of the tasks, by what they are of
+        self._shown: dict[Box, tuple[str, Size, Box]] = {}  # what the task of a region is of, and where the region is
+
+    @classmethod
+    def from_environment(cls, data: SegmentationData, folder: Path, url: str | None = None) -> LabelStudioOracle:
+        """Return the oracle of a labelling session, whose project is called like the session's folder.
+
+        Args:
+            data: The images.
+            folder: Where answers are.
+            url: Of the server; ``LABEL_STUDIO_URL`` if omitted. The token is ``LABEL_STUDIO_API_KEY``.
+
+        Raises:
+            ValueError: If there is no token.
+        """
+        token = os.environ.get(TOKEN_VARIABLE, "")
+        if not token:
+            raise ValueError(
+                f"the environment variable {TOKEN_VARIABLE} is not set; expected an access token: copy it in Label "
+                "Studio from Account & Settings"
+            )
+        title = f"al-seg-env: {folder.resolve().parent.name}"[: TITLE_LENGTHS[1]]
+        return cls(data, folder, url or os.environ.get(URL_VARIABLE, DEFAULT_URL), token, title)
+
+    def answer(self, requests: Sequence[Request]) -> list[Answer]:
+        """Return what people submitted, if all is there.
+
+        Raises:
+            LabelsPending: If some is not; there is a task for each of them then.
+            NoAnswer: If the server is stopped, or fails again and again.
+            ValueError: If the token is refused, the project is gone or asks for other classes, or an annotation does
+                not fit; the answers that do are kept.
+        """
+        if missing := self._missing(requests):
+            with _connected(self.url, self.token) as server:
+                project = self._project_number(server)
+                skipped = self._take_in(server, project, missing)
+                if missing := self._missing(requests):
+                    _again(partial(self._send, server, project, missing), partial(self._list, server, project))
+        if missing:
+            page = f"{self.url}/projects/{project}/data"
+            note = f" ({skipped} of them were skipped: submit these, blank if nothing can be told)" if skipped else ""
+            raise LabelsPending(
+                [f"{page}?task={self._tasks[self._of(request)[0]][0]}" for request in missing],
+                f"label and submit them in Label Studio, {page}{note}",
+            )
+        return [self.labels.read(request.region) for request in requests]
+
+    def _missing(self, requests: Sequence[Request]) -> list[Request]:
+        return [request for request in requests if not self.labels.has(request.region)]
+
+    def _of(self, request: Request) -> tuple[str, Size, Box]:
+        """Return what a request's task is of, the size of what it shows, and where the region is in it."""
+        if request.region not in self._shown:
+            context = request.context()
+            digest = hashlib.blake2b(repr((context.box[1:], context.pixels.shape)).encode(), digest_size=8)
+            digest.update(np.ascontiguousarray(context.pixels).tobytes())
+            name = file_name(self.data, request.region).removesuffix(".png")
+            self._shown[request.region] = f"{name} {digest.hexdigest()}", _size(context), context.box
+        return self._shown[request.region]
+
+    def _project_number(self, server: _Server) -> int:
+        """Return the number of the project, which is found or made, and whose labels are the classes."""
+        path = self.folder / PROJECT_FILE
+        number = self.project if isinstance(self.project, int) else None
+        if number is None and path.exists():
+            known = read_json(path, "expected the project of the tasks")
+            try:
+                number = int(known["project"]) if known["url"] == self.url else None
+            except (LookupError, TypeError, ValueError) as error:
+                raise ValueError(
+                    f"{path} can't be used ({error}); remove it, and the project is found again"
+                ) from error
+        if number is None:
+            number = _again(lambda: self._found(server) or self._made(server))
+            write_json(path, {"url": self.url, "project": number})
+            return number
+        try:
+            project = server.get(f"/api/projects/{number}/")
+        except LookupError as error:
+            raise ValueError(
+                f"{self.url} has no project {number}; restore it from a copy of the server's data, or remove {path} to "
+                "send all tasks that are not answered to a new one"
+            ) from error
+        if problem := self._wrong_labels(project):
+            raise ValueError(
+                f"the labelling interface of {self.url}/projects/{number} was changed: {problem}. Put this into its "
+                f"settings, under Labeling Interface: {label_config(self.data.classes, palette_of(self.data))}"
+            )
+        return number
+
+    def _found(self, server: _Server) -> int | None:
+        """Return the number of the first project with this title and these classes."""
+        for project in server.pages("/api/projects/", "results", "count", {}):
+            if project.get("title") == self.project and not self._wrong_labels(project):
+                return int(project["id"])
+        return None
+
+    def _made(self, server: _Server) -> int:
+        config = label_config(self.data.classes, palette_of(self.data))
+        content = {"title": self.project, "label_config": config, "show_collab_predictions": True}
+        return int(server.post("/api/projects/", content)["id"])
+
+    def _wrong_labels(self, project: Any) -> str | None:
+        """Return how a project's labels differ from the classes; ``None`` if they don't."""
+        try:
+            tags = list(ElementTree.fromstring(project["label_config"]).iter())
+        except (LookupError, TypeError, ElementTree.ParseError) as error:
+            return f"it can't be read ({error})"
+        if not any(tag.tag == "Image" and tag.get("name") == _IMAGE and tag.get("value") == "$image" for tag in tags):
+            return f'there is no <Image name="{_IMAGE}" value="$image"/>'
+        labels = [tag for tag in tags if tag.tag == "BrushLabels" and tag.get("name") == _LABELS]
+        if not labels or labels[0].get("toName") != _IMAGE:
+            return f'there is no <BrushLabels name="{_LABELS}" toName="{_IMAGE}">'
+        names = [label.get("alias") or label.get("value") for label in labels[0].iter("Label")]
+        if sorted(map(str, names)) != sorted(self.data.classes):
+            return f"the labels are {names}, expected {list(self.data.classes)}"
+        return None
+
+    def _list(self, server: _Server, project: int) -> None:
+        """Look which tasks there are."""
+        self._tasks = {}
+        for task in server.pages("/api/tasks/", "tasks", "total", {"project": project, "fields": "task_only"}):
+            data = task.get("data")
+            if isinstance(data, dict) and isinstance(data.get(_TASK), str):
+                self._tasks.setdefault(data[_TASK], []).append(int(task["id"]))
+
+    def _take_in(self, server: _Server, project: int, requests: Sequence[Request]) -> int:
+        """Store what was submitted for these requests. Return how many were skipped instead."""
+        if any(self._of(request)[0] not in self._tasks for request in requests):
+            self._list(server, project)
+        skipped, problems = 0, []
+        for request in requests:
+            key = self._of(request)[0]
+            annotations: list[Any] = []
+            for number in self._tasks.get(key, [])[:]:
+                try:
+                    task = server.get(f"/api/tasks/{number}/")
+                except LookupError:
+                    self._tasks[key].remove(number)
+                    continue
+                if not isinstance(task.get("data"), dict) or task["data"].get(_TASK) != key:
+                    self._tasks[key].remove(number)  # someone made something else of it
+                    continue
+                annotations += task.get("annotations") or []
+            submitted = [each for each in annotations if not each.get("was_cancelled")]
+            if submitted:
+                newest = max(submitted, key=lambda each: (str(each.get("updated_at", "")), int(each["id"])))
+                try:
+                    self.labels.write(request.region, self._read(request, newest))
+                except ValueError as error:
+                    problems.append(f"{self.url}/tasks/{self._tasks[key][0]}: annotation {newest.get('id')} {error}")
+            skipped += bool(annotations) and not submitted
+        if problems:
+            raise ValueError(f"{'; '.join(problems)}. Correct or delete these annotations in Label Studio")
+        return skipped
+
+    def _read(self, request: Request, annotation: Any) -> Answer:
+        """Return an annotation's labels of the region."""
+        _, size, box = self._of(request)
+        mask = np.full(size, IGNORE_LABEL, np.uint8)
+        try:
+            for result in annotation["result"]:
+                if result.get("type") != "brushlabels":
+                    continue
+                found = int(result["original_height"]), int(result["original_width"])
+                if found != size:
+                    raise ValueError(
+                        f"is of an image of {found[0]} x {found[1]} pixels, expected {size[0]} x {size[1]}"
+                    )
+                (name,) = result["value"]["brushlabels"]
+                if name not in request.classes:
+                    raise ValueError(f"has the label {name!r}, expected one of {list(request.classes)}")
+                mask[decode_brush(result["value"]["rle"], size)] = request.classes.index(name)
+        except (LookupError, TypeError, AttributeError) as error:
+            raise ValueError(f"can't be read ({type(error).__name__}: {error})") from error
+        seconds, by = annotation.get("lead_time"), annotation.get("completed_by")
+        if isinstance(by, dict):
+            by = by.get("email") or by.get("id")
+        timed = isinstance(seconds, int | float) and np.isfinite(seconds) and seconds >= 0
+        return Answer(
+            box.crop(mask).copy(),
+            seconds=float(seconds) if timed else None,
+            by=None if by is None else str(by),
+        )
+
+    def _send(self, server: _Server, project: int, requests: Sequence[Request]) -> None:
+        """Make a task for each request that has none."""
+        unsent = [request for request in requests if not self._tasks.get(self._of(request)[0])]
+        self.labels.bind([request.region for request in unsent])
+        for first in range(0, len(unsent), SENT_AT_ONCE):
+            sent = unsent[first : first + SENT_AT_ONCE]
+            tasks = [self._task(request) for request in sent]
+            made = server.post(f"/api/projects/{project}/import", tasks, return_task_ids="true")
+            numbers = made.get("task_ids") or []
+            if len(numbers) != len(sent):
+                raise NoAnswer(f"{self.url} did not say which tasks it made; expected {len(sent)} numbers")
+            for request, number in zip(sent, numbers, strict=True):
+                self._tasks.setdefault(self._of(request)[0], []).append(int(number))
+
+    def _task(self, request: Request) -> dict[str, Any]:
+        key, size, box = self._of(request)
+        content = io.BytesIO()
+        Image.fromarray(request.context().pixels).save(content, format="jpeg", quality=95)
+        picture = "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
+        task: dict[str, Any] = {"data": {"image": picture, "name": request.name, _TASK: key}}
+        if (predicted := request.prelabel()) is not None:
+            mask = np.full(size, IGNORE_LABEL, np.uint8)
+            box.crop(mask)[...] = predicted
+            task["predictions"] = [
+                {"model_version": "al-seg-env", "result": brush_results(mask, request.classes)},
+            ]
+        return task
+
+
+def label_config(classes: Sequence[str], palette: UInt8Array) -> str:
+    """Return a project's labelling interface: an image, and a brush for each class in its colour."""
+    labels = "".join(
+        f'<Label value={quoteattr(name)} background="#{bytes(colour).hex()}"/>'
+        for name, colour in zip(classes, palette.tolist(), strict=True)
+    )
+    return (
+        f'<View><Header value="Label what lies inside of the yellow outline"/>'
+        f'<BrushLabels name="{_LABELS}" toName="{_IMAGE}">{labels}</BrushLabels>'
+        f'<Image name="{_IMAGE}" value="$image" zoom="true" zoomControl="true"/></View>'
+    )
+
+
+def brush_results(mask: UInt8Array, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Return a mask ``(h, w)`` as brush labels, one for each class in it; 255 is in none."""
+    height, width = mask.shape
+    return [
+        {
+            "id": f"class-{label}",
+            "type": "brushlabels",
+            "from_name": _LABELS,
+            "to_name": _IMAGE,
+            "original_width": width,
+            "original_height": height,
+            "image_rotation": 0,
+            "value": {"format": "rle", "rle": encode_brush(mask == label), "brushlabels": [classes[label]]},
+        }
+        for label in np.unique(mask[mask != IGNORE_LABEL]).tolist()
+    ]
+
+
+def encode_brush(inside: npt.NDArray[np.bool_]) -> list[int]:
+    """Return pixels ``(h, w)`` in the brush's run lengths: of the bytes of an RGBA image, in bits, as bytes.
+
+    The number of bytes (32 bits), the bits of a byte less one (5), the four sizes of a run's length less one (4 each);
+    then runs: one bit that says whether they repeat one byte, two that choose the length's size, the length less one,
+    and the byte.
+
+    >>> encode_brush(np.array([[True]]))
+    [0, 0, 0, 4, 57, 27, 255, 0, 3, 255]
+    """
+    flat = inside.reshape(-1)
+    starts = np.flatnonzero(np.diff(flat, prepend=~flat[:1]))
+    lengths = np.diff(starts, append=flat.size) * 4
+    most = 2 ** _RUN_SIZES[-1]
+    parts = -(-lengths // most)
+    values = np.repeat(flat[starts] * 255, parts)
+    left = np.full(int(parts.sum()), most, np.int64)
+    left[np.cumsum(parts) - 1] = lengths - (parts - 1) * most
+    head = flat.size * 4
+    for size, value in ((5, 7), *((4, size - 1) for size in _RUN_SIZES)):
+        head = head << size | value
+    runs = (0b111 << 24) | (left - 1) << 8 | values
+    bits = np.concatenate([_bits(np.array([head]), 32 + 5 + 4 * 4), _bits(runs, 3 + _RUN_SIZES[-1] + 8)])
+    encoded: list[int] = np.packbits(bits).tolist()
+    return encoded
+
+
+def decode_brush(encoded: Any, size: Size) -> npt.NDArray[np.bool_]:
+    """Return the pixels ``(h, w)`` of the brush's run lengths: those that are more than half opaque.
+
+    Raises:
+        ValueError: If they are malformed, or of an image of another size.
+    """
+    content = np.asarray(encoded)
+    if content.ndim != 1 or content.dtype.kind not in "iu" or ((content < 0) | (content > 255)).any():
+        raise ValueError("has run lengths that are no bytes")
+    bits = np.unpackbits(content.astype(np.uint8))
+    text = (bits + ord("0")).tobytes().decode("ascii")
+    position = 0
+
+    def read(count: int) -> int:
+        nonlocal position
+        position += count
+        if position > len(text):
+            raise ValueError("has run lengths that end too early")
+        return int(text[position - count : position], 2)
+
+    count, byte = read(32), read(5) + 1
+    sizes = [read(4) + 1 for _ in _RUN_SIZES]
+    if count != size[0] * size[1] * 4 or byte != 8:
+        raise ValueError(f"has run lengths of {count} bytes of {byte} bits, expected {size[0]} x {size[1]} x 4 of 8")
+    pixels = np.empty(count, np.uint8)
+    done = 0
+    while done < count:
+        repeated, length = read(1), read(sizes[read(2)]) + 1
+        if done + length > count:
+            raise ValueError("has run lengths that go beyond the image")
+        if repeated:
+            pixels[done : done + length] = read(8)
+        else:
+            given = bits[position : position + 8 * length]
+            if given.size < 8 * length:
+                raise ValueError("has run lengths that end too early")
+            pixels[done : done + length] = np.packbits(given)
+            position += 8 * length
+        done += length
+    return pixels.reshape(*size, 4)[..., 3] > 127
+
+
+def _bits(values: npt.NDArray[Any], size: int) -> npt.NDArray[np.uint8]:
+    return (values[:, None] >> np.arange(size - 1, -1, -1) & 1).astype(np.uint8).reshape(-1)
+
+
+def _size(context: Context) -> Size:
+    return context.pixels.shape[0], context.pixels.shape[1]
+
+
+class _Server:
+    """Label Studio's API."""
+
+    def __init__(self, client: Any, url: str, token: str) -> None:
+        self.client, self.url, self.token = client, url, token
+        self._access: str | None = None  # what a personal token is exchanged for; it lasts some minutes
+
+    def get(self, path: str, **query: Any) -> Any:
+        """Return what is there; ask again if that fails."""
+        return _again(lambda: self._call("GET", path, query))
+
+    def post(self, path: str, content: Any, **query: Any) -> Any:
+        """Send something, once: after a failure it may have arrived or not."""
+        return self._call("POST", path, query, content)
+
+    def pages(self, path: str, items: str, total: str, query: dict[str, Any]) -> list[Any]:
+        """Return all items of a list that comes in pages; from its beginning if it changes meanwhile."""
+        while True:
+            found: dict[int, Any] = {}
+            counts = set()
+            for page in range(1, 10**6):
+                try:
+                    content = self.get(path, **query, page=page, page_size=PAGE_SIZE)
+                except LookupError:  # there is no such page
+                    break
+                counts.add(int(content[total]))
+                found |= {int(item["id"]): item for item in content[items]}
+                if not content[items] or len(found) >= content[total]:
+                    break
+            if len(counts) <= 1:
+                return list(found.values())
+
+    def _call(self, method: str, path: str, query: dict[str, Any], content: Any = None) -> Any:
+        personal = self.token.count(".") == 2
+        if personal and self._access is None and path != "/api/token/refresh":
+            self._access = self._call("POST", "/api/token/refresh", {}, {"refresh": self.token})["access"]
+        authorisation = f"Bearer {self._access}" if personal else f"Token {self.token}"
+        status, text = self._exchange(method, path, query, content, authorisation)
+        if status == 401 and personal and self._access is not None:
+            self._access = self._call("POST", "/api/token/refresh", {}, {"refresh": self.token})["access"]
+            status, text = self._exchange(method, path, query, content, f"Bearer {self._access}")
+        shown = text[:300].decode("utf-8", "replace")
+        if status in (401, 403):
+            raise ValueError(
+                f"{self.url} refuses the token ({status}: {shown}); copy it again from Account & Settings, and see "
+                "that its kind is allowed in the organization's settings"
+            )
+        if status == 404:
+            raise LookupError(f"{self.url}{path} does not exist ({shown})")
+        if status >= 500 or status == 429:
+            raise NoAnswer(f"{self.url} answers {status} ({shown}); see its log, then try again: nothing is lost")
+        if status not in (200, 201):
+            raise ValueError(f"{self.url}{path} answers {status}: {shown}; expected Label Studio's API")
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{self.url}{path} answers no JSON ({shown}); expected Label Studio's API") from error
+
+    def _exchange(
+        self, method: str, path: str, query: dict[str, Any], content: Any, authorisation: str
+    ) -> tuple[int, bytes]:
+        """Return status and content of an answer that is not too long."""
+        httpx = _httpx()
+        text = bytearray()
+        try:
+            with self.client.stream(
+                method, self.url + path, params=query, json=content, headers={"Authorization": authorisation}
+            ) as response:
+                for part in response.iter_bytes():
+                    text += part
+                    if len(text) > MAX_BYTES:
+                        raise ValueError(f"{self.url}{path} answers more than {MAX_BYTES} bytes")
+                return response.status_code, bytes(text)
+        except httpx.InvalidURL as error:
+            raise ValueError(f"url is {self.url!r} ({error}); expected the address of a server") from error
+        except httpx.HTTPError as error:
+            raise NoAnswer(
+                f"{self.url} does not answer ({type(error).__name__}: {error}); start Label Studio, or correct its "
+                "address, then try again: nothing is lost"
+            ) from error
+
+
+@contextmanager
+def _connected(url: str, token: str) -> Iterator[_Server]:
+    with _httpx().Client(timeout=TIMEOUT_SECONDS) as client:
+        yield _Server(client, url, token)
+
+
+def _again(action: Callable[[], Any], between: Callable[[], Any] = lambda: None) -> Any:
+    """Return what an action returns; if the server fails, wait and try again, as often as there are pauses."""
+    for seconds in RETRY_SECONDS:
+        try:
+            return action()
+        except NoAnswer:
+            time.sleep(seconds)
+            between()  # where something was sent, see what has arrived
+    return action()
+
+
+def _httpx() -> Any:
+    try:
+        import httpx
+    except ImportError as error:
+        raise ImportError('Label Studio needs httpx: pip install "al-seg-env[label-studio]"') from error
+    return httpx
