@@ -86,7 +86,7 @@ class EnvConfig:
         observation_stride: Regions are described, and scored, by every n-th of their pixels per row and column; 1, the
             paper's, by all of them. Scores that are sums are smaller then.
         sub_rewards: Tell in ``info["sub_rewards"]`` what each sub-action's labels are worth; see
-            :func:`~al_seg_env.observation.composition.worth_of_labels`.
+            :func:`~al_seg_env.observation.composition.class_rewards`.
         labelled_before: Which images are labelled before an episode begins: ``"state"`` (D_S) or ``"train"`` (D_T); by
             default D_S where the split is ``"train"``, and D_T where it is ``"eval"``.
         reward_scale: Factor on the reward, which is in percentage points of mean IoU.

@@ -30,7 +30,7 @@ from al_seg_env.learner.hardware import is_out_of_memory
 from al_seg_env.learner.inputs import Inputs, inputs_of, labelled_batches
 from al_seg_env.learner.rehearsal import Replay
 from al_seg_env.metrics import class_iou, mean_iou
-from al_seg_env.observation.composition import named_features, need, worth_of_labels
+from al_seg_env.observation.composition import class_rewards, named_features, need
 from al_seg_env.observation.features import Feature, paper_features, paper_similarity
 from al_seg_env.observation.observer import Observer
 from al_seg_env.observation.scores import Score
@@ -89,8 +89,9 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
     ``chosen``: region ids labelled in this step, a tuple of int. ``labelled``: how many so far. ``miou``: in
     percent on D_R. ``class_iou``: in percent, ``(C,)``, -1 where D_R lacks the class. ``label_counts``: pixels
     per class labelled in this step, ``(C,)`` int64. ``next_active``: how many sub-actions the next step counts.
-    ``sub_rewards``, only with ``sub_rewards=True``: what the labels of each chosen region are worth, a tuple of
-    float. ``diverged``, only with ``on_divergence="skip"``: whether this step's training was undone. ``rewarded``,
+    ``sub_rewards`` and ``class_rewards``, only with ``sub_rewards=True``: what the labels of each chosen region are
+    worth, a tuple of float, and the same class by class before it is weighed by need, ``(chosen, C)`` float32.
+    ``diverged``, only with ``on_divergence="skip"``: whether this step's training was undone. ``rewarded``,
     only with ``reward=None``: false; ``miou`` and ``class_iou`` are -1 then. ``spent``, only with another
     ``budget_unit`` than regions: how much of it the labels cost so far.
 
@@ -509,18 +510,18 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
             "class_iou": np.nan_to_num(iou, nan=-1.0),
             "label_counts": episode.label_counts.copy(),
             "next_active": self._active(episode.labels),
-            **({"sub_rewards": self._sub_rewards(episode)} if self.config.sub_rewards else {}),
+            **(self._sub_rewards(episode) if self.config.sub_rewards else {}),
             **({"diverged": episode.diverged} if self.config.on_divergence == "skip" else {}),
             **({"rewarded": False} if self.config.reward is None else {}),
             **({"spent": episode.labels.spent(unit)} if unit != "regions" else {}),
         }
 
-    def _sub_rewards(self, episode: Episode) -> tuple[float, ...]:
+    def _sub_rewards(self, episode: Episode) -> dict[str, Any]:
         """Return what the labels of each region chosen in the last step are worth, by what was labelled before it."""
         counts, n = episode.labels.class_counts, len(episode.chosen)
         needed = need(self.observer.known_counts + counts[: len(counts) - n].sum(axis=0))
-        worth = worth_of_labels(counts[len(counts) - n :], needed, self.grid.region_size)
-        return tuple(float(value) for value in worth)
+        by_class = class_rewards(counts[len(counts) - n :], self.grid.region_size)
+        return {"sub_rewards": tuple((by_class @ needed).tolist()), "class_rewards": by_class}
 
     @contextmanager
     def _all_or_nothing(self) -> Iterator[Mapping[str, Any]]:

@@ -305,6 +305,10 @@ class _Spaces(gym.Env[Any, Any]):
         self.observation_space = spaces.Dict(boxes)
         self.action_space = spaces.MultiDiscrete([2] * pools)
 
+    def feature_columns(self, name: str) -> slice:
+        """Stand for :meth:`al_seg_env.RegionSelectionEnv.feature_columns`."""
+        return slice(0, 2)
+
 
 def _agent(experiment: Experiment, query: Query) -> Iterator[str]:
     """Yield what is wrong with the arguments of the agent, by making it."""

@@ -111,7 +111,9 @@ class SubActionDQN(OffPolicyAlgorithm):
             ``"van_hasselt"`` does the reverse, like the released code.
         loss: ``"squared"``, Eq. (2), or ``"huber"``, like the released code.
         credit: ``"shared"``, the paper's: each sub-action is rewarded with the step's reward.
-            ``"sub_rewards"``: with its own, as the environment's ``info["sub_rewards"]`` has it.
+            ``"sub_rewards"``: with its own, as the environment's ``info["sub_rewards"]`` has it. ``"class_rewards"``,
+            for ``CandidatePolicy`` and environments with the feature ``"need"``: with ``info["class_rewards"]``, from
+            which the network learns what regions hold of each class, and Q is that, weighed by what is needed.
         exploration: ``"sub_action"`` explores each of the K sub-actions by itself; ``"step"`` all or none of
             them, like the released code; ``"episode"`` all or none of an episode's. K independent choices hardly
             change the reward that they share; a whole episode played in one way does (docs/paper/results.md).
@@ -232,6 +234,8 @@ class SubActionDQN(OffPolicyAlgorithm):
             known = (UNIFORM, *(key for key in self.observation_space if key.startswith("score_")))
             remedy = f"some of {known}: the environment's argument scores adds others"
             check("guides", self.guides, set(self.guides) <= set(known), remedy)
+        if self.credit == "class_rewards":
+            self._value_classes_apart()
         _check_normalization(self._vec_normalize_env)
         _check_episodes(self.train_freq, self.n_envs)
         rng = self.rng  # a loaded agent's continues where it was, instead of starting again from the seed
@@ -241,6 +245,16 @@ class SubActionDQN(OffPolicyAlgorithm):
         self.rng = rng
         assert self.replay_buffer is not None
         self.replay_buffer.rng = self.rng.spawn(1)[0]
+
+    def _value_classes_apart(self) -> None:
+        """Tell the policy which features say how much each class is needed, and the replay how many there are."""
+        good = issubclass(self.policy_class, CandidatePolicy)
+        check("policy", self.policy_class.__name__, good, "CandidatePolicy, where credit is 'class_rewards'")
+        if self.env is not None and "need" not in self.policy_kwargs:
+            columns = self.env.env_method("feature_columns", "need", indices=0)[0]
+            self.policy_kwargs = {**self.policy_kwargs, "need": [columns.start, columns.stop]}
+        first, last = self.policy_kwargs["need"]
+        self.replay_buffer_kwargs["n_values"] = last - first
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seed the agent's own random source, torch and the environment; ``None`` leaves them as they are."""
@@ -387,9 +401,12 @@ class SubActionDQN(OffPolicyAlgorithm):
         losses, q_means = [], []
         for _ in range(gradient_steps):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
-            target = self._td_targets(batch)  # (B,)
+            target = self._td_targets(batch)  # (B,), or (B, C) of classes
             self.policy.set_training_mode(True)
-            q = self.q_net(batch.state, batch.chosen, batch.similarity)  # (B,)
+            if self.credit == "class_rewards":
+                q = self._values(self.q_net, batch.chosen)  # (B, C)
+            else:
+                q = self.q_net(batch.state, batch.chosen, batch.similarity)  # (B,)
             loss = LOSSES[self.loss](q, target)  # Eq. (2)
             _check_finite("The loss", loss)
             self._descend(loss)
@@ -402,7 +419,7 @@ class SubActionDQN(OffPolicyAlgorithm):
         self.logger.record("train/q_mean", float(np.mean(q_means)))
 
     def _td_targets(self, batch: DecomposedBatch) -> Tensor:
-        """Targets (B,) of a batch, from both networks in evaluation mode."""
+        """Targets of a batch, (B,) or (B, C), from both networks in evaluation mode."""
         for name in ("state", "chosen", "similarity"):
             if (part := getattr(batch, name)) is not None:
                 _check_finite(f"The replay's {name!r}", part)  # before it gets into the batch-norm statistics
@@ -414,9 +431,22 @@ class SubActionDQN(OffPolicyAlgorithm):
             after = (batch.next_state[goes_on], batch.next_candidates[goes_on], similarity)
             with torch.no_grad():
                 next_q[goes_on], next_q_target[goes_on] = self.q_net(*after), self.q_net_target(*after)
-        target = td_targets(batch.reward, batch.terminated, next_q, next_q_target, batch.discount, self.td_target)
+        values = None
+        if self.credit == "class_rewards":
+            with torch.no_grad():
+                offered = batch.next_candidates
+                values = self._values(self.q_net, offered), self._values(self.q_net_target, offered)
+        target = td_targets(
+            batch.reward, batch.terminated, next_q, next_q_target, batch.discount, self.td_target, values
+        )
         _check_finite("The TD target", target)
         return target
+
+    @staticmethod
+    def _values(network: torch.nn.Module, candidates: Tensor) -> Tensor:
+        """The values of classes (..., C) of candidates (..., F)."""
+        assert isinstance(network, CandidateNetwork)
+        return network.values(candidates)
 
     def _descend(self, loss: Tensor) -> None:
         self.policy.optimizer.zero_grad()

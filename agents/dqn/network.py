@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from al_seg_env.storage.validation import check_int, check_number
+from al_seg_env.storage.validation import check, check_int, check_number
 
 NORM_EPS = 1e-3
 """Added to the variances of batch normalisation. Many inputs hardly vary at first (a class that is never predicted, a
@@ -84,6 +84,10 @@ class QueryNetwork(nn.Module):
 class CandidateNetwork(nn.Module):
     """Q of a candidate by its own features, small enough for a few thousand transitions: the mean of an ensemble.
 
+    With ``need``, it values what a region may hold of each class apart, and Q is the sum of these values, weighed by
+    how much each class is needed: the successor features of Barreto et al. (NeurIPS 2017). What a region holds does not
+    depend on what is labelled, and what is needed depends on nothing else.
+
     It does not look at the state of the network. What of it matters for a choice between candidates (such as which
     classes are still rare) must be among their features. Inputs are normalised by running statistics, as in
     :class:`QueryNetwork`; dropout and the ensemble hold it back from learning single transitions by heart.
@@ -93,17 +97,33 @@ class CandidateNetwork(nn.Module):
         hidden: Units of each member's hidden layer.
         members: Members of the ensemble.
         dropout: Probability with which inputs and hidden units are dropped in training.
+        need: First and last column (exclusive) of the features that say how much each class is needed.
     """
 
-    def __init__(self, n_features: int, hidden: int = 64, members: int = 3, dropout: float = 0.2) -> None:
+    def __init__(
+        self,
+        n_features: int,
+        hidden: int = 128,
+        members: int = 3,
+        dropout: float = 0.2,
+        need: tuple[int, int] | None = None,
+    ) -> None:
         super().__init__()
         check_int("n_features", n_features, 1)
         check_int("hidden", hidden, 1)
         check_number("dropout", dropout, least=0, most=1)
+        good = need is None or (len(need) == 2 and 0 <= need[0] < need[1] <= n_features)
+        check("need", need, good, f"None, or first and last column (exclusive) of {n_features} features")
+        self.need = None if need is None else slice(*need)
+        n_values = 1 if need is None else need[1] - need[0]
         self.norm = nn.BatchNorm1d(n_features, eps=NORM_EPS, momentum=0.01, affine=False)
         self.members = nn.ModuleList(
             nn.Sequential(
-                nn.Dropout(dropout), nn.Linear(n_features, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, 1)
+                nn.Dropout(dropout),
+                nn.Linear(n_features, hidden),
+                nn.ReLU(),
+                nn.Dropout(dropout),
+                nn.Linear(hidden, n_values),
             )
             for _ in range(check_int("members", members, 1))
         )
@@ -119,12 +139,23 @@ class CandidateNetwork(nn.Module):
         Returns:
             (B, ...).
         """
-        shape = candidates.shape[:-1]  # (B, ...)
+        values = self.values(candidates)  # (B, ..., V)
+        return values.squeeze(-1) if self.need is None else self.weighed(values, candidates)
+
+    def values(self, candidates: Tensor) -> Tensor:
+        """What Q is made of: the values of C classes, with ``need``, or Q itself: (B, ..., F) -> (B, ..., V)."""
         x = self.norm(candidates.reshape(-1, candidates.shape[-1]))  # (M, F), M candidates in all
-        values = torch.cat([member(x) for member in self.members], dim=1)  # (M, members)
+        values = torch.stack([member(x) for member in self.members])  # (members, M, V)
         if self.training:  # each member has a share of the transitions
-            chosen = torch.randint(values.shape[1], (len(values), 1), device=values.device)
-            return values.gather(1, chosen).view(shape)
-        return values.mean(dim=1).view(shape)
+            chosen = torch.randint(len(values), (values.shape[1],), device=values.device)
+            values = values[chosen, torch.arange(values.shape[1], device=values.device)]
+        else:
+            values = values.mean(dim=0)
+        return values.view(*candidates.shape[:-1], -1)
+
+    def weighed(self, values: Tensor, candidates: Tensor) -> Tensor:
+        """The sum of the values of classes, weighed by how much each is needed: (B, ..., C) -> (B, ...)."""
+        assert self.need is not None
+        return (values * candidates[..., self.need]).sum(dim=-1)
 
     forward = q_values

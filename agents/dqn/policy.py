@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +23,8 @@ from agents.observations import Observation
 from al_seg_env.storage import load_tree, save_tree, well_formed
 from al_seg_env.storage.validation import check, check_device
 
+GIVEN = ("observation_space", "action_space", "lr_schedule")
+"""Arguments that are not settings."""
 SelfQueryPolicy = TypeVar("SelfQueryPolicy", bound="QueryPolicy")
 
 
@@ -176,7 +178,7 @@ class QueryPolicy(BasePolicy):
     def save(self, path: str | Path) -> None:
         """Write the policy, whole or not at all; the file holds nothing that must be unpickled."""
         spaces_, settings = pack_spaces(self.observation_space, self.action_space), self._get_constructor_parameters()
-        settings = {name: settings[name] for name in ("optimizer_class", "optimizer_kwargs")}
+        settings = {name: value for name, value in settings.items() if name not in GIVEN}
         tree = {"spaces": spaces_, "settings": pack_settings(settings), "parameters": self.state_dict()}
         save_tree(path, POLICY_KIND, tree)
 
@@ -213,6 +215,8 @@ class CandidatePolicy(QueryPolicy):
         observation_space, action_space, lr_schedule: See :class:`QueryPolicy`.
         optimizer_class: AdamW by default.
         optimizer_kwargs: By default, and for AdamW only, weight decay 0.05.
+        need: First and last column (exclusive) of the features that say how much each class is needed, for a network
+            that values classes apart; see :class:`CandidateNetwork`. ``SubActionDQN`` finds them by itself.
     """
 
     def __init__(
@@ -222,13 +226,20 @@ class CandidatePolicy(QueryPolicy):
         lr_schedule: Schedule,
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.AdamW,
         optimizer_kwargs: dict[str, Any] | None = None,
+        need: Sequence[int] | None = None,
     ) -> None:
         if optimizer_kwargs is None and optimizer_class is torch.optim.AdamW:
             optimizer_kwargs = {"weight_decay": 0.05}
+        good = need is None or (isinstance(need, list | tuple) and [type(column) for column in need] == [int, int])
+        check("need", need, good, "None, or two column numbers")
+        self.need = None if need is None else list(need)
         super().__init__(observation_space, action_space, lr_schedule, optimizer_class, optimizer_kwargs)
 
     def _make_network(self) -> CandidateNetwork:
-        return CandidateNetwork(self.sizes.features)
+        return CandidateNetwork(self.sizes.features, need=None if self.need is None else (self.need[0], self.need[1]))
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "need": self.need}
 
 
 def _is_finite(value: Any) -> bool:

@@ -24,7 +24,7 @@ Indices = npt.NDArray[np.int64]
 STATE = ("stored", "actions", "rewards", "terminated", "counted", "next_active", "position", "pending", "rng")
 
 
-CREDITS = ("shared", "sub_rewards")
+CREDITS = ("shared", "sub_rewards", "class_rewards")
 
 
 class DecomposedBatch(NamedTuple):
@@ -37,7 +37,7 @@ class DecomposedBatch(NamedTuple):
     state: Tensor  # (B, S, F)
     chosen: Tensor  # (B, F), the candidate that was chosen
     similarity: Tensor | None  # (B, D), None if the environment has no such features
-    reward: Tensor  # (B,)
+    reward: Tensor  # (B,), or (B, C) of classes
     discount: Tensor  # (B,), factor of the next value: gamma, or gamma^n
     terminated: Tensor  # (B,), bool
     next_state: Tensor  # (B, S, F)
@@ -70,7 +70,9 @@ class DecomposedReplayBuffer(ReplayBuffer):
         n_steps: Rewards that are summed.
         gamma: Discount factor.
         credit: What a decomposed transition is rewarded with: the step's reward (``"shared"``), or what
-            ``info["sub_rewards"]`` says of each sub-action (``"sub_rewards"``).
+            ``info["sub_rewards"]`` says of each sub-action (``"sub_rewards"``), or class by class what
+            ``info["class_rewards"]`` says (``"class_rewards"``).
+        n_values: C, the classes of ``"class_rewards"``.
 
     Raises:
         ValueError: If an argument is out of its range, the spaces are of another kind, or the arrays do not fit into
@@ -89,6 +91,7 @@ class DecomposedReplayBuffer(ReplayBuffer):
         n_steps: int = 1,
         gamma: float = 0.99,
         credit: str = CREDITS[0],
+        n_values: int = 1,
     ) -> None:
         buffer_size, n_envs = check_int("buffer_size", buffer_size, 1), check_int("n_envs", n_envs, 1)
         # ReplayBuffer's own __init__ would allocate arrays for a single Box.
@@ -98,7 +101,7 @@ class DecomposedReplayBuffer(ReplayBuffer):
         self.handle_timeout_termination = True
         self.rng = np.random.default_rng(check_seed("seed", seed))
         self.n_steps, self.gamma = check_int("n_steps", n_steps, 1), check_number("gamma", gamma, least=0, most=1)
-        self.credit = check_choice("credit", credit, CREDITS)
+        self.credit, self.n_values = check_choice("credit", credit, CREDITS), check_int("n_values", n_values, 1)
         self.steps_per_lane = max(math.ceil(buffer_size / (self.sizes.pools * n_envs)), 1)
         self.n_slots = self.steps_per_lane + 1  # + 1: what follows the last step
         try:
@@ -123,10 +126,8 @@ class DecomposedReplayBuffer(ReplayBuffer):
             name: np.zeros((*slots, *shape), dtype=np.float32) for name, shape in shapes.items()
         }
         self.actions: npt.NDArray[np.int64] = np.zeros((*slots, pools), dtype=np.int64)
-        # of each sub-action
-        self.rewards: npt.NDArray[np.float32] = np.zeros(
-            slots if self.credit == "shared" else (*slots, pools), dtype=np.float32
-        )
+        shape = {"shared": (), "sub_rewards": (pools,), "class_rewards": (pools, self.n_values)}[self.credit]
+        self.rewards: npt.NDArray[np.float32] = np.zeros((*slots, *shape), dtype=np.float32)
         self.terminated: npt.NDArray[np.bool_] = np.zeros(slots, dtype=bool)
         # n of the step in this slot; 0 if no step starts here
         self.counted: npt.NDArray[np.int64] = np.zeros(slots, dtype=np.int64)
@@ -218,15 +219,18 @@ class DecomposedReplayBuffer(ReplayBuffer):
             self.position[lane] = (following + 1) % self.n_slots if truncated else following
 
     def _credited(self, reward: float, info: dict[str, Any], counted: int) -> Any:
-        """The step's reward, or (K,) of its sub-actions, 0 for those that do not count."""
+        """The step's reward, or (K,) or (K, C) of its sub-actions, 0 for those that do not count."""
         if self.credit == "shared":
             return reward
-        if len(given := info.get("sub_rewards", ())) != counted:
+        given = np.asarray(info.get(self.credit, ()), np.float32)
+        credited = np.zeros(self.rewards.shape[2:], np.float32)
+        if given.shape != (counted, *credited.shape[1:]):
             raise ValueError(
-                f"info['sub_rewards'] holds {len(given)} rewards for {counted} sub-actions; make the environment with "
-                "sub_rewards=True, or use credit='shared'."
+                f"info['{self.credit}'] is of shape {given.shape}; expected {(counted, *credited.shape[1:])}, one for "
+                "each sub-action that counts: make the environment with sub_rewards=True, or use credit='shared'."
             )
-        return np.pad(np.asarray(given, np.float32), (0, self.sizes.pools - counted))
+        credited[:counted] = given
+        return credited
 
     def _counts(self, info: dict[str, Any], terminated: bool) -> tuple[int, int]:
         """Sub-actions that count in this step (n) and in the next one (n')."""
@@ -297,10 +301,11 @@ class DecomposedReplayBuffer(ReplayBuffer):
     def _returns(
         self, slot: Indices, lane: Indices, k: Indices, env: VecNormalize | None
     ) -> tuple[Indices, npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Slot of the last of up to n steps, discounted sum of their rewards, discount of what comes after: (B,)."""
+        """Slot of the last of up to n steps, discounted sum of their rewards, discount of what comes after."""
         last = slot
         reward = self._rewards_of(slot, lane, k, env)
         discount = np.full(len(slot), self.gamma, dtype=np.float32)
+        each = (slice(None), *[None] * (reward.ndim - 1))  # of the B, for rewards (B,) and (B, C)
         for _ in range(self.n_steps - 1):
             following = (last + 1) % self.n_slots
             # After the newest step, a time limit or an early reset, no step starts in the slot that follows.
@@ -308,15 +313,15 @@ class DecomposedReplayBuffer(ReplayBuffer):
             if not goes_on.any():
                 break
             last = np.where(goes_on, following, last)
-            gained = discount * self._rewards_of(last, lane, k, env)
-            reward = np.where(goes_on, reward + gained, reward).astype(np.float32)
+            gained = discount[each] * self._rewards_of(last, lane, k, env)
+            reward = np.where(goes_on[each], reward + gained, reward).astype(np.float32)
             discount = np.where(goes_on, discount * np.float32(self.gamma), discount)
         return last, reward, discount
 
     def _rewards_of(
         self, slot: Indices, lane: Indices, k: Indices, env: VecNormalize | None
     ) -> npt.NDArray[np.float32]:
-        """The rewards (B,) of sub-actions k (B,)."""
+        """The rewards (B,) or (B, C) of sub-actions k (B,)."""
         if self.credit == "shared":
             return self._normalize_reward(self.rewards[slot, lane], env).astype(np.float32)
         return self.rewards[slot, lane, k]

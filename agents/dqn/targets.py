@@ -17,6 +17,7 @@ def td_targets(
     next_q_target: Tensor,
     discount: Tensor | float,
     rule: str = "paper",
+    values: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Double-DQN targets y_t^k of sub-actions, Eq. (3).
 
@@ -24,18 +25,24 @@ def td_targets(
     as in Eq. (3). ``"van_hasselt"``: the usual double DQN, with the two in each other's place, as in the released code.
 
     Args:
-        reward: (B,), r_{t+1}, or the discounted sum of n rewards.
+        reward: (B,), r_{t+1}, or the discounted sum of n rewards; (B, C) with ``values``.
         terminated: (B,), bool. Where true the target is the reward alone, even if the next values are not finite.
         next_q: (B, N), Q(s_{t+1}, .; phi) of the candidates of one pool, or of s_{t+n} where n rewards are summed.
         next_q_target: (B, N), the same with phi'.
         discount: gamma, or (B,) gamma^n.
         rule: One of ``TD_TARGETS``.
+        values: (B, N, C) of phi and of phi', where values of classes are learnt whose weighted sum is Q: what is chosen
+            by Q is valued class by class.
 
     Returns:
-        (B,).
+        (B,), or (B, C) with ``values``.
     """
     check_choice("rule", rule, TD_TARGETS)
-    chooser, valuer = (next_q_target, next_q) if rule == "paper" else (next_q, next_q_target)
-    best = chooser.argmax(dim=1, keepdim=True)  # (B, 1)
-    value = valuer.gather(1, best).squeeze(1)  # (B,)
-    return torch.where(terminated, reward, reward + discount * value)  # Eq. (3)
+    chooser, valuer = (next_q_target, 0) if rule == "paper" else (next_q, 1)
+    valued = (next_q[..., None], next_q_target[..., None])[valuer] if values is None else values[valuer]  # (B, N, C)
+    best = chooser.argmax(dim=1)  # (B,)
+    value = valued[torch.arange(len(best), device=best.device), best]  # (B, C)
+    rewards = reward if values is not None else reward[:, None]  # (B, C)
+    discount = torch.as_tensor(discount, device=value.device).reshape(-1, 1)  # (B, 1), or one for all
+    target = torch.where(terminated[:, None], rewards, rewards + discount * value)  # Eq. (3)
+    return target if values is not None else target[:, 0]

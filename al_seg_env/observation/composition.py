@@ -14,9 +14,9 @@ from al_seg_env.observation.features import Feature, Prediction
 from al_seg_env.regions import RegionGrid
 from al_seg_env.types import FloatArray, IntArray, Size
 
-NEEDED_POWER = 0.5
-"""p of the worth ``n_c^-p`` of a class's next pixel, n_c of which are labelled: the marginal gain of labels falls with
-their number, as that of ``sqrt(n)`` does."""
+NEEDED_POWER = 0.75
+"""p of the worth ``n_c^-p`` of a class's next pixel, n_c of which are labelled: between the marginal gains of
+``sqrt(n)``, 1/2, and of ``log n``, 1. Chosen on D_T and D_R (docs/paper/results.md)."""
 
 
 @dataclass(frozen=True)
@@ -257,21 +257,22 @@ def need(labelled: IntArray) -> FloatArray:
     return (worth / worth.mean()).astype(np.float32)
 
 
-def worth_of_labels(counts: IntArray, needed: FloatArray, region_size: Size) -> FloatArray:
-    """Return what the labels of regions are worth: ``sum_c need_c sqrt(share of class c)``.
+def class_rewards(counts: IntArray, region_size: Size) -> FloatArray:
+    """Return what the labels of regions hold of each class: the roots of the classes' shares.
 
-    A region's credit for a step's reward, which its labels alone decide. It is known as soon as they are.
+    Their product with :func:`need`, ``sum_c need_c sqrt(share_c)``, is a region's credit for a step's reward. Its
+    labels alone decide it, so that it is known as soon as they are.
 
     Args:
         counts: Labelled pixels per class of n regions, ``(n, C)``.
-        needed: :func:`need` before they were labelled, ``(C,)``.
         region_size: ``(height, width)`` in pixels.
 
     Returns:
-        ``(n,)`` float32.
+        ``(n, C)`` float32.
 
     >>> import numpy as np
-    >>> worth_of_labels(np.array([[4, 0], [1, 1]]), np.array([0.5, 1.5], np.float32), region_size=(2, 2))
-    array([0.5, 1. ], dtype=float32)
+    >>> class_rewards(np.array([[4, 0], [1, 1]]), region_size=(2, 2))
+    array([[1. , 0. ],
+           [0.5, 0.5]], dtype=float32)
     """
-    return (np.sqrt(counts / (region_size[0] * region_size[1])) @ needed).astype(np.float32)
+    return np.sqrt(counts / (region_size[0] * region_size[1])).astype(np.float32)
