@@ -304,10 +304,44 @@ def test_credit_of_sub_actions_is_their_own_reward():
     np.testing.assert_array_equal(copied.sample(200).reward, buffer.sample(200).reward)
 
 
+def test_td_targets_of_classes_value_apart_what_q_chooses():
+    reward = torch.tensor([[1.0, 2.0], [5.0, 6.0]])
+    terminated = torch.tensor([False, True])
+    need = torch.tensor([1.0, 10.0])
+    values = (
+        torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]).repeat(2, 1, 1),
+        torch.tensor([[[9.0, 0.5], [9.0, 0.1]]]).repeat(2, 1, 1),
+    )
+    q, q_target = (each @ need for each in values)  # phi prefers candidate 1, phi' candidate 0
+    paper = td_targets(reward, terminated, q, q_target, 0.5, "paper", values)
+    torch.testing.assert_close(paper, torch.tensor([[1 + 0.5 * 1, 2.0], [5.0, 6.0]]))
+    usual = td_targets(reward, terminated, q, q_target, 0.5, "van_hasselt", values)
+    torch.testing.assert_close(usual, torch.tensor([[1 + 0.5 * 9, 2 + 0.5 * 0.1], [5.0, 6.0]]))
+    # Weighed by need, the targets of classes are those of Q, where need is the same in both steps.
+    scalar = td_targets(reward @ need, terminated, q, q_target, 0.5, "paper")
+    torch.testing.assert_close(paper @ need, scalar)
+
+
+def test_credit_of_classes_is_a_vector_for_each_sub_action():
+    env, options = CreditedEnv(budget=8), {"credit": "class_rewards", "gamma": 0.5, "n_steps": 2, "n_values": 2}
+    buffer = DecomposedReplayBuffer(30, env.observation_space, env.action_space, seed=0, **options)
+    run(buffer, env, 40, seed=0, p_truncated=0.0, p_broken=0.0)
+    assert buffer.sample(200).reward.shape == (200, 2)
+    one_step = DecomposedReplayBuffer(30, env.observation_space, env.action_space, seed=0, **{**options, "n_steps": 1})
+    run(one_step, env, 40, seed=0, p_truncated=0.0, p_broken=0.0)
+    batch = one_step.sample(200)
+    np.testing.assert_array_equal(batch.reward, batch.chosen[:, :2])  # features 0 and 1 are what a region holds
+    wrong = DecomposedReplayBuffer(30, env.observation_space, env.action_space, **{**options, "n_values": 4})
+    with pytest.raises(ValueError, match=r"class_rewards'\] is of shape \(3, 2\); expected \(3, 4\)"):
+        run(wrong, env, 4, seed=0, p_truncated=0.0, p_broken=0.0)
+
+
 def test_credit_that_is_not_told_is_refused():
     env = FakeRegionEnv()
     buffer = DecomposedReplayBuffer(30, env.observation_space, env.action_space, credit="sub_rewards")
-    with pytest.raises(ValueError, match="holds 0 rewards for 3 sub-actions; make the environment"):
+    with pytest.raises(
+        ValueError, match=r"info\['sub_rewards'\] is of shape \(0,\); expected \(3,\).*: make the environment"
+    ):
         run(buffer, env, 1, seed=0)
     with pytest.raises(ValueError, match="credit is 'mine'"):
         DecomposedReplayBuffer(30, env.observation_space, env.action_space, credit="mine")

@@ -86,10 +86,19 @@ class FakeRegionEnv(gym.Env):
 
 
 class CreditedEnv(FakeRegionEnv):
-    """Tells the worth of each chosen region; the shared reward is noise that says nothing."""
+    """Tells the worth of each chosen region; the shared reward is noise that says nothing.
+
+    A region holds features 0 and 1 of two classes; features 2 and 3 say how much these are needed.
+    """
+
+    def feature_columns(self, name):
+        assert name == "need"
+        return slice(2, 4)
 
     def step(self, action):
         last = self.last["candidates"]
         observation, _, terminated, truncated, info = super().step(action)
-        info["sub_rewards"] = tuple(float(last[k, action[k], 0]) for k in range(len(info["chosen"])))
+        chosen = [last[k, action[k]] for k in range(len(info["chosen"]))]
+        info["sub_rewards"] = tuple(float(features[0]) for features in chosen)
+        info["class_rewards"] = np.array([features[:2] for features in chosen])
         return observation, float(self.np_random.normal()), terminated, truncated, info

@@ -18,8 +18,8 @@ from al_seg_env.observation.composition import (
     MeanProbability,
     Need,
     NeededProbability,
+    class_rewards,
     need,
-    worth_of_labels,
 )
 from al_seg_env.observation.features import Prediction, feature_bounds
 from al_seg_env.observation.region_pixels import RegionPixels
@@ -76,7 +76,7 @@ def test_what_is_labelled_more_is_needed_less_and_the_mean_is_one(labelled):
 def test_the_same_pixels_are_worth_more_if_they_are_of_two_classes(seed, split):
     """The root makes a mix worth more than one class, where both are needed alike."""
     alike = np.ones(2, np.float32)
-    one, two = worth_of_labels(np.array([[12, 0], [12 - split, split]]), alike, (3, 4))
+    one, two = class_rewards(np.array([[12, 0], [12 - split, split]]), (3, 4)) @ alike
     assert one == pytest.approx(1)
     assert two >= one - 1e-6
     assert two <= math.sqrt(2) + 1e-6
@@ -98,10 +98,11 @@ def test_sub_rewards_are_the_worth_of_the_labels_by_what_was_labelled_before():
             box = env.grid.box(region)
             mask = data.mask(box.image)[box.top : box.bottom, box.left : box.right]
             counted.append([(mask == c).sum() for c in range(3)])
-        weights = (before + 0.01 * before.mean() + 1) ** -0.5
+        weights = (before + 0.01 * before.mean() + 1) ** -0.75
         for counts in counted:
             expected.append(sum(w / weights.mean() * math.sqrt(n / 80) for w, n in zip(weights, counts, strict=True)))
         np.testing.assert_allclose(info["sub_rewards"], expected, rtol=1e-5)
+        np.testing.assert_allclose(info["class_rewards"], np.sqrt(np.array(counted) / 80), rtol=1e-6)
         before = before + np.sum(counted, axis=0)
 
 
