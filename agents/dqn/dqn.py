@@ -424,7 +424,8 @@ class SubActionDQN(OffPolicyAlgorithm):
             if (part := getattr(batch, name)) is not None:
                 _check_finite(f"The replay's {name!r}", part)  # before it gets into the batch-norm statistics
         self.policy.set_training_mode(False)
-        goes_on = ~batch.terminated  # (B,); a terminated one is worth its reward
+        # (B,); a terminated one is worth its reward, and so is every one where gamma is 0.
+        goes_on = ~batch.terminated & (batch.discount > 0)
         next_q, next_q_target = torch.zeros((2, *batch.next_candidates.shape[:2]), device=self.device)  # (B, N)
         if goes_on.any():
             similarity = None if batch.next_similarity is None else batch.next_similarity[goes_on]
@@ -433,9 +434,13 @@ class SubActionDQN(OffPolicyAlgorithm):
                 next_q[goes_on], next_q_target[goes_on] = self.q_net(*after), self.q_net_target(*after)
         values = None
         if self.credit == "class_rewards":
-            with torch.no_grad():
-                offered = batch.next_candidates
-                values = self._values(self.q_net, offered), self._values(self.q_net_target, offered)
+            shape = (*batch.next_candidates.shape[:2], batch.reward.shape[1])  # (B, N, C)
+            values = torch.zeros(shape, device=self.device), torch.zeros(shape, device=self.device)
+            if goes_on.any():
+                with torch.no_grad():
+                    offered = batch.next_candidates[goes_on]
+                    values[0][goes_on] = self._values(self.q_net, offered)
+                    values[1][goes_on] = self._values(self.q_net_target, offered)
         target = td_targets(
             batch.reward, batch.terminated, next_q, next_q_target, batch.discount, self.td_target, values
         )
