@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +47,9 @@ class QueryPolicy(BasePolicy):
     Raises:
         ValueError: If an argument is out of its range, or the spaces are of another kind.
     """
+
+    reads_state: ClassVar[bool] = True
+    """Whether the network looks at the regions of the state, so that a replay must store them."""
 
     def __init__(
         self,
@@ -218,6 +221,8 @@ class CandidatePolicy(QueryPolicy):
         need: First and last column (exclusive) of the features that say how much each class is needed, for a network
             that values classes apart; see :class:`CandidateNetwork`. ``SubActionDQN`` finds them by itself.
     """
+
+    reads_state = False
 
     def __init__(
         self,

@@ -73,6 +73,7 @@ class DecomposedReplayBuffer(ReplayBuffer):
             ``info["sub_rewards"]`` says of each sub-action (``"sub_rewards"``), or class by class what
             ``info["class_rewards"]`` says (``"class_rewards"``).
         n_values: C, the classes of ``"class_rewards"``.
+        state: Whether the regions of the state are stored; without them, S is 0 in what is drawn.
 
     Raises:
         ValueError: If an argument is out of its range, the spaces are of another kind, or the arrays do not fit into
@@ -92,6 +93,7 @@ class DecomposedReplayBuffer(ReplayBuffer):
         gamma: float = 0.99,
         credit: str = CREDITS[0],
         n_values: int = 1,
+        state: bool = True,
     ) -> None:
         buffer_size, n_envs = check_int("buffer_size", buffer_size, 1), check_int("n_envs", n_envs, 1)
         # ReplayBuffer's own __init__ would allocate arrays for a single Box.
@@ -102,6 +104,7 @@ class DecomposedReplayBuffer(ReplayBuffer):
         self.rng = np.random.default_rng(check_seed("seed", seed))
         self.n_steps, self.gamma = check_int("n_steps", n_steps, 1), check_number("gamma", gamma, least=0, most=1)
         self.credit, self.n_values = check_choice("credit", credit, CREDITS), check_int("n_values", n_values, 1)
+        self.n_regions = self.sizes.regions if state else 0
         self.steps_per_lane = max(math.ceil(buffer_size / (self.sizes.pools * n_envs)), 1)
         self.n_slots = self.steps_per_lane + 1  # + 1: what follows the last step
         try:
@@ -115,7 +118,7 @@ class DecomposedReplayBuffer(ReplayBuffer):
     def _allocate(self) -> None:
         slots, pools, candidates = (self.n_slots, self.n_envs), self.sizes.pools, self.sizes.candidates
         shapes: dict[str, tuple[int, ...]] = {
-            "state": (self.sizes.regions, self.sizes.features),
+            "state": (self.n_regions, self.sizes.features),
             "candidates": (pools, candidates, self.sizes.features),
             "similarity": (pools, candidates, self.sizes.similarity),
         }
@@ -247,7 +250,9 @@ class DecomposedReplayBuffer(ReplayBuffer):
         """Slot of the observation that a step starts from, which is mostly there already: it followed the last step."""
         slot = int(self.position[lane])
         if self.pending[lane]:
-            if all(np.array_equal(stored[slot, lane], obs[name][lane]) for name, stored in self.stored.items()):
+            if all(
+                np.array_equal(stored[slot, lane], self._part(obs, name, lane)) for name, stored in self.stored.items()
+            ):
                 return slot
             slot = (slot + 1) % self.n_slots  # an early reset: the last step keeps what followed it
         self._write(slot, lane, obs)
@@ -256,7 +261,12 @@ class DecomposedReplayBuffer(ReplayBuffer):
     def _write(self, slot: int, lane: int, obs: Observation) -> None:
         self.counted[slot, lane] = 0
         for name, stored in self.stored.items():
-            stored[slot, lane] = obs[name][lane]
+            stored[slot, lane] = self._part(obs, name, lane)
+
+    def _part(self, obs: Observation, name: str, lane: int) -> npt.NDArray[Any]:
+        """What is stored of a part of one environment's observation."""
+        part = obs[name][lane]
+        return part[: self.n_regions] if name == "state" else part
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> DecomposedBatch:  # type: ignore[override]
         """Draw ``batch_size`` decomposed transitions; ``env``, if given, normalises the rewards."""
