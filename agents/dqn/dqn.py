@@ -234,7 +234,7 @@ class SubActionDQN(OffPolicyAlgorithm):
             known = (UNIFORM, *(key for key in self.observation_space if key.startswith("score_")))
             remedy = f"some of {known}: the environment's argument scores adds others"
             check("guides", self.guides, set(self.guides) <= set(known), remedy)
-        self.replay_buffer_kwargs["state"] = self.policy_class.reads_state
+        self.replay_buffer_kwargs["state"] = getattr(self.policy_class, "reads_state", True)
         if self.credit == "class_rewards":
             self._value_classes_apart()
         _check_normalization(self._vec_normalize_env)
