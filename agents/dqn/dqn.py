@@ -116,7 +116,7 @@ class SubActionDQN(OffPolicyAlgorithm):
             which the network learns what regions hold of each class, and Q is that, weighed by what is needed.
         exploration: ``"sub_action"`` explores each of the K sub-actions by itself; ``"step"`` all or none of
             them, like the released code; ``"episode"`` all or none of an episode's. K independent choices hardly
-            change the reward that they share; a whole episode played in one way does (docs/paper/results.md).
+            change the reward that they share; a whole episode played in one way does (docs/paper/results_small.md).
         epsilon: Probability of exploring: a number, or a function of the environment steps done. The paper
             gives none; the default is the released code's.
         guides: What exploration follows, drawn again each time: ``"uniform"``, or the name of a score in the
