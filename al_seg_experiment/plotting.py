@@ -65,6 +65,8 @@ def plot_panels(
             if spread:
                 ax.fill_between(x, y - spread[0], y + spread[0], color=style.color, alpha=0.15, linewidth=0)
         ax.set(xlabel=xlabel[title], ylabel=ylabel[title], title=title, **axis)
+        if all(float(x).is_integer() for given, *_ in lines.values() for x in given):  # epochs, steps, processes
+            ax.locator_params(axis="x", integer=True)
         ax.grid(alpha=0.3)
         if len(lines) > 1:
             ax.legend(fontsize=8)

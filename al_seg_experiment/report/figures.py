@@ -116,6 +116,8 @@ def budget_curves(panels: Mapping[str, Table], *, key: str = "method", ylabel: s
                 axis.axhline(SHARE_OF_FULL * full[0], label=_FULL_LABELS[1], linestyle=(0, (6, 3)), **line)
             axis.set(xlabel="labelled regions", title=title, ylabel="" if i % columns else ylabel)
             _budget_ticks(axis, budgets)
+            if i == 0:
+                _name_bars(axis, lines)
         _legend_on_the_right(figure, axes)
         return _png(figure)
 
@@ -140,6 +142,7 @@ def class_bars(table: Table, *, ylabel: str, labels: Mapping[str, str] | None = 
             axis.set_xticks(range(len(part)), part, rotation=30, ha="right", rotation_mode="anchor")
             axis.set(xlim=(-0.6, across - 0.4))
             axis.grid(axis="x", visible=False)
+        _name_bars(axes[0], table.records())
         figure.supylabel(ylabel, fontsize="medium")
         handles, methods = axes[0].get_legend_handles_labels()
         names = [(labels or {}).get(method, method) for method in methods]
@@ -181,6 +184,7 @@ def method_points(table: Table, *, ylabel: str) -> bytes:
         axis.set_xticks(range(len(methods)), methods, rotation=30 if len(methods) > 6 else 0)
         axis.set(ylabel=ylabel, xlim=(-0.6, len(methods) - 0.1))
         axis.margins(y=0.12)
+        _name_bars(axis, table.records())
         axis.grid(axis="x", visible=False)
         return _png(figure)
 
@@ -253,11 +257,12 @@ def variant_points(table: Table, *, ylabel: str) -> bytes:
             points = sorted(table.where(method=method).records(), key=lambda r: variants.index(r["variant"]))
             x = np.array([variants.index(r["variant"]) for r in points]) + 0.08 * (i - (len(methods) - 1) / 2)
             std = np.nan_to_num([r["std"] for r in points])
-            look: Any = {**style._asdict(), "markersize": 5, "linewidth": 0.9, "capsize": 2.5}
+            look: Any = {**style._asdict(), "linestyle": "none", "markersize": 5, "elinewidth": 0.9, "capsize": 2.5}
             axis.errorbar(x, [r["mean"] for r in points], std, label=method, **look)
         tilted: Any = {"rotation": 30, "ha": "right"} if max(map(len, variants)) > 10 else {}
         axis.set_xticks(range(len(variants)), variants, **tilted)
         axis.set(ylabel=ylabel, xlim=(-0.5, len(variants) - 0.5))
+        _name_bars(axis, table.records())
         axis.grid(axis="x", visible=False)
         _legend_on_the_right(figure, [axis])
         return _png(figure)
@@ -329,6 +334,17 @@ def _budget_ticks(axis: Axes, budgets: Sequence[int]) -> None:
     room = 0.035 * len(str(different[-1])) * (different[-1] - different[0])
     if len(different) < 2 or min(np.diff(different)) >= room:
         axis.set_xticks(different)
+
+
+def _name_bars(axis: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Say above a picture what its bars are, and over how many seeds."""
+    numbers = sorted({row["n"] for row in rows if row.get("n")})
+    seeds = f", n = {' to '.join(map(str, dict.fromkeys((numbers[0], numbers[-1]))))} seeds" if numbers else ""
+    if numbers != [1]:
+        text = f"bars: standard deviation{seeds}"
+        height = 0.01 if axis.get_title() else 1.01  # where a title stands above the axis, inside of it
+        look: Any = {"ha": "right", "va": "bottom", "fontsize": "small", "color": "#666666"}
+        axis.text(1, height, text, transform=axis.transAxes, **look)
 
 
 def _legend_on_the_right(figure: Figure, axes: Sequence[Axes]) -> None:
