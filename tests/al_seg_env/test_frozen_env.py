@@ -175,7 +175,7 @@ def test_states_from_before_the_settings_existed_are_taken():
     assert not {"replay", "reward_stride"} & set(state["identity"]["config"])
     closed_form_env().set_state(state)
     for changed in ({"replay": 0.5}, {"reward_stride": 2}):
-        with pytest.raises(ValueError, match=f"{next(iter(changed))} is None there"):
+        with pytest.raises(ValueError, match=f"{next(iter(changed))} is missing there"):
             closed_form_env(**changed).set_state(state)
 
 
