@@ -168,6 +168,21 @@ def test_arguments_that_do_not_fit(options, message):
             frozen(**options)
 
 
+@pytest.mark.parametrize("made", [make, frozen])
+def test_observations_on_a_grid_of_pixels(made):
+    """Of one pixel a region, features and scores are those of this pixel."""
+    one_value = {"entropy_pools": ["avg"], "entropy_bins": 1}
+    env = made(observation_stride=1000, precision="float32", scores=["entropy"], **one_value).unwrapped
+    observation, _ = env.reset(seed=0)
+    assert env.observation_space.contains(observation)
+    shares, entropies = observation["candidates"][..., :-1], observation["candidates"][..., -1]
+    assert set(np.unique(shares)) <= {0.0, 1.0}
+    np.testing.assert_allclose(observation["score_entropy"], entropies, rtol=1e-5)
+    box = env.grid.box(int(env.pools[0][0]))
+    logits = env.learner.predict(env.inputs.whole([box.image]))[0, :, box.top, box.left]
+    np.testing.assert_allclose(entropies[0, 0], torch.special.entr(logits.softmax(0)).sum(), rtol=1e-3, atol=1e-4)
+
+
 def test_states_from_before_the_settings_existed_are_taken():
     env = closed_form_env()
     env.reset(seed=0)

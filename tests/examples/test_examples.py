@@ -135,7 +135,9 @@ def test_data_of_ones_own(example):
     assert layout["classes"] == ["background", "cell", "nucleus"]
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.py") if path.stem not in ("quickstart", "zoo")))
+@pytest.mark.parametrize(
+    "name", sorted(path.stem for path in EXAMPLES.glob("*.py") if path.stem not in ("quickstart", "zoo"))
+)
 def test_help_shows_every_option_with_its_default(name, monkeypatch, capsys):
     module = loaded(name, monkeypatch)
     assert run(module.main, module.Options, ["--help"], description=module.__doc__) == 0

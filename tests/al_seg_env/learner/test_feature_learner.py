@@ -117,13 +117,16 @@ def test_a_step_is_one_of_the_whole_network_with_frozen_parameters(frames, archi
     assert any(not torch.equal(found[key], before[key]) for key in found)
 
 
+@pytest.mark.parametrize("stride", [1, 4])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_logits_of_boxes_are_those_of_whole_images(frames, architecture):
+def test_logits_of_boxes_are_those_of_whole_images(frames, architecture, stride):
     grid, subject = RegionGrid(SIZE, (21, 30)), learner(network(architecture))
     batch = subject.inputs(frames).whole([0, 1, 4])
     logits = subject.predict(batch)
     regions = np.array([0, 3, 5, 16 + 12, 16 + 15, 32 + 9])
-    groups = [RegionPixels(grid, part // 16, part % 16, torch.device("cpu")) for part in (regions[:4], regions[4:])]
+    groups = [
+        RegionPixels(grid, part // 16, part % 16, torch.device("cpu"), stride) for part in (regions[:4], regions[4:])
+    ]
     found = list(subject.predict_boxes(batch, [pixels.boxes() for pixels in groups]))
     assert len(found) == 2
     for pixels, of_boxes in zip(groups, found, strict=True):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from reference import slow_boxes, slow_counts, slow_pool
 
 from al_seg_env.observation.region_pixels import RegionPixels
-from al_seg_env.regions import RegionGrid
+from al_seg_env.regions import RegionGrid, cut_boxes
 
 GRIDS = [((12, 15), (4, 5)), ((11, 14), (4, 5)), ((7, 9), (7, 9)), ((3, 10), (1, 4)), ((1, 1), (1, 1))]
 CPU = torch.device("cpu")
@@ -43,6 +43,20 @@ def test_sums_counts_and_pools_by_region(image_size, region_size, count, layout)
         np.testing.assert_allclose(pixels.pool(values[2], 3, mode), expected, atol=1e-6)
     found = pixels.class_counts(pixels.gather(labels)[0], 3)
     np.testing.assert_array_equal(found, [slow_counts(labels[i, 0, t:b, w:r], 3) for i, t, b, w, r in boxes])
+
+
+@pytest.mark.parametrize("stride", [2, 3, 7])
+@pytest.mark.parametrize(("image_size", "region_size"), GRIDS)
+def test_every_nth_pixel_of_each_region(image_size, region_size, stride):
+    grid = RegionGrid(image_size, region_size)
+    cells = np.random.default_rng(0).permutation(grid.regions_per_image)
+    pixels = RegionPixels(grid, np.zeros_like(cells), cells, CPU, stride)
+    maps = torch.rand(1, 2, *image_size)
+    crops = [grid.box(cell).crop(maps[0])[:, ::stride, ::stride] for cell in cells.tolist()]
+    np.testing.assert_allclose(pixels.sum(pixels.gather(maps)[1])[:, 0], [crop[1].sum() for crop in crops], rtol=1e-5)
+    cut = [cut_boxes(maps, [boxes]) for boxes in pixels.boxes()]
+    np.testing.assert_array_equal(torch.cat(cut, dim=1), pixels.gather(maps))
+    assert [part.shape[1] for part in cut] == [len(b.images) * b.shape[0] * b.shape[1] for b in pixels.boxes()]
 
 
 @settings(max_examples=50, deadline=None)
