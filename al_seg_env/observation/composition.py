@@ -250,7 +250,7 @@ def need(labelled: IntArray) -> FloatArray:
 
     >>> import numpy as np
     >>> need(np.array([400, 100, 100])).round(3)
-    array([0.605, 1.197, 1.197], dtype=float32)
+    array([0.457, 1.271, 1.271], dtype=float32)
     """
     counts = labelled + 0.01 * labelled.mean() + 1
     worth = counts**-NEEDED_POWER
