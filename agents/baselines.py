@@ -5,6 +5,7 @@ All have the ``predict`` of Stable-Baselines3, so that ``evaluate_policy`` takes
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,25 @@ from agents.observations import Observation
 from al_seg_env.storage.validation import check, check_number, check_seed
 
 
-class UniformPolicy:
+class BaselinePolicy(ABC):
+    """A policy that depends on nothing but the observation: :meth:`choose` is what differs between them."""
+
+    @abstractmethod
+    def choose(self, observation: Observation) -> npt.NDArray[np.int64]:
+        """Choices (K,) for one observation, (n_envs, K) for several; int64."""
+
+    def predict(
+        self,
+        observation: Observation,
+        state: Any = None,
+        episode_start: npt.NDArray[Any] | None = None,
+        deterministic: bool = True,
+    ) -> tuple[npt.NDArray[np.int64], Any]:
+        """Choices (K,) for one observation, (n_envs, K) for several, int64; ``state`` is returned as it is."""
+        return self.choose(observation), state
+
+
+class UniformPolicy(BaselinePolicy):
     """Draws a region from each pool, uniformly. Random even where ``deterministic``; seeded runs are equal.
 
     Args:
@@ -24,19 +43,13 @@ class UniformPolicy:
     def __init__(self, seed: int | None = None) -> None:
         self.rng = np.random.default_rng(check_seed("seed", seed))
 
-    def predict(
-        self,
-        observation: Observation,
-        state: Any = None,
-        episode_start: npt.NDArray[Any] | None = None,
-        deterministic: bool = True,
-    ) -> tuple[npt.NDArray[np.int64], Any]:
+    def choose(self, observation: Observation) -> npt.NDArray[np.int64]:
         """Choices (K,) for ``candidates`` of shape (K, N, F), (n_envs, K) for (n_envs, K, N, F); int64."""
         *shape, n_candidates, _ = _entry(observation, "candidates", "").shape
-        return self.rng.integers(n_candidates, size=shape), state
+        return self.rng.integers(n_candidates, size=shape)
 
 
-class ScorePolicy:
+class ScorePolicy(BaselinePolicy):
     """Takes the region with the highest score from each pool; the first of equals.
 
     Args:
@@ -47,15 +60,9 @@ class ScorePolicy:
         check("key", key, isinstance(key, str), "an entry of the observation, such as 'score_entropy'")
         self.key = key
 
-    def predict(
-        self,
-        observation: Observation,
-        state: Any = None,
-        episode_start: npt.NDArray[Any] | None = None,
-        deterministic: bool = True,
-    ) -> tuple[npt.NDArray[np.int64], Any]:
+    def choose(self, observation: Observation) -> npt.NDArray[np.int64]:
         """Choices (K,) for scores of shape (K, N), (n_envs, K) for (n_envs, K, N); int64."""
-        return self._order(_scores(observation, self.key)).argmax(axis=-1).astype(np.int64), state
+        return self._order(_scores(observation, self.key)).argmax(axis=-1).astype(np.int64)
 
     def _order(self, scores: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """What the highest is taken of."""
@@ -83,7 +90,7 @@ class PowerScorePolicy(ScorePolicy):
         return self.power * _log(scores) + self.rng.gumbel(size=scores.shape)
 
 
-class ForegroundPolicy:
+class ForegroundPolicy(BaselinePolicy):
     """ "Foreground-aware random": uniform choice, but in a share of the pools among regions with foreground alone.
 
     After nnActive (Lüth et al., 2025), where hardly any score beats it. What is foreground is predicted, as the
@@ -98,21 +105,15 @@ class ForegroundPolicy:
         self.share = check_number("share", share, least=0, most=1)
         self.rng = np.random.default_rng(check_seed("seed", seed))
 
-    def predict(
-        self,
-        observation: Observation,
-        state: Any = None,
-        episode_start: npt.NDArray[Any] | None = None,
-        deterministic: bool = True,
-    ) -> tuple[npt.NDArray[np.int64], Any]:
+    def choose(self, observation: Observation) -> npt.NDArray[np.int64]:
         """Choices (K,) for scores of shape (K, N), (n_envs, K) for (n_envs, K, N); int64."""
         foreground = _scores(observation, "score_foreground") > 0
         aware = self.rng.random(foreground.shape[:-1]) < self.share
         allowed = foreground | ~(aware & foreground.any(axis=-1))[..., None]
-        return np.where(allowed, self.rng.random(foreground.shape), -1.0).argmax(axis=-1).astype(np.int64), state
+        return np.where(allowed, self.rng.random(foreground.shape), -1.0).argmax(axis=-1).astype(np.int64)
 
 
-class StratifiedEntropyPolicy:
+class StratifiedEntropyPolicy(BaselinePolicy):
     """Entropy, class by class, with power noise, in the manner of nnActive's ClaSP PE.
 
     In a share of the pools a class is drawn, uniformly out of those that the network sees in the pool, and regions
@@ -133,13 +134,7 @@ class StratifiedEntropyPolicy:
         self.share, self.power = check_number("share", share, least=0, most=1), check_number("power", power, least=0)
         self.rng = np.random.default_rng(check_seed("seed", seed))
 
-    def predict(
-        self,
-        observation: Observation,
-        state: Any = None,
-        episode_start: npt.NDArray[Any] | None = None,
-        deterministic: bool = True,
-    ) -> tuple[npt.NDArray[np.int64], Any]:
+    def choose(self, observation: Observation) -> npt.NDArray[np.int64]:
         """Choices (K,) for ``candidates`` of shape (K, N, F), (n_envs, K) for (n_envs, K, N, F); int64."""
         of_class = _entry(observation, "candidates", "")[..., self.columns]  # (..., N, C)
         seen = of_class.max(axis=-2) > 0.01  # (..., C), in nats
@@ -148,10 +143,10 @@ class StratifiedEntropyPolicy:
         stratified = self.rng.random(seen.shape[:-1])[..., None] < self.share
         scores = np.where(stratified, of_drawn, of_class.sum(axis=-1))
         order = self.power * _log(scores) + self.rng.gumbel(size=scores.shape)
-        return order.argmax(axis=-1).astype(np.int64), state
+        return order.argmax(axis=-1).astype(np.int64)
 
 
-class LinearPolicy:
+class LinearPolicy(BaselinePolicy):
     """Takes the region of each pool whose features have the highest product with given coefficients.
 
     :meth:`fitted` makes a *supervised* policy: a ridge regression of what regions are worth by their labels, which is
@@ -184,16 +179,10 @@ class LinearPolicy:
         coefficients[varies] = np.linalg.solve(normal, x.T @ (y - y.mean()) / len(x)) / deviation[varies]
         return cls(coefficients)
 
-    def predict(
-        self,
-        observation: Observation,
-        state: Any = None,
-        episode_start: npt.NDArray[Any] | None = None,
-        deterministic: bool = True,
-    ) -> tuple[npt.NDArray[np.int64], Any]:
+    def choose(self, observation: Observation) -> npt.NDArray[np.int64]:
         """Choices (K,) for ``candidates`` of shape (K, N, F), (n_envs, K) for (n_envs, K, N, F); int64."""
         values = _entry(observation, "candidates", "").astype(np.float64) @ self.coefficients
-        return values.argmax(axis=-1).astype(np.int64), state
+        return values.argmax(axis=-1).astype(np.int64)
 
 
 class EntropyPolicy(ScorePolicy):

@@ -26,7 +26,7 @@ KINDS = {
 
 
 def steps(env, count, seed=0):
-    """Make steps with random actions, anew from the start where an episode ends; return what came back."""
+    """Make steps with random actions, starting again where an episode ends; return what came back."""
     rng = np.random.default_rng(seed)
     results = []
     for _ in range(count):

@@ -84,7 +84,7 @@ from al_seg_experiment.reading import LARGEST_FILE, PRESETS, read_json, read_yam
         ({"variants": {"a": {"agent": {"tensorboard_log": "x"}}}}, "tensorboard_log names a folder"),
         ({"variants": {1: {}}}, "a name in variants is 1; expected a text: put it in quotes"),
         ({"name": "../x"}, "name is '../x'; it names a folder within runs/"),
-        ({"name": "/tmp/x"}, "name is '/tmp/x'; it names a folder"),
+        ({"name": "/results"}, "name is '/results'; it names a folder"),
         ({"name": ""}, "name is ''; it names a folder"),
         ({"name": "見" * 40}, "name is .*; it names a folder .* at most 100 bytes"),
         ({"env": "al_seg_env/Nowhere-v0"}, "env is 'al_seg_env/Nowhere-v0'; expected a registered environment"),

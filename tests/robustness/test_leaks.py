@@ -1,4 +1,4 @@
-"""Labels that were not paid for change nothing: masks replaced by noise, and everything compared bit by bit."""
+"""Labels that were not paid for change nothing: masks replaced by noise, and everything compared bit for bit."""
 
 import numpy as np
 import pytest

@@ -90,7 +90,7 @@ def test_brush_with_runs_longer_than_one_length_can_say():
 def label_studio_rle(rgba):
     """Encode as Label Studio's editor does: literal bytes where they differ, and runs of the smallest size that fits.
 
-    Written anew from the description of the format.
+    Written from the description of the format.
     """
     text = f"{rgba.size:032b}" + f"{7:05b}" + "".join(f"{size - 1:04b}" for size in (3, 4, 8, 16))
     for value, group in groupby(rgba.reshape(-1).tolist()):

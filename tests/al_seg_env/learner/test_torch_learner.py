@@ -36,7 +36,7 @@ def rng():
 
 
 def equal_states(one, other):
-    """Compare state dicts bit by bit."""
+    """Compare state dicts bit for bit."""
     if isinstance(one, torch.Tensor):
         return one.dtype == other.dtype and torch.equal(one, other)
     if isinstance(one, dict):
