@@ -24,6 +24,7 @@ from al_seg_experiment.reading import load_experiment
 from al_seg_experiment.records import status
 from al_seg_experiment.report.results import Results, read_results
 from al_seg_experiment.runner import run
+from al_seg_experiment.sharing import load_shared, push, share
 
 __all__ = [
     "Convergence",
@@ -38,10 +39,13 @@ __all__ = [
     "acquire",
     "evaluate",
     "load_experiment",
+    "load_shared",
     "pieces",
     "pretrain",
+    "push",
     "read_results",
     "run",
+    "share",
     "status",
     "train_agent",
 ]

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg, subcommand
 
 from agents import SubActionDQN
@@ -31,6 +32,7 @@ from al_seg_experiment.reading import load_experiment
 from al_seg_experiment.records import status
 from al_seg_experiment.report import report
 from al_seg_experiment.runner import run as run_experiment
+from al_seg_experiment.sharing import push, share
 from al_seg_experiment.suggesting import suggest
 
 Flag = FlagCreatePairsOff[bool]
@@ -458,6 +460,63 @@ class Export:
         say(export(LabelSession(self.session), out, format=self.format, predictions=self.predictions))
 
 
+@dataclass(frozen=True)
+class Share(EnvironmentOptions):
+    """Write an agent, a theta_0 or both into a folder with a card, in the layout of the Hugging Face Hub.
+
+    theta_0 is the one that --env-arg weights=PATH names. Look through the card, OUT/README.md, before you give it away.
+    """
+
+    licence: str = tyro.MISSING
+    """Identifier of the licence under which others may use it, such as mit or cc-by-nc-4.0; that of the images may
+    limit the choice."""
+    agent: Annotated[Path | None, arg(metavar="PATH")] = None
+    """File of the agent, agent.safetensors."""
+    results: Annotated[Path | None, arg(metavar="PATH")] = None
+    """The results.csv of an evaluation, whose figures the card shows."""
+    title: str | None = None
+    """Title of the card; the name of OUT if omitted."""
+    about: str = ""
+    """More on what it was trained on, as markdown."""
+    out: Path = Path("runs/share")
+    """Folder of the results; it must not exist, or be empty."""
+
+    def __call__(self) -> None:
+        """Run the command."""
+        say(
+            share(
+                self.spec,
+                self.out,
+                licence=self.licence,
+                agent=self.agent,
+                results=self.results,
+                title=self.title,
+                about=self.about,
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Push:
+    """Upload a folder of al-seg-env share to the Hugging Face Hub; log in before, with hf auth login.
+
+    HF_ENDPOINT in the environment names another server.
+    """
+
+    folder: Annotated[Positional[Path], arg(metavar="DIR")]
+    """The folder."""
+    repository: Annotated[Positional[str], arg(metavar="OWNER/NAME")]
+    """The model repository, which is made if there is none."""
+    private: Flag = False
+    """Let only its owner see a repository that is made."""
+    message: str = "Upload"
+    """Message of the commit."""
+
+    def __call__(self) -> None:
+        """Run the command."""
+        say(push(self.folder, self.repository, private=self.private, message=self.message))
+
+
 ExperimentCommand = (
     Annotated[Run, subcommand("run")]
     | Annotated[Status, subcommand("status")]
@@ -474,6 +533,8 @@ Command = (
     | Annotated[Label, subcommand("label")]
     | Annotated[Suggest, subcommand("suggest")]
     | Annotated[Export, subcommand("export")]
+    | Annotated[Share, subcommand("share")]
+    | Annotated[Push, subcommand("push")]
 )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -17,8 +16,9 @@ from al_seg_env.env import RegionSelectionEnv
 from al_seg_env.labelling.answered_data import AnsweredData
 from al_seg_env.labelling.coco import write_coco
 from al_seg_env.labelling.cvat import write_cvat
-from al_seg_env.learner.building import LearnerConfig, build_network
-from al_seg_env.learner.weights import load_weights
+from al_seg_env.learner.building import LearnerConfig, network_with
+from al_seg_env.learner.light import Light
+from al_seg_env.learner.weights import save_smp
 from al_seg_env.registration import LEARNER_OPTIONS
 from al_seg_env.storage import write_bytes, write_json, write_png
 from al_seg_env.storage.validation import check_choice
@@ -112,11 +112,10 @@ def _write_network(session: LabelSession, out: Path) -> None:
     """Write a network for this package, and for those who have segmentation-models-pytorch alone."""
     classes = session.data.classes
     settings = {name: value for name, value in session.options.items() if name in LEARNER_OPTIONS}
-    network: Any = build_network(LearnerConfig(**{**settings, "encoder_weights": None, "weights": None}), len(classes))
-    load_weights(network, session.out / NETWORK, classes)
+    network = network_with(LearnerConfig(**settings), session.out / NETWORK, classes)
     write_bytes(out / NETWORK, (session.out / NETWORK).read_bytes())
-    if hasattr(network, "save_pretrained"):
-        network.save_pretrained(str(out / "smp"))
+    if not isinstance(network, Light):
+        save_smp(network, out / "smp", classes)
 
 
 def _file_stem(name: str) -> str:

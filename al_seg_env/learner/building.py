@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,8 @@ class LearnerConfig:
         encoder_weights: ``None``; a name that smp knows (``"imagenet"``; downloaded when used); or a file of
             the encoder's weights (``.safetensors``, ``.pth``).
         network_options: Further arguments of the architecture, such as ``{"decoder_pyramid_channels": 64}``.
-        weights: File of theta_0, as :func:`save_weights` or ``examples/pretrain.py`` writes it.
+        weights: File of theta_0, as :func:`save_weights` or ``examples/pretrain.py`` writes it; or a folder, as
+            ``save_pretrained`` of segmentation-models-pytorch or :func:`~al_seg_env.learner.weights.save_smp` does.
         weights_seed: Seeds what is initialised at random.
         batch_size: Images per forward pass outside of training; if omitted, :func:`default_batch_size` of the
             images' size.
@@ -122,9 +123,9 @@ class LearnerConfig:
             ValueError: If a name is unknown, weights do not fit, or there are too many classes.
         """
         classes = check_classes(classes)
-        network = build_network(self, len(classes))
-        if self.weights is not None:
-            load_weights(network, self.weights, classes)
+        network = (
+            build_network(self, len(classes)) if self.weights is None else network_with(self, self.weights, classes)
+        )
         mean, std = normalisation(self.encoder)
         build: Callable[..., TorchLearner] = TorchLearner
         if self.trainable == "decoder":
@@ -188,6 +189,17 @@ def build_network(config: LearnerConfig, num_classes: int) -> nn.Module:
     decoder = getattr(network, "decoder", None)
     if isinstance(decoder, FPNDecoder) and decoder.merge.policy == "add":
         decoder.merge = _Sum()
+    return network
+
+
+def network_with(config: LearnerConfig, weights: str | Path, classes: Sequence[str]) -> nn.Module:
+    """Return the network of a configuration with the weights that :func:`load_weights` reads.
+
+    Raises:
+        ValueError: If they cannot be read, or do not fit.
+    """
+    network = build_network(replace(config, weights=str(weights)), len(classes))
+    load_weights(network, weights, classes)
     return network
 
 

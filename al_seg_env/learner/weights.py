@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import segmentation_models_pytorch as smp
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from al_seg_env.learner.contract import HasNetwork, Learner
-from al_seg_env.storage import replacing, tree_digest
+from al_seg_env.storage import read_json, replacing, tree_digest, write_bytes, write_json
 
 FORMAT = "al-seg-env weights"
 FORMAT_VERSION = "1"
 METADATA = "weights"
+SMP_CONFIG, SMP_WEIGHTS = "config.json", "model.safetensors"
+"""What ``save_pretrained`` of segmentation-models-pytorch writes into a folder."""
+CLASS_NAMES = "classes.json"
+"""What is added to it, since its configuration only has the number of classes."""
+UNNAMED = "unnamed"
 
 
 def save_weights(learner: Learner | HasNetwork, path: str | Path, classes: Sequence[str]) -> None:
@@ -51,14 +58,45 @@ def save_weights(learner: Learner | HasNetwork, path: str | Path, classes: Seque
             raise OSError(0, str(error)) from error
 
 
+def save_smp(network: nn.Module, folder: str | Path, classes: Sequence[str]) -> None:
+    """Write a network of segmentation-models-pytorch as a folder that ``smp.from_pretrained(folder)`` loads.
+
+    ``weights=folder`` makes it theta_0, as a file of :func:`save_weights` is. Beside what smp writes (``config.json``
+    and ``model.safetensors``) the folder gets ``classes.json``, the names of the classes.
+
+    Args:
+        network: The network; of a learner whose encoder is trained it is ``learner.network``.
+        folder: The folder, which is made if necessary; nothing else in it is touched.
+        classes: Names of the classes that the network was trained for.
+
+    Raises:
+        OSError: If the files cannot be written.
+        ValueError: If it is no network of smp.
+    """
+    if getattr(smp, type(network).__name__, None) is not type(network):
+        raise ValueError(
+            f"{type(network).__name__} is no network of segmentation-models-pytorch, so it can't be stored in their "
+            "format; use save_weights()"
+        )
+    folder = Path(folder)
+    assert isinstance(network, smp.base.SegmentationModel)
+    with tempfile.TemporaryDirectory() as written:
+        network.save_pretrained(written)
+        for name in (SMP_CONFIG, SMP_WEIGHTS):
+            write_bytes(folder / name, Path(written, name).read_bytes())
+    write_json(folder / CLASS_NAMES, list(classes))
+
+
 def load_weights(network: nn.Module, path: str | Path, classes: Sequence[str]) -> None:
-    """Load what :func:`save_weights` wrote.
+    """Load what :func:`save_weights` or :func:`save_smp` wrote, or ``save_pretrained`` of smp.
+
+    The latter does not store the names of the classes: their number must be right, and their order is up to the caller.
 
     Raises:
         ValueError: If the file cannot be read, is of another format or of other classes, or does not fit.
     """
     about, tensors = _read(path)
-    if about.get("classes") != list(classes):
+    if about.get("classes") not in (list(classes), UNNAMED):
         raise ValueError(
             f"weights {str(path)!r} are for the classes {about.get('classes')}, but the data have {list(classes)}; use "
             "weights that were trained for the data's classes"
@@ -67,27 +105,26 @@ def load_weights(network: nn.Module, path: str | Path, classes: Sequence[str]) -
 
 
 def weights_digest(path: str | Path) -> str:
-    """Return what tells the weights in a file of :func:`save_weights` from others, however they were written.
+    """Return what tells weights that :func:`load_weights` loads from others, however they were written.
 
     Raises:
-        ValueError: If the file cannot be read, or is of another format.
+        ValueError: If they cannot be read, or are of another format.
     """
     about, tensors = _read(path)
     return tree_digest([about.get("classes"), tensors])
 
 
 def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return what a file of :func:`save_weights` says of its weights, and the weights."""
-    _check_file(path)
+    """Return what a file of :func:`save_weights`, or a folder of smp's, says of its weights, and the weights."""
+    if Path(path).is_dir():
+        return _read_smp(Path(path))
+    metadata, tensors = _read_safetensors(path)
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         if METADATA in metadata:
             about = json.loads(metadata[METADATA])
         else:  # three entries, as earlier versions wrote them
             about = {**metadata, "classes": json.loads(metadata.get("classes", "null"))}
-    except (SafetensorError, OSError, ValueError, OverflowError, MemoryError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"weights {str(path)!r} cannot be read as safetensors: {error}") from error
     about = about if isinstance(about, dict) else {}
     if (about.get("format"), about.get("version")) != (FORMAT, FORMAT_VERSION):
@@ -96,6 +133,28 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"version {about.get('version')!r}); make them with save_weights() or examples/pretrain.py"
         )
     return about, tensors
+
+
+def _read_smp(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the classes' names, if they are stored, and the weights in a folder of ``save_pretrained``."""
+    if missing := [name for name in (SMP_CONFIG, SMP_WEIGHTS) if not (folder / name).is_file()]:
+        raise ValueError(
+            f"weights {str(folder)!r} are a folder without {' and '.join(missing)}; expected what save_pretrained() of "
+            "segmentation-models-pytorch wrote, or name a file of save_weights()"
+        )
+    named = (folder / CLASS_NAMES).is_file()
+    classes = read_json(folder / CLASS_NAMES, "expected a list of class names") if named else UNNAMED
+    return {"classes": classes}, _read_safetensors(folder / SMP_WEIGHTS)[1]
+
+
+def _read_safetensors(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Return metadata and tensors of a file."""
+    _check_file(path)
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, OverflowError, MemoryError, RecursionError) as error:
+        raise ValueError(f"weights {str(path)!r} cannot be read as safetensors: {error}") from error
 
 
 def is_weights_file(text: str) -> bool:

@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 from fakes import ClosedFormLearner
 from safetensors.torch import load_file, save_file
@@ -13,7 +14,8 @@ from segmentation_models_pytorch.decoders.fpn.decoder import MergeBlock
 
 from al_seg_env import LearnerConfig, load_weights, save_weights
 from al_seg_env.learner.building import build_network, default_batch_size, normalisation
-from al_seg_env.learner.weights import weights_digest
+from al_seg_env.learner.light import Light
+from al_seg_env.learner.weights import save_smp, weights_digest
 
 CLASSES = ("road", "car", "sky")
 SMALL = {
@@ -236,7 +238,6 @@ def test_a_truncated_file(saved):
 
 def test_a_file_that_is_not_there(tmp_path):
     assert "there is no such file" in misfit(tmp_path / "none.safetensors")
-    assert "there is no such file" in misfit(tmp_path)
     with pytest.raises(ValueError, match="there is no such file"):
         build_network(config(encoder_weights=str(tmp_path / "none.pth")), 3)
 
@@ -320,3 +321,55 @@ def test_feature_maps_are_added_as_smp_does():
     torch.testing.assert_close(network.decoder.merge(maps), MergeBlock("add")(maps))
     parts = build_network(config(network_options={"decoder_merge_policy": "cat"}), 3).decoder.merge
     assert isinstance(parts, MergeBlock)
+
+
+# segmentation-models-pytorch's own format
+
+
+IMAGES = torch.randint(0, 256, (2, 3, 32, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+def prepared(images):
+    """What the learner's network is given: images normalised as its encoder expects them."""
+    mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in normalisation(SMALL["encoder"]))
+    return (images / 255 - mean) / std
+
+
+@torch.inference_mode()
+def logits(network, images=IMAGES):
+    return network.eval()(prepared(images))
+
+
+def test_smp_loads_what_is_written_for_it_with_equal_logits(trained, saved, tmp_path):
+    save_smp(trained.network, tmp_path / "smp", CLASSES)
+    loaded = smp.from_pretrained(tmp_path / "smp")
+    assert not differences(loaded.state_dict(), trained.network.state_dict())
+    torch.testing.assert_close(logits(loaded), trained.predict(IMAGES), rtol=1e-4, atol=1e-5)
+    assert sorted(os.listdir(tmp_path / "smp")) == ["classes.json", "config.json", "model.safetensors"]
+    assert weights_digest(tmp_path / "smp") == weights_digest(saved)  # whatever the format, theta_0 is the same
+
+
+@pytest.mark.parametrize("trainable", ["all", "decoder"])
+def test_what_smp_writes_is_theta_0(tmp_path, trainable):
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        network = smp.create_model("FPN", SMALL["encoder"], None, classes=3, **SMALL["network_options"])
+    network.save_pretrained(str(tmp_path))
+    learner = config(weights=tmp_path, trainable=trainable, feature_precision="float32").build(CLASSES)
+    whole = getattr(learner, "whole_state_dict", learner.network.state_dict)()
+    assert not differences({key: whole[key] for key in network.state_dict()}, network.state_dict())
+    if trainable == "all":
+        torch.testing.assert_close(learner.predict(IMAGES), logits(network), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match=r"do not fit FPN; .*segmentation_head"):
+        config(weights=tmp_path).build((*CLASSES, "tree"))
+
+
+def test_a_folder_of_smp_that_cannot_be_theta_0_says_why(trained, tmp_path):
+    save_smp(trained.network, tmp_path, CLASSES)
+    with pytest.raises(ValueError, match=r"are for the classes \['road', 'car', 'sky'\], but the data have \['sky'"):
+        config(weights=tmp_path).build(CLASSES[::-1])
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"a folder without model\.safetensors; expected what save_pretrained\(\)"):
+        config(weights=tmp_path).build(CLASSES)
+    with pytest.raises(ValueError, match=r"Light is no network of segmentation-models-pytorch.*use save_weights"):
+        save_smp(Light(SMALL["encoder"], None, classes=3), tmp_path, CLASSES)
