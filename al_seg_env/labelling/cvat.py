@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from al_seg_env.datasets.segmentation_data import IGNORE_LABEL, SegmentationData
-from al_seg_env.labelling.label_folder import MANIFEST, LabelFolder, file_name
-from al_seg_env.labelling.oracles import LabelsPending
+from al_seg_env.datasets.segmentation_data import IGNORE_LABEL
+from al_seg_env.labelling.label_folder import file_name
+from al_seg_env.labelling.oracles import LabelsPending, PeopleOracle
 from al_seg_env.labelling.request import Answer, Request
 from al_seg_env.storage import replacing, write_json
 from al_seg_env.types import IntArray, Size, UInt8Array
@@ -177,7 +177,7 @@ def _png(labels: UInt8Array, table: UInt8Array) -> bytes:
     return content.getvalue()
 
 
-class CvatOracle:
+class CvatOracle(PeopleOracle):
     """Exports requests as zip files for CVAT, and reads the masks that people export from there.
 
     ::
@@ -188,8 +188,6 @@ class CvatOracle:
         folder/exported/<any name>.zip           to be put there: the task's annotations, exported as "Segmentation mask
                                                  1.1"; what is painted outside of the outlines does not count
 
-    Masks are kept in ``folder/answers``, at the originals' resolution.
-
     Args:
         data: The images.
         folder: Where requests and answers are.
@@ -198,30 +196,21 @@ class CvatOracle:
         ValueError: If the folder holds labels of other images, sizes or classes.
     """
 
-    def __init__(self, data: SegmentationData, folder: str | Path) -> None:
-        self.data, self.folder = data, Path(folder)
-        self.labels = LabelFolder(self.folder / "answers", data, manifest=self.folder / MANIFEST)
-
-    def answer(self, requests: Sequence[Request]) -> list[Answer]:
-        """Return what people exported, if all is there.
+    def exchange(self, requests: Sequence[Request]) -> None:
+        """Read what people exported; what is still missing is put into a batch of its own.
 
         Raises:
-            LabelsPending: If some is not; what is missing is in a batch of its own then.
+            LabelsPending: If something is.
             ValueError: If an exported file does not fit.
         """
-        if missing := self._missing(requests):
-            self._take_in(missing)
-        if missing := self._missing(requests):
+        self._take_in(requests)
+        if missing := self.missing(requests):
             batch = self._export(missing)
             raise LabelsPending(
                 [file_name(self.data, request.region) for request in missing],
                 f"make a task of the images, labels and pre-labels in {batch} in CVAT, and put its annotations, "
                 f"exported as 'Segmentation mask 1.1', into {self.folder / 'exported'}",
             )
-        return [self.labels.read(request.region) for request in requests]
-
-    def _missing(self, requests: Sequence[Request]) -> list[Request]:
-        return [request for request in requests if not self.labels.has(request.region)]
 
     def _take_in(self, requests: Sequence[Request]) -> None:
         """Store the masks of these requests that are in exported files; the newest file counts."""

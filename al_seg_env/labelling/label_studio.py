@@ -21,8 +21,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from al_seg_env.datasets.segmentation_data import IGNORE_LABEL, SegmentationData, palette_of
-from al_seg_env.labelling.label_folder import MANIFEST, LabelFolder, file_name
-from al_seg_env.labelling.oracles import LabelsPending
+from al_seg_env.labelling.label_folder import file_name
+from al_seg_env.labelling.oracles import LabelsPending, PeopleOracle
 from al_seg_env.labelling.request import Answer, Context, Request
 from al_seg_env.regions import Box
 from al_seg_env.storage import read_json, write_json
@@ -49,7 +49,7 @@ class NoAnswer(ConnectionError):
     """Label Studio can't be reached, or answers with an error of its own. Nothing is lost: try again later."""
 
 
-class LabelStudioOracle:
+class LabelStudioOracle(PeopleOracle):
     """Sends requests to Label Studio as tasks, and reads what people submit there.
 
     A task shows a region outlined in its surroundings, with what the network predicts as brush labels to be corrected.
@@ -83,9 +83,8 @@ class LabelStudioOracle:
             check(
                 "project", project, least <= len(project) <= most, f"a number, or a title of {least} to {most} letters"
             )
-        self.data, self.folder = data, Path(folder)
+        super().__init__(data, folder)
         self.url, self.token, self.project = url.rstrip("/"), token.strip(), project
-        self.labels = LabelFolder(self.folder / "answers", data, manifest=self.folder / MANIFEST)
         self._tasks: dict[str, list[int]] = {}  # numbers of the tasks, by what they are of
         self._shown: dict[Box, tuple[str, Size, Box]] = {}  # what the task of a region is of, and where the region is
 
@@ -110,21 +109,21 @@ class LabelStudioOracle:
         title = f"al-seg-env: {folder.resolve().parent.name}"[: TITLE_LENGTHS[1]]
         return cls(data, folder, url or os.environ.get(URL_VARIABLE, DEFAULT_URL), token, title)
 
-    def answer(self, requests: Sequence[Request]) -> list[Answer]:
-        """Return what people submitted, if all is there.
+    def exchange(self, requests: Sequence[Request]) -> None:
+        """Read what people submitted; there is a task for whatever is still missing then.
 
         Raises:
-            LabelsPending: If some is not; there is a task for each of them then.
+            LabelsPending: If something is.
             NoAnswer: If the server is stopped, or fails again and again.
             ValueError: If the token is refused, the project is gone or asks for other classes, or an annotation does
                 not fit; the answers that do are kept.
         """
-        if missing := self._missing(requests):
-            with _connected(self.url, self.token) as server:
-                project = self._project_number(server)
-                skipped = self._take_in(server, project, missing)
-                if missing := self._missing(requests):
-                    _again(partial(self._send, server, project, missing), partial(self._list, server, project))
+        with _connected(self.url, self.token) as server:
+            project = self._project_number(server)
+            skipped = self._take_in(server, project, requests)
+            missing = self.missing(requests)
+            if missing:
+                _again(partial(self._send, server, project, missing), partial(self._list, server, project))
         if missing:
             page = f"{self.url}/projects/{project}/data"
             note = f" ({skipped} of them were skipped: submit these, blank if nothing can be told)" if skipped else ""
@@ -132,10 +131,6 @@ class LabelStudioOracle:
                 [f"{page}?task={self._tasks[self._of(request)[0]][0]}" for request in missing],
                 f"label and submit them in Label Studio, {page}{note}",
             )
-        return [self.labels.read(request.region) for request in requests]
-
-    def _missing(self, requests: Sequence[Request]) -> list[Request]:
-        return [request for request in requests if not self.labels.has(request.region)]
 
     def _of(self, request: Request) -> tuple[str, Size, Box]:
         """Return what a request's task is of, the size of what it shows, and where the region is in it."""

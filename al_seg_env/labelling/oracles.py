@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -154,7 +155,55 @@ class LabelsPending(RuntimeError):
         self.missing = list(missing)
 
 
-class FolderOracle:
+class PeopleOracle(ABC):
+    """An oracle that people stand behind, who answer in their own time; answers are kept in ``folder/answers``.
+
+    A subclass says how requests reach them, and how answers come back: :meth:`exchange`.
+
+    Args:
+        data: The images.
+        folder: Where answers are.
+
+    Attributes:
+        labels: The answers so far, at the originals' resolution.
+
+    Raises:
+        ValueError: If the folder holds labels of other images, sizes or classes.
+    """
+
+    def __init__(self, data: SegmentationData, folder: str | Path) -> None:
+        self.data, self.folder = data, Path(folder)
+        self.labels = LabelFolder(self.folder / "answers", data, manifest=self.folder / MANIFEST)
+
+    def label(self, boxes: Sequence[Box]) -> list[UInt8Array]:
+        """Ask for boxes of the network's images; see :meth:`answer`. Return masks of their sizes."""
+        return [answer.mask for answer in ask(self, requests_of(self.data, boxes))]
+
+    def answer(self, requests: Sequence[Request]) -> list[Answer]:
+        """Return what people answered, if all is there.
+
+        Raises:
+            LabelsPending: If some is not.
+            ValueError: If an answer does not fit; those that do are kept.
+        """
+        if missing := self.missing(requests):
+            self.exchange(missing)
+        return [self.labels.read(request.region) for request in requests]
+
+    def missing(self, requests: Sequence[Request]) -> list[Request]:
+        """Return those that nobody has answered."""
+        return [request for request in requests if not self.labels.has(request.region)]
+
+    @abstractmethod
+    def exchange(self, requests: Sequence[Request]) -> None:
+        """Take in what was answered of these requests, and see that people are asked for the rest.
+
+        Raises:
+            LabelsPending: If there is a rest.
+        """
+
+
+class FolderOracle(PeopleOracle):
     """Exports the requested regions as pictures, and reads their masks when people have put them into a folder.
 
     ::
@@ -174,33 +223,21 @@ class FolderOracle:
         ValueError: If the folder holds labels of other images, sizes or classes.
     """
 
-    def __init__(self, data: SegmentationData, folder: str | Path) -> None:
-        self.data, self.folder = data, Path(folder)
-        self.labels = LabelFolder(self.folder / "answers", data, manifest=self.folder / MANIFEST)
-
-    def label(self, boxes: Sequence[Box]) -> list[UInt8Array]:
-        """Ask for boxes of the network's images; see :meth:`answer`. Return masks of their sizes."""
-        return [answer.mask for answer in ask(self, requests_of(self.data, boxes))]
-
-    def answer(self, requests: Sequence[Request]) -> list[Answer]:
-        """Return what is in the folder, if all is there.
+    def exchange(self, requests: Sequence[Request]) -> None:
+        """Export the requests' pictures.
 
         Raises:
-            LabelsPending: If some is not; its pictures are exported then.
-            ValueError: If a mask is malformed.
+            LabelsPending: Always, since answers are put where they belong.
         """
-        missing = [request for request in requests if not self.labels.has(request.region)]
-        for request in missing:
+        for request in requests:
             self._export(request)
-        if missing:
-            self.labels.bind([request.region for request in missing])
-            files = [self.labels.path(request.region) for request in missing]
-            raise LabelsPending(
-                files,
-                f"put a mask for each picture in {self.folder / 'requests'} under the same name into "
-                f"{self.labels.folder}, beginning with {files[0].name}",
-            )
-        return [self.labels.read(request.region) for request in requests]
+        self.labels.bind([request.region for request in requests])
+        files = [self.labels.path(request.region) for request in requests]
+        raise LabelsPending(
+            files,
+            f"put a mask for each picture in {self.folder / 'requests'} under the same name into "
+            f"{self.labels.folder}, beginning with {files[0].name}",
+        )
 
     def _export(self, request: Request) -> None:
         """Write a request's pictures; that of its pixels comes last, and says that all are there."""

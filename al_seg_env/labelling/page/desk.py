@@ -18,7 +18,7 @@ from PIL import Image
 
 from al_seg_env.datasets.segmentation_data import IGNORE_LABEL, SegmentationData, palette_of
 from al_seg_env.labelling.label_folder import MANIFEST, LabelFolder, file_name
-from al_seg_env.labelling.oracles import LabelsPending
+from al_seg_env.labelling.oracles import LabelsPending, PeopleOracle
 from al_seg_env.labelling.request import Answer, Context, Request
 from al_seg_env.regions import Box
 from al_seg_env.types import IntArray, UInt8Array
@@ -61,7 +61,7 @@ class Task:
     prelabel: UInt8Array | None
 
 
-class Desk:
+class Desk(PeopleOracle):
     """An oracle that hands its requests out to people; each region to one person at a time.
 
     What people paint is stored as they paint it, in ``folder/drafts/PERSON``, and what they answer in
@@ -80,8 +80,7 @@ class Desk:
     """
 
     def __init__(self, data: SegmentationData, folder: str | Path, clock: Callable[[], float] = time.monotonic) -> None:
-        self.data, self.folder = data, Path(folder)
-        self.labels = LabelFolder(self.folder / "answers", data, manifest=self.folder / MANIFEST)
+        super().__init__(data, folder)
         self.where = "the labelling page"
         self._clock = clock
         self._lock = threading.RLock()
@@ -96,29 +95,23 @@ class Desk:
 
     # -- for the environment
 
-    def answer(self, requests: Sequence[Request]) -> list[Answer]:
-        """Return what was painted, if all is.
+    def exchange(self, requests: Sequence[Request]) -> None:
+        """Hand the requests out.
 
         Raises:
-            LabelsPending: If some is not; it is handed out from now on.
-            ValueError: If a stored mask is malformed.
+            LabelsPending: Always, since answers are stored as they come.
         """
-        missing = [request for request in requests if not self.labels.has(request.region)]
         with self._lock:
+            # What was answered before is gone from now on; until now, a late answer found it.
             self._tasks = {name: task for name, task in self._tasks.items() if not self.labels.has(task.request.region)}
             known = {task.request.region for task in self._tasks.values()}
-        new = [request for request in missing if request.region not in known]
-        if new:
-            with self._lock:
-                self.labels.bind([request.region for request in new])
+            new = [request for request in requests if request.region not in known]
+            self.labels.bind([request.region for request in new])
         for request in new:
             task = self._task(request)  # the network is asked here, in its own thread
             with self._lock:
                 self._tasks[task.id] = task
-        if missing:
-            raise LabelsPending([file_name(self.data, each.region) for each in missing], f"paint them at {self.where}")
-        with self._lock:
-            return [self.labels.read(request.region) for request in requests]
+        raise LabelsPending([file_name(self.data, each.region) for each in requests], f"paint them at {self.where}")
 
     def show_progress(self, spent: float, budget: float, unit: str, miou: float | None) -> None:
         """Tell people how far the environment is.
@@ -238,7 +231,6 @@ class Desk:
             drafts.path(region).unlink(missing_ok=True)
             self._counts[region] = self._count(answer.mask)
             self._leases.pop(name, None)
-            # It stays among the tasks until the environment asks again, so that a late answer finds it.
 
     def superpixels(self, name: str) -> IntArray:
         """Return the superpixel that each pixel of a region belongs to, ``(h, w)`` int64, from 0 on (SLIC).
