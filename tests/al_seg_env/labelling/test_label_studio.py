@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from studio import PERSONAL, TOKEN, Studio
 
-from al_seg_env import LabelsPending
+from al_seg_env import ArrayData, LabelsPending
 from al_seg_env.labelling import label_studio
 from al_seg_env.labelling.label_studio import (
     LabelStudioOracle,
@@ -31,6 +32,7 @@ from al_seg_env.regions import Box
 pytest.importorskip("httpx")
 
 DATA = numbered_data(3)
+CHROMIUM = Path("/usr/bin/chromium")
 BOXES = [Box(1, 8, 16, 10, 20), Box(2, 0, 8, 0, 10)]
 
 
@@ -380,17 +382,23 @@ def test_the_environment_names_server_and_token(tmp_path, monkeypatch):
     assert (oracle.url, oracle.project) == ("http://studio.example", "al-seg-env: street")
 
 
+@pytest.fixture
+def real_server():
+    if "LABEL_STUDIO_API_KEY" not in os.environ:
+        pytest.skip("make test-label-studio runs it")
+    return os.environ.get("LABEL_STUDIO_URL", label_studio.DEFAULT_URL), os.environ["LABEL_STUDIO_API_KEY"]
+
+
 @pytest.mark.label_studio
-@pytest.mark.skipif("LABEL_STUDIO_API_KEY" not in os.environ, reason="make test-label-studio runs it")
-def test_a_real_server(tmp_path):
+def test_a_real_server(real_server, tmp_path, monkeypatch):
     import httpx
 
-    url, token = os.environ.get("LABEL_STUDIO_URL", label_studio.DEFAULT_URL), os.environ["LABEL_STUDIO_API_KEY"]
+    monkeypatch.setattr(label_studio, "PAGE_SIZE", 10)
+    url, token = real_server
     headers = {"Authorization": f"Token {token}"}
     title = f"test {os.urandom(8).hex()}"
     oracle = LabelStudioOracle(DATA, tmp_path, url, token, title)
-    boxes = [Box(image, top, top + 8, 0, 10) for image in range(3) for top in range(24)]
-    boxes += [Box(image, top, top + 8, 20, 30) for image in range(3) for top in range(24)]
+    boxes = [Box(image, top, top + 8, 10, 20) for image in range(3) for top in range(4, 8)]
     numbers = task_numbers(pending(oracle, asked_for(boxes)))
     assert len(set(numbers)) == len(boxes)
     # Another process finds the same tasks, in two pages of the list.
@@ -422,3 +430,51 @@ def test_a_real_server(tmp_path):
         httpx.delete(f"{url}/api/projects/{number}/", headers=headers)
     with pytest.raises(ValueError, match=f"has no project {number}"):
         oracle.answer(asked_for([Box(0, 3, 9, 3, 9)]))
+
+
+@pytest.mark.label_studio
+@pytest.mark.browser
+def test_a_person_paints_in_a_real_server(real_server, tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api")
+    url, token = real_server
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 180, 240, 3)).astype(np.uint8)
+    data = ArrayData(pixels, np.zeros((1, 180, 240), np.uint8), CLASSES)
+    oracle = LabelStudioOracle(data, tmp_path, url, token, f"test {os.urandom(8).hex()}")
+    requests = requests_of(data, [Box(0, 60, 120, 80, 160)])
+    (address,) = pending(oracle, requests).missing
+    strokes = {2: ((90, 80), (150, 80)), 0: ((90, 105), (150, 110))}  # by class; the image's x and y
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1400, "height": 900})
+        page.set_default_timeout(120_000)
+        page.goto(f"{url}/user/login")
+        page.fill("input[name=email]", os.environ.get("LABEL_STUDIO_USERNAME", "labeller@localhost.local"))
+        page.fill("input[name=password]", os.environ.get("LABEL_STUDIO_PASSWORD", token))
+        page.click("button[type=submit]")
+        page.wait_for_url(lambda address: "login" not in address)
+        page.goto(address)
+        page.locator("canvas").nth(1).wait_for()
+        page.wait_for_timeout(3000)  # it is laid out again once the image is there
+        shown = page.locator("img[src^=blob]").bounding_box()
+        scale = shown["width"] / requests[0].context().pixels.shape[1]
+        for label, ends in strokes.items():
+            page.keyboard.press(str(label + 1))
+            start, end = ((shown["x"] + x * scale, shown["y"] + y * scale) for x, y in ends)
+            page.mouse.move(*start)
+            page.mouse.down()
+            page.mouse.move(*end, steps=10)
+            page.mouse.up()
+            page.wait_for_timeout(1000)
+            page.keyboard.press("u")  # so that the next class is not given to this stroke
+            page.wait_for_timeout(1000)
+        with page.expect_response(lambda each: "/annotations" in each.url and each.request.method == "POST"):
+            page.get_by_role("button", name="Submit").click()
+        browser.close()
+    (answer,) = oracle.answer(requests)
+    y, x = np.mgrid[60:120, 80:160] + 0.5
+    for label, ((x0, y0), (x1, y1)) in strokes.items():
+        share = (((x - x0) * (x1 - x0) + (y - y0) * (y1 - y0)) / ((x1 - x0) ** 2 + (y1 - y0) ** 2)).clip(0, 1)
+        distance = np.hypot(x - x0 - share * (x1 - x0), y - y0 - share * (y1 - y0)) - 7.5 / scale  # half of 15 pixels
+        assert (answer.mask[distance < -1.0] == label).all()
+        assert (answer.mask[distance > 1.0] != label).all()
+    assert answer.seconds > 0
