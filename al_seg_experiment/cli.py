@@ -448,7 +448,7 @@ class Export:
     session: Annotated[Positional[Path], arg(metavar="DIR")]
     """Folder of the session: OUT of al-seg-env label."""
     format: str = "png"
-    """png, coco (run lengths), or cvat ("Segmentation mask 1.1")."""
+    """png, coco (run lengths), cvat ("Segmentation mask 1.1"), or label-studio (tasks to import)."""
     predictions: Flag = False
     """Fill what nobody labelled with what the network predicts."""
     out: Annotated[Path | None, arg(metavar="PATH")] = None

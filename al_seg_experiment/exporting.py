@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -14,44 +15,74 @@ from al_seg_env.datasets.originals import original_of, whole
 from al_seg_env.datasets.segmentation_data import IGNORE_LABEL
 from al_seg_env.env import RegionSelectionEnv
 from al_seg_env.labelling.answered_data import AnsweredData
+from al_seg_env.labelling.brush import label_config, write_tasks
 from al_seg_env.labelling.coco import write_coco
 from al_seg_env.labelling.cvat import write_cvat
 from al_seg_env.learner.building import LearnerConfig, network_with
 from al_seg_env.learner.light import Light
 from al_seg_env.learner.weights import save_smp
 from al_seg_env.registration import LEARNER_OPTIONS
-from al_seg_env.storage import write_bytes, write_json, write_png
+from al_seg_env.storage import write_bytes, write_json, write_png, write_text
 from al_seg_env.storage.validation import check_choice
 from al_seg_env.types import UInt8Array
 from al_seg_experiment.label_session import NETWORK, LabelSession
 
-NamedMasks = Iterator[tuple[str, UInt8Array]]
+
+class FullMask(NamedTuple):
+    """An image's labels at the size of its original.
+
+    Attributes:
+        name: Path below a folder, without a suffix.
+        url: Where a Label Studio finds the image, if it serves the folder that the images' folder is in.
+        labels: What people labelled, ``(h, w)`` uint8.
+        predicted: The same with what the network predicts for the rest, if that was asked for.
+    """
+
+    name: str
+    url: str
+    labels: UInt8Array
+    predicted: UInt8Array | None
+
+    @property
+    def shown(self) -> UInt8Array:
+        """All that is known, ``(h, w)`` uint8."""
+        return self.labels if self.predicted is None else self.predicted
 
 
-def _png(out: Path, masks: NamedMasks, classes: Sequence[str], palette: UInt8Array) -> Path:
+FullMasks = Iterator[FullMask]
+
+
+def _png(out: Path, masks: FullMasks, classes: Sequence[str], palette: UInt8Array) -> Path:
     colours = [{"name": name, "color": colour} for name, colour in zip(classes, palette.tolist(), strict=True)]
     write_json(out / "classes.json", {"classes": colours})
-    for name, mask in masks:
-        write_png(out / "masks" / f"{name}.png", mask, palette=palette)
+    for mask in masks:
+        write_png(out / "masks" / f"{mask.name}.png", mask.shown, palette=palette)
     return out / "masks"
 
 
-def _cvat(out: Path, masks: NamedMasks, classes: Sequence[str], palette: UInt8Array) -> Path:
-    write_cvat(out / "masks.zip", masks, classes, palette)
+def _cvat(out: Path, masks: FullMasks, classes: Sequence[str], palette: UInt8Array) -> Path:
+    write_cvat(out / "masks.zip", ((mask.name, mask.shown) for mask in masks), classes, palette)
     return out / "masks.zip"
 
 
-def _coco(out: Path, masks: NamedMasks, classes: Sequence[str], palette: UInt8Array) -> Path:
-    write_coco(out / "instances.json", ((f"{name}.png", mask) for name, mask in masks), classes)
+def _coco(out: Path, masks: FullMasks, classes: Sequence[str], palette: UInt8Array) -> Path:
+    write_coco(out / "instances.json", ((f"{mask.name}.png", mask.shown) for mask in masks), classes)
     return out / "instances.json"
 
 
-FORMATS: dict[str, Callable[[Path, NamedMasks, Sequence[str], UInt8Array], Path]] = {
+def _label_studio(out: Path, masks: FullMasks, classes: Sequence[str], palette: UInt8Array) -> Path:
+    write_text(out / "interface.xml", label_config(classes, palette) + "\n")
+    write_tasks(out / "tasks.json", masks, classes)
+    return out / "tasks.json"
+
+
+FORMATS: dict[str, Callable[[Path, FullMasks, Sequence[str], UInt8Array], Path]] = {
     "png": _png,
     "coco": _coco,
     "cvat": _cvat,
+    "label-studio": _label_studio,
 }
-"""Writes masks in a format, given a folder, names of images and their masks, classes and palette."""
+"""Writes masks in a format, given a folder, the masks, classes and palette."""
 
 
 def export(session: LabelSession, out: str | Path, *, format: str = "png", predictions: bool = False) -> Path:
@@ -65,7 +96,8 @@ def export(session: LabelSession, out: str | Path, *, format: str = "png", predi
         session: The session.
         out: Folder of the results.
         format: One of :data:`FORMATS`.
-        predictions: Fill what nobody labelled with what the network predicts; images without any label, too.
+        predictions: Fill what nobody labelled with what the network predicts; images without any label, too. Label
+            Studio keeps both apart.
 
     Returns:
         Where the masks are.
@@ -88,15 +120,20 @@ def export(session: LabelSession, out: str | Path, *, format: str = "png", predi
         _write_network(session, out)
     env = session.make_env(data, weights=str(session.out / NETWORK)) if predictions else None
 
-    def masks() -> NamedMasks:
+    def masks() -> FullMasks:
         for image in tqdm(images, desc="export", leave=False):
-            mask = data.full_mask(image)
-            if predictions and env is not None:
-                unlabelled = mask == IGNORE_LABEL
-                mask = np.where(unlabelled, _predicted(env, image), mask)
-            yield _file_stem(data.names[image]), mask
+            labels = data.full_mask(image)
+            filled = None if env is None else np.where(labels == IGNORE_LABEL, _predicted(env, image), labels)
+            yield FullMask(_file_stem(data.names[image]), _url(session, image), labels, filled)
 
     return FORMATS[format](out, masks(), data.classes, data.palette)
+
+
+def _url(session: LabelSession, image: int) -> str:
+    """Return the address of an image's file in a Label Studio that serves the folder above the images' one."""
+    folder, path = Path(session.settings.images), session.data.original(image).path
+    assert path is not None  # they are files
+    return f"/data/local-files/?d={quote((folder.resolve().name / path.relative_to(folder)).as_posix())}"
 
 
 def _predicted(env: RegionSelectionEnv, image: int) -> UInt8Array:

@@ -14,20 +14,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
-from xml.sax.saxutils import quoteattr
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from al_seg_env.datasets.segmentation_data import IGNORE_LABEL, SegmentationData, palette_of
+from al_seg_env.labelling.brush import IMAGE, LABELS, MODEL_VERSION, brush_results, decode_brush, label_config
 from al_seg_env.labelling.label_folder import file_name
 from al_seg_env.labelling.oracles import LabelsPending, PeopleOracle
 from al_seg_env.labelling.request import Answer, Context, Request
 from al_seg_env.regions import Box
 from al_seg_env.storage import read_json, write_json
 from al_seg_env.storage.validation import check
-from al_seg_env.types import Size, UInt8Array
+from al_seg_env.types import Size
 
 URL_VARIABLE, TOKEN_VARIABLE = "LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY"
 DEFAULT_URL = "http://localhost:8080"
@@ -40,8 +39,6 @@ MAX_BYTES = 2**28
 """Of one of the server's answers."""
 TITLE_LENGTHS = (3, 50)
 """Of a project's title, as Label Studio allows it."""
-_LABELS, _IMAGE = "labels", "image"  # names of the two tags
-_RUN_SIZES = (3, 4, 8, 16)  # bits of a run's length
 _TASK = "al_seg_env"  # key of what a task is of, in its data
 
 
@@ -190,11 +187,11 @@ class LabelStudioOracle(PeopleOracle):
             tags = list(ElementTree.fromstring(project["label_config"]).iter())
         except (LookupError, TypeError, ElementTree.ParseError) as error:
             return f"it can't be read ({error})"
-        if not any(tag.tag == "Image" and tag.get("name") == _IMAGE and tag.get("value") == "$image" for tag in tags):
-            return f'there is no <Image name="{_IMAGE}" value="$image"/>'
-        labels = [tag for tag in tags if tag.tag == "BrushLabels" and tag.get("name") == _LABELS]
-        if not labels or labels[0].get("toName") != _IMAGE:
-            return f'there is no <BrushLabels name="{_LABELS}" toName="{_IMAGE}">'
+        if not any(tag.tag == "Image" and tag.get("name") == IMAGE and tag.get("value") == "$image" for tag in tags):
+            return f'there is no <Image name="{IMAGE}" value="$image"/>'
+        labels = [tag for tag in tags if tag.tag == "BrushLabels" and tag.get("name") == LABELS]
+        if not labels or labels[0].get("toName") != IMAGE:
+            return f'there is no <BrushLabels name="{LABELS}" toName="{IMAGE}">'
         names = [label.get("alias") or label.get("value") for label in labels[0].iter("Label")]
         if sorted(map(str, names)) != sorted(self.data.classes):
             return f"the labels are {names}, expected {list(self.data.classes)}"
@@ -291,113 +288,9 @@ class LabelStudioOracle(PeopleOracle):
             mask = np.full(size, IGNORE_LABEL, np.uint8)
             box.crop(mask)[...] = predicted
             task["predictions"] = [
-                {"model_version": "al-seg-env", "result": brush_results(mask, request.classes)},
+                {"model_version": MODEL_VERSION, "result": brush_results(mask, request.classes)},
             ]
         return task
-
-
-def label_config(classes: Sequence[str], palette: UInt8Array) -> str:
-    """Return a project's labelling interface: an image, and a brush for each class in its colour."""
-    labels = "".join(
-        f'<Label value={quoteattr(name)} background="#{bytes(colour).hex()}"/>'
-        for name, colour in zip(classes, palette.tolist(), strict=True)
-    )
-    return (
-        f'<View><Header value="Label what lies inside of the yellow outline"/>'
-        f'<BrushLabels name="{_LABELS}" toName="{_IMAGE}">{labels}</BrushLabels>'
-        f'<Image name="{_IMAGE}" value="$image" zoom="true" zoomControl="true"/></View>'
-    )
-
-
-def brush_results(mask: UInt8Array, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Return a mask ``(h, w)`` as brush labels, one for each class in it; 255 is in none."""
-    height, width = mask.shape
-    return [
-        {
-            "id": f"class-{label}",
-            "type": "brushlabels",
-            "from_name": _LABELS,
-            "to_name": _IMAGE,
-            "original_width": width,
-            "original_height": height,
-            "image_rotation": 0,
-            "value": {"format": "rle", "rle": encode_brush(mask == label), "brushlabels": [classes[label]]},
-        }
-        for label in np.unique(mask[mask != IGNORE_LABEL]).tolist()
-    ]
-
-
-def encode_brush(inside: npt.NDArray[np.bool_]) -> list[int]:
-    """Return pixels ``(h, w)`` in the brush's run lengths: of the bytes of an RGBA image, in bits, as bytes.
-
-    The number of bytes (32 bits), the bits of a byte less one (5), the four sizes of a run's length less one (4 each);
-    then runs: one bit that says whether they repeat one byte, two that choose the length's size, the length less one,
-    and the byte.
-
-    >>> encode_brush(np.array([[True]]))
-    [0, 0, 0, 4, 57, 27, 255, 0, 3, 255]
-    """
-    flat = inside.reshape(-1)
-    starts = np.flatnonzero(np.diff(flat, prepend=~flat[:1]))
-    lengths = np.diff(starts, append=flat.size) * 4
-    most = 2 ** _RUN_SIZES[-1]
-    parts = -(-lengths // most)
-    values = np.repeat(flat[starts] * 255, parts)
-    left = np.full(int(parts.sum()), most, np.int64)
-    left[np.cumsum(parts) - 1] = lengths - (parts - 1) * most
-    head = flat.size * 4
-    for size, value in ((5, 7), *((4, size - 1) for size in _RUN_SIZES)):
-        head = head << size | value
-    runs = (0b111 << 24) | (left - 1) << 8 | values
-    bits = np.concatenate([_bits(np.array([head]), 32 + 5 + 4 * 4), _bits(runs, 3 + _RUN_SIZES[-1] + 8)])
-    encoded: list[int] = np.packbits(bits).tolist()
-    return encoded
-
-
-def decode_brush(encoded: Any, size: Size) -> npt.NDArray[np.bool_]:
-    """Return the pixels ``(h, w)`` of the brush's run lengths: those that are more than half opaque.
-
-    Raises:
-        ValueError: If they are malformed, or of an image of another size.
-    """
-    content = np.asarray(encoded)
-    if content.ndim != 1 or content.dtype.kind not in "iu" or ((content < 0) | (content > 255)).any():
-        raise ValueError("has run lengths that are no bytes")
-    bits = np.unpackbits(content.astype(np.uint8))
-    text = (bits + ord("0")).tobytes().decode("ascii")
-    position = 0
-
-    def read(count: int) -> int:
-        nonlocal position
-        position += count
-        if position > len(text):
-            raise ValueError("has run lengths that end too early")
-        return int(text[position - count : position], 2)
-
-    count, byte = read(32), read(5) + 1
-    sizes = [read(4) + 1 for _ in _RUN_SIZES]
-    if count != size[0] * size[1] * 4 or byte != 8:
-        raise ValueError(f"has run lengths of {count} bytes of {byte} bits, expected {size[0]} x {size[1]} x 4 of 8")
-    pixels = np.empty(count, np.uint8)
-    done = 0
-    while done < count:
-        repeated, length = read(1), read(sizes[read(2)]) + 1
-        if done + length > count:
-            raise ValueError("has run lengths that go beyond the image")
-        if repeated:
-            pixels[done : done + length] = read(8)
-        else:
-            given = bits[position : position + 8 * length]
-            if given.size < 8 * length:
-                raise ValueError("has run lengths that end too early")
-            pixels[done : done + length] = np.packbits(given)
-            position += 8 * length
-        done += length
-    return pixels.reshape(*size, 4)[..., 3] > 127
-
-
-def _bits(values: npt.NDArray[Any], size: int) -> npt.NDArray[np.uint8]:
-    return (values[:, None] >> np.arange(size - 1, -1, -1) & 1).astype(np.uint8).reshape(-1)
 
 
 def _size(context: Context) -> Size:

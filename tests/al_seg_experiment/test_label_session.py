@@ -13,6 +13,7 @@ from PIL import Image
 from processes import in_child
 
 from al_seg_env import LabelsPending
+from al_seg_env.labelling.brush import decode_brush
 from al_seg_env.labelling.cvat import write_cvat
 from al_seg_env.labelling.label_folder import LabelFolder
 from al_seg_env.learner.building import normalisation
@@ -93,7 +94,24 @@ def test_from_photographs_to_masks_and_a_network(photos):
         assert mask.shape == image.shape
         assert (mask[mask != 255] == image[mask != 255]).all()
         assert (mask != 255).any()
+    tasks = json.loads(export(session, photos / "tasks", format="label-studio").read_text())
+    for task, path in zip(tasks, written, strict=True):
+        name = path.relative_to(masks).with_suffix("").as_posix()
+        assert task["data"] == {"image": f"/data/local-files/?d=photos/{name}.png", "name": name}
+        mask = np.asarray(Image.open(path))
+        for result in task["annotations"][0]["result"]:
+            label = CLASSES.index(result["value"]["brushlabels"][0])
+            np.testing.assert_array_equal(decode_brush(result["value"]["rle"], mask.shape), mask == label)
+    assert not any("predictions" in task for task in tasks)
+    filled = json.loads(export(session, photos / "filled", format="label-studio", predictions=True).read_text())
+    assert len(filled) == len(SIZES)
+    assert sum("annotations" in task for task in filled) == len(written)
     everything = export(session, photos / "all", predictions=True)
+    for task in filled:
+        mask = np.asarray(Image.open(everything / f"{task['data']['name']}.png"))
+        (predicted,) = task["predictions"]
+        inside = sum(decode_brush(result["value"]["rle"], mask.shape).astype(int) for result in predicted["result"])
+        np.testing.assert_array_equal(inside, 1)  # each pixel is of one class
     assert len(list(everything.rglob("*.png"))) == len(SIZES)
     assert all((np.asarray(Image.open(path)) != 255).all() for path in everything.rglob("*.png"))
     network = smp.from_pretrained(str(photos / "all" / "smp")).eval()
@@ -197,10 +215,10 @@ def test_the_commands(photos, capsys):
     paint(LabelSession(photos / "out"))
     assert main(label) == 0
     assert "the budget is spent; al-seg-env export" in capsys.readouterr().out
-    for name in ("png", "coco", "cvat"):
+    for name in ("png", "coco", "cvat", "label-studio"):
         assert main(["export", str(photos / "out"), "--format", name, "--out", str(photos / name)]) == 0
     assert main(["export", str(photos / "out"), "--format", "gif"]) == 2
-    assert "format is 'gif'; expected one of 'png', 'coco', 'cvat'" in capsys.readouterr().err
+    assert "format is 'gif'; expected one of 'png', 'coco', 'cvat', 'label-studio'" in capsys.readouterr().err
     assert main(["label", *images, "--out", str(photos / "o"), "--tool", "pencil"]) == 2
     assert "tool is 'pencil'; expected one of 'folder', 'cvat', 'label-studio'" in capsys.readouterr().err
     assert main(["suggest", *images, "--out", str(photos / "s"), "--count", "9", "--per-image", "3"]) == 0

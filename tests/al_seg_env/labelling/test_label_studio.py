@@ -18,14 +18,8 @@ from studio import PERSONAL, TOKEN, Studio
 
 from al_seg_env import ArrayData, LabelsPending
 from al_seg_env.labelling import label_studio
-from al_seg_env.labelling.label_studio import (
-    LabelStudioOracle,
-    NoAnswer,
-    brush_results,
-    decode_brush,
-    encode_brush,
-    label_config,
-)
+from al_seg_env.labelling.brush import brush_results, decode_brush, encode_brush, label_config, write_tasks
+from al_seg_env.labelling.label_studio import LabelStudioOracle, NoAnswer
 from al_seg_env.labelling.request import requests_of
 from al_seg_env.regions import Box
 
@@ -149,6 +143,39 @@ def test_label_studio_s_own_code_agrees():
 def test_odd_run_lengths_are_refused(encoded, message):
     with pytest.raises(ValueError, match=message):
         decode_brush(encoded, (3, 5))
+
+
+def decoded(results, size):
+    """Return the mask that brush labels show."""
+    mask = np.full(size, 255, np.uint8)
+    for result in results:
+        (name,) = result["value"]["brushlabels"]
+        mask[decode_brush(result["value"]["rle"], size)] = CLASSES.index(name)
+    return mask
+
+
+def drawn_masks():
+    rng = np.random.default_rng(0)
+    labels, predicted = (rng.choice(np.array([0, 1, 2, 255], np.uint8), (13, 17)) for _ in range(2))
+    blank = np.full((8, 9), 255, np.uint8)
+    return [("a", "/a", labels, None), ("b", "/b", blank, blank % 3), ("c", "/c", labels, predicted)]
+
+
+def test_tasks_hold_labels_and_predictions(tmp_path):
+    write_tasks(tmp_path / "tasks.json", drawn_masks(), CLASSES)
+    tasks = json.loads((tmp_path / "tasks.json").read_text())
+    assert [sorted(task) for task in tasks] == [
+        ["annotations", "data"],
+        ["data", "predictions"],
+        ["annotations", "data", "predictions"],
+    ]
+    for task, (name, url, labels, predicted) in zip(tasks, drawn_masks(), strict=True):
+        assert task["data"] == {"image": url, "name": name}
+        for kind, mask in (("annotations", labels), ("predictions", predicted)):
+            if kind in task:
+                np.testing.assert_array_equal(decoded(task[kind][0]["result"], mask.shape), mask)
+    write_tasks(tmp_path / "none.json", [], CLASSES)
+    assert json.loads((tmp_path / "none.json").read_text()) == []
 
 
 def test_regions_go_to_label_studio_and_come_back(studio, oracle):
@@ -430,6 +457,30 @@ def test_a_real_server(real_server, tmp_path, monkeypatch):
         httpx.delete(f"{url}/api/projects/{number}/", headers=headers)
     with pytest.raises(ValueError, match=f"has no project {number}"):
         oracle.answer(asked_for([Box(0, 3, 9, 3, 9)]))
+
+
+@pytest.mark.label_studio
+def test_a_real_server_imports_tasks(real_server, tmp_path):
+    import httpx
+
+    write_tasks(tmp_path / "tasks.json", drawn_masks(), CLASSES)
+    url, token = real_server
+    with httpx.Client(base_url=url, headers={"Authorization": f"Token {token}"}, timeout=60) as client:
+        content = {"title": f"test {os.urandom(8).hex()}", "label_config": label_config(CLASSES, DATA.palette)}
+        project = client.post("/api/projects/", json=content).raise_for_status().json()["id"]
+        files = {"file": ("tasks.json", (tmp_path / "tasks.json").read_bytes(), "application/json")}
+        client.post(f"/api/projects/{project}/import", files=files).raise_for_status()
+        listed = client.get("/api/tasks/", params={"project": project}).raise_for_status().json()["tasks"]
+        assert len(listed) == 3
+        for each in listed:
+            task = client.get(f"/api/tasks/{each['id']}/").raise_for_status().json()
+            (expected,) = [mask for mask in drawn_masks() if mask[0] == task["data"]["name"]]
+            for kind, mask in (("annotations", expected[2]), ("predictions", expected[3])):
+                if task[kind]:
+                    np.testing.assert_array_equal(decoded(task[kind][0]["result"], mask.shape), mask)
+                else:
+                    assert mask is None or (mask == 255).all()
+        client.delete(f"/api/projects/{project}/").raise_for_status()
 
 
 @pytest.mark.label_studio
