@@ -2,8 +2,11 @@
 
 from al_seg_env.datasets.camvid import CamVid
 from al_seg_env.datasets.cityscapes import Cityscapes
+from al_seg_env.datasets.coco_panoptic import COCOPanoptic
+from al_seg_env.datasets.coco_stuff import COCOStuff
 from al_seg_env.datasets.folder import ImageFolder
 from al_seg_env.datasets.gta5 import GTA5
+from al_seg_env.datasets.hugging_face import HuggingFaceData
 from al_seg_env.datasets.image_files import PairedFiles
 from al_seg_env.datasets.segmentation_data import IGNORE_LABEL, ArrayData, SegmentationData
 from al_seg_env.datasets.splits import Splits
@@ -14,8 +17,11 @@ __all__ = [
     "GTA5",
     "IGNORE_LABEL",
     "ArrayData",
+    "COCOPanoptic",
+    "COCOStuff",
     "CamVid",
     "Cityscapes",
+    "HuggingFaceData",
     "ImageFolder",
     "PairedFiles",
     "PascalVOC",

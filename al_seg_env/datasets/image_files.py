@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,9 @@ class PairedFiles:
     channel of labels. Formats: PNG, JPEG, WebP, BMP, TIFF and GIF, of at most ``PIL.Image.MAX_IMAGE_PIXELS``.
     Nothing is cached. Construction reads only the files' headers.
 
+    A subclass whose masks hold something else in colours sets ``masks_are_colours``, decodes them in
+    :meth:`decode_mask`, and adds to :attr:`fingerprint` what that depends on.
+
     Args:
         images: n image files.
         masks: n mask files, in the order of ``images``; ``None`` where an image has no labels.
@@ -59,6 +62,8 @@ class PairedFiles:
         ValueError: If arguments do not fit each other, or files cannot be read or differ in size; every
             such file is named (from 20 on they are counted).
     """
+
+    masks_are_colours: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -103,7 +108,7 @@ class PairedFiles:
                 "label in the files"
             )
         self._mask_colours = mask_colours
-        self._mask_kind = "mask" if mask_colours is None else "colour mask"
+        self._mask_kind = "colour mask" if self.masks_are_colours or mask_colours is not None else "mask"
         self._fit = fit
         resized = None if image_size is None else check_image_size(image_size)
         self._sizes = _check_files(self._images, self._masks, resized is None and fit == "stretch", self._mask_kind)
@@ -152,7 +157,7 @@ class PairedFiles:
         rgb = self._read(index)
         if inside != self._sizes[index]:
             rgb = np.array(Image.fromarray(rgb).resize(inside[::-1], Image.Resampling.BILINEAR))
-        return self._padded(rgb, 0)
+        return padded(rgb, self.image_size, 0)
 
     def mask(self, index: int) -> UInt8Array:
         """Return the true labels of image ``index``, ``(H, W)`` uint8 in ``[0, C)`` or 255.
@@ -163,7 +168,7 @@ class PairedFiles:
         """
         inside = self._inside(index)
         original = Original(self._sizes[index], inside, partial(self._read, index))
-        return self._padded(original.to_network(self.full_mask(index), whole(inside)), IGNORE_LABEL)
+        return padded(original.to_network(self.full_mask(index), whole(inside)), self.image_size, IGNORE_LABEL)
 
     def full_mask(self, index: int) -> UInt8Array:
         """Return the true labels of image ``index`` at the size of its file, ``(h, w)`` uint8 in ``[0, C)`` or 255.
@@ -174,41 +179,25 @@ class PairedFiles:
         path = self._masks[index]
         if path is None:
             return np.full(self._sizes[index], IGNORE_LABEL, np.uint8)
-        loaded = _load(path, self._mask_kind)
-        raw = np.asarray(loaded) if self._mask_colours is None else _labels_of(loaded, self._mask_colours, path)
-        return self._checked(self._map_labels(raw, path), path, index)
+        raw = self.decode_mask(_load(path, self._mask_kind), path)
+        return self._checked(map_labels(raw, self._label_map, len(self.classes), f"mask {path}"), path, index)
+
+    def decode_mask(self, mask: Image.Image, path: Path) -> npt.NDArray[Any]:
+        """Return the labels in a mask's file, ``(h, w)`` of any integer type, before ``label_map`` is applied.
+
+        Raises:
+            ValueError: If there are colours that stand for nothing.
+        """
+        return np.asarray(mask) if self._mask_colours is None else _labels_of(mask, self._mask_colours, path)
 
     def _read(self, index: int) -> UInt8Array:
         """Return the pixels of an image's file, ``(h, w, 3)`` uint8 RGB."""
         path = self._images[index]
-        return self._checked(np.array(_to_rgb(_load(path, "image"), path)), path, index)
+        return self._checked(np.array(to_rgb(_load(path, "image"), path)), path, index)
 
     def _inside(self, index: int) -> Size:
         """Return the ``(height, width)`` that an image takes of the common size."""
         return self.image_size if self._fit == "stretch" else fitted(self._sizes[index], self.image_size)
-
-    def _padded(self, array: UInt8Array, value: int) -> UInt8Array:
-        """Return an image or a mask at the common size."""
-        height, width = self.image_size
-        if array.shape[:2] == (height, width):
-            return array
-        padded = np.full((height, width, *array.shape[2:]), value, np.uint8)
-        padded[: array.shape[0], : array.shape[1]] = array
-        return padded
-
-    def _map_labels(self, raw: npt.NDArray[Any], path: Path) -> UInt8Array:
-        """Return the classes for the labels ``raw`` of a file, ``(H, W)`` of any integer type, as uint8."""
-        flat = raw.reshape(-1)
-        present = np.flatnonzero(np.bincount(flat)) if raw.dtype == np.uint8 else np.unique(flat)
-        known = (self._label_map < len(self.classes)) | (self._label_map == IGNORE_LABEL)
-        bad = [int(v) for v in present if not 0 <= v < len(known) or not known[v]]
-        if bad:
-            raise ValueError(
-                f"mask {path} holds the labels {_ranges(bad)}, but only {_ranges(np.flatnonzero(known))} are "
-                f"known: {len(self.classes)} classes from 0 on, the rest ignored. Correct the file, name the "
-                f"missing classes, or set these labels to {IGNORE_LABEL} (ImageFolder: ignore_labels)"
-            )
-        return self._label_map[raw]
 
     def _checked(self, array: UInt8Array, path: Path, index: int) -> UInt8Array:
         if array.shape[:2] != self._sizes[index]:
@@ -225,6 +214,52 @@ def check_image_size(image_size: Sequence[int]) -> Size:
     if problem := too_many_pixels(size):
         raise ValueError(f"image_size is {image_size!r}; {problem}")
     return size
+
+
+def to_rgb(image: Image.Image, name: object) -> Image.Image:
+    """Return an image of any mode as 8-bit RGB, or raise a ValueError with its name if it has more than 16 bits."""
+    if image.mode in _SIXTEEN_BIT:
+        values = np.asarray(image).astype(np.int32)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(f"{name} holds values from {values.min()} to {values.max()}; store it with 8 or 16 bits")
+        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def padded(array: UInt8Array, size: Size, value: int) -> UInt8Array:
+    """Return an image or a mask with so many pixels of a value at the bottom and right that it has a size."""
+    if array.shape[:2] == size:
+        return array
+    filled = np.full((*size, *array.shape[2:]), value, np.uint8)
+    filled[: array.shape[0], : array.shape[1]] = array
+    return filled
+
+
+def map_labels(raw: npt.NDArray[Any], label_map: UInt8Array, num_classes: int, name: str) -> UInt8Array:
+    """Return the classes for labels ``(h, w)`` of any integer type, as uint8.
+
+    Args:
+        raw: The labels.
+        label_map: The class of each label, or 255; labels beyond its end are errors, and so are those whose class is
+            neither.
+        num_classes: C.
+        name: What they are of, for the error's message.
+
+    Raises:
+        ValueError: If there are labels that have neither a class nor are ignored.
+    """
+    flat = raw.reshape(-1)
+    present = np.flatnonzero(np.bincount(flat)) if raw.dtype == np.uint8 else np.unique(flat)
+    known = (label_map < num_classes) | (label_map == IGNORE_LABEL)
+    if bad := [int(v) for v in present if not 0 <= v < len(known) or not known[v]]:
+        raise ValueError(
+            f"{name} holds the labels {_ranges(bad)}, but only {_ranges(np.flatnonzero(known))} are known: "
+            f"{num_classes} classes from 0 on, the rest ignored. Correct the file, name the missing classes, or set "
+            f"these labels to {IGNORE_LABEL} (ImageFolder: ignore_labels)"
+        )
+    return label_map[raw]
 
 
 def _check_files(images: Sequence[Path], masks: Sequence[Path | None], common_size: bool, mask_kind: str) -> list[Size]:
@@ -303,17 +338,6 @@ def _labels_of(image: Image.Image, colours: UInt8Array, path: Path) -> UInt8Arra
         )
     labels: UInt8Array = places.astype(np.uint8)
     return labels
-
-
-def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
-    if image.mode in _SIXTEEN_BIT:
-        values = np.asarray(image).astype(np.int32)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError(f"{path} holds values from {values.min()} to {values.max()}; store it with 8 or 16 bits")
-        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    elif image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
 
 
 def _problem(image: Image.Image, kind: str) -> str | None:

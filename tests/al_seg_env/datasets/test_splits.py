@@ -336,8 +336,7 @@ def test_any_plain_value_is_splits_or_a_value_error(splits):
         return
     ids = [i for part in parts(drawn).values() for i in part]
     assert len(set(ids)) == len(ids)
-    assert drawn.state
-    assert drawn.reward
+    assert drawn.state  # D_R may be empty, for reward=None
 
 
 @settings(max_examples=200, deadline=None)

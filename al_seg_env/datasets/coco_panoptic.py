@@ -1,0 +1,132 @@
+"""COCO panoptic (Kirillov et al., 2019), read as semantic segmentation."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from al_seg_env.datasets.image_files import PairedFiles
+from al_seg_env.datasets.pairing import listed, require_folders
+from al_seg_env.datasets.segmentation_data import IGNORE_LABEL
+from al_seg_env.storage import read_json, well_formed
+from al_seg_env.storage.validation import check_names, check_path
+from al_seg_env.types import IntArray, UInt8Array
+
+LAYOUT = (
+    "train2017/*.jpg, val2017/*.jpg, annotations/panoptic_train2017.json, annotations/panoptic_val2017.json (of "
+    "panoptic_annotations_trainval2017.zip), and the two zips in that one unpacked as panoptic_train2017/*.png and "
+    "panoptic_val2017/*.png, beside the images or in annotations"
+)
+Segments = tuple[IntArray, UInt8Array]
+"""Ids of segments, in rising order, and their classes."""
+
+
+class COCOPanoptic(PairedFiles):
+    """COCO panoptic, or data in its format: each pixel has the class of its segment.
+
+    The file of a mask holds the id of a segment as ``R + 256 G + 65536 B``; 0 is nothing and becomes 255. Classes are
+    the categories, in the order of the JSON file (for COCO, 80 things and 53 kinds of stuff). Crowds have theirs, too.
+
+    Names are those of the files with their partition, such as ``"val2017/000000000139"``; ``partitions`` are called
+    ``train`` and ``val``. Images differ in size, so an ``image_size`` is needed. Construction opens every file: name
+    the partitions that you need.
+
+    Args:
+        root: The folder that holds the images' folders and ``annotations``.
+        image_size: ``(H, W)`` of every image.
+        fit: ``"pad"`` keeps the shape of objects, ``"stretch"`` fills the image; see :class:`PairedFiles`.
+        partitions: Folders to read, each with a file ``annotations/panoptic_<partition>.json``.
+
+    Raises:
+        OSError: If a JSON file cannot be read.
+        ValueError: If it is malformed, the partitions' categories differ, or files are missing or cannot be read,
+            naming all of them.
+    """
+
+    masks_are_colours = True
+
+    def __init__(
+        self,
+        root: str | Path,
+        image_size: Sequence[int],
+        *,
+        fit: str = "pad",
+        partitions: Sequence[str] = ("train2017", "val2017"),
+    ) -> None:
+        root = check_path("root", root)
+        partitions = check_names("partitions", partitions, ("train2017", "val2017"))
+        require_folders(root, ["annotations", *partitions], LAYOUT)
+        classes: tuple[str, ...] = ()
+        self._segments: dict[Path, Segments] = {}
+        images: dict[str, Path] = {}
+        ranges: dict[str, range] = {}
+        self._annotations = [root / "annotations" / f"panoptic_{partition}.json" for partition in partitions]
+        for partition, path in zip(partitions, self._annotations, strict=True):
+            content = read_json(path, f"expected {LAYOUT}")
+            folder = next((f for f in (root, path.parent) if (f / f"panoptic_{partition}").is_dir()), root)
+            before = len(images)
+            with well_formed(path):
+                found = tuple(str(category["name"]) for category in content["categories"])
+                if classes and found != classes:
+                    raise ValueError(f"other categories than in {self._annotations[0]}; read one partition only")
+                classes = found
+                labels = {category["id"]: label for label, category in enumerate(content["categories"])}
+                for image, annotation in _matched(content):
+                    mask = folder / f"panoptic_{partition}" / annotation["file_name"]
+                    images[f"{partition}/{PurePosixPath(image).stem}"] = root / partition / image
+                    self._segments[mask] = _segments(annotation, labels)
+            ranges[partition.removesuffix("2017")] = range(before, len(images))
+        masks = list(self._segments)
+        if missing := [str(path) for path in (*images.values(), *masks) if not path.is_file()]:
+            raise ValueError(f"{len(missing)} files are missing: {listed(missing)}; expected {LAYOUT}")
+        super().__init__(
+            list(images.values()),
+            masks,
+            classes,
+            names=tuple(images),
+            image_size=image_size,
+            fit=fit,
+            partitions=ranges,
+        )
+
+    def decode_mask(self, mask: Image.Image, path: Path) -> UInt8Array:
+        """Return the class of each pixel, ``(h, w)`` uint8, 255 where there is no segment.
+
+        Raises:
+            ValueError: If the mask has segments that the JSON file does not.
+        """
+        pixels = np.asarray(mask.convert("RGB")).astype(np.int64) @ (1, 256, 65536)
+        ids, classes = self._segments[path]
+        present, places = np.unique(pixels, return_inverse=True)
+        if unknown := np.setdiff1d(present, [0, *ids]).tolist():
+            raise ValueError(
+                f"mask {path} holds the segments {reprlib.repr(unknown)}, which are not in its annotation; download "
+                "both again"
+            )
+        of_present = np.full(len(present), IGNORE_LABEL, np.uint8)
+        known = np.isin(present, ids)
+        of_present[known] = classes[np.searchsorted(ids, present[known])]
+        labels: UInt8Array = of_present[places].reshape(pixels.shape)
+        return labels
+
+    @property
+    def fingerprint(self) -> str | None:
+        """As that of :class:`PairedFiles`, and of the annotations."""
+        files = [(str(path.resolve()), path.stat()) for path in self._annotations]
+        return repr((super().fingerprint, [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]))
+
+
+def _matched(content: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the file name of each image that is annotated, and its annotation."""
+    names = {image["id"]: str(image["file_name"]) for image in content["images"]}
+    return [(names[annotation["image_id"]], annotation) for annotation in content["annotations"]]
+
+
+def _segments(annotation: Mapping[str, Any], labels: Mapping[int, int]) -> Segments:
+    pairs = sorted((int(each["id"]), labels[each["category_id"]]) for each in annotation["segments_info"])
+    return np.array([pair[0] for pair in pairs], np.int64), np.array([pair[1] for pair in pairs], np.uint8)
