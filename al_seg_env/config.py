@@ -6,7 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from al_seg_env.storage.validation import check_choice, check_choices, check_int, check_number, check_size
+from al_seg_env.storage.validation import (
+    LARGEST,
+    MOST_REPEATS,
+    check_choice,
+    check_choices,
+    check_int,
+    check_number,
+    check_size,
+)
 from al_seg_env.types import Size
 
 POOLINGS = ("min", "avg", "max")
@@ -22,17 +30,18 @@ REGION_FEATURES = (
     "need",
     "needed_probability",
 )
-_COUNTS = (
-    "regions_per_step",
-    "pool_size",
-    "budget",
-    "fit_iterations",
-    "fit_batch_size",
-    "reward_stride",
-    "observation_stride",
-    "entropy_bins",
-    "kl_bins",
-)
+_COUNTS = {
+    "regions_per_step": LARGEST,
+    "pool_size": LARGEST,
+    "budget": LARGEST,
+    "fit_iterations": MOST_REPEATS,
+    "fit_batch_size": LARGEST,
+    "reward_stride": LARGEST,
+    "observation_stride": LARGEST,
+    "entropy_bins": 256,
+    "kl_bins": 2**16,
+}
+"""The most that each may be; what the data limit, the environment checks."""
 _CHOICES: dict[str, tuple[str | bool | None, ...]] = {
     "split": ("train", "eval"),
     "crop_labels": ("new", "all"),
@@ -74,7 +83,8 @@ class EnvConfig:
             original images, or ``"seconds"`` or ``"clicks"`` of the people, which their tool must tell. An episode then
             ends with the step in which the budget is reached, and may cost more by a part of that step.
         reward: ``"miou"``: the gain in mean IoU on D_R; ``None``: where there is no D_R yet, rewards are 0.
-        fit_iterations: Passes of the segmentation network over the new regions in a step (the paper's is 1).
+        fit_iterations: Passes of the segmentation network over the new regions in a step (the paper's is 1), at most
+            10,000.
         fit_batch_size: Regions per update in such a pass; more regions than this make several updates.
         crop_size: ``(height, width)`` of a training crop, cut down to the image; ``None`` for whole images.
         crop_labels: What a training crop shows: the ``"new"`` regions only (section 3.1, step 5), or ``"all"``
@@ -82,7 +92,7 @@ class EnvConfig:
         replay: Share of each step's training batch that shows regions of images labelled before the episode begins: of
             D_S where the split is ``"train"``, of D_T where it is ``"eval"``. The paper's is 0.
         reward_stride: Rewards, ``miou`` and ``class_iou`` count every n-th pixel of D_R per row and column; 1, the
-            paper's, all of them.
+            paper's, all of them. At most the images' shorter side.
         observation_stride: Regions are described, and scored, by every n-th of their pixels per row and column; 1, the
             paper's, by all of them. Scores that are sums are smaller then.
         sub_rewards: Tell in ``info["sub_rewards"]`` what each sub-action's labels are worth; see
@@ -94,12 +104,12 @@ class EnvConfig:
         class_distribution: Feature (i): ``"shares"`` of the pixels predicted per class, ``"counts"`` of them
             (released code), or ``None``.
         entropy_pools: Feature (ii): poolings of the entropy map, out of ``"min"``, ``"avg"``, ``"max"``.
-        entropy_bins: Values per side of a pooled entropy map.
+        entropy_bins: Values per side of a pooled entropy map, at most 256.
         region_features: Further features, out of those in :mod:`~al_seg_env.observation.composition`:
             ``"mean_probability"``, ``"root_probability"``, ``"max_probability"``, ``"class_entropy"``, ``"location"``,
             ``"embedding"``, ``"need"``, ``"needed_probability"``.
         similarity: Reference sets of the KL histograms, out of ``"labelled"`` and ``"unlabelled"``.
-        kl_bins: Bins per KL histogram.
+        kl_bins: Bins per KL histogram, at most 65,536.
         kl_edges: ``"fixed"`` edges, or each ``"row"``'s own range (released code).
         kl_own: Compare a candidate with itself too (released code).
         pool_images: Draw each step's pools from this many random images (released code: just enough); ``None``
@@ -151,8 +161,8 @@ class EnvConfig:
 
     def _checked(self) -> Iterator[tuple[str, Any]]:
         """Yield the settings as they are kept: sizes and lists are tuples, which JSON lacks."""
-        for name in _COUNTS:
-            yield name, check_int(name, getattr(self, name), 0 if name == "fit_iterations" else 1)
+        for name, most in _COUNTS.items():
+            yield name, check_int(name, getattr(self, name), 0 if name == "fit_iterations" else 1, most)
         if self.pool_images is not None:
             yield "pool_images", check_int("pool_images", self.pool_images, 1)
         for name in ("region_size", "crop_size"):

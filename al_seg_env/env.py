@@ -37,7 +37,7 @@ from al_seg_env.observation.scores import Score
 from al_seg_env.regions import RegionGrid
 from al_seg_env.rendering import render_step
 from al_seg_env.storage import tree_digest
-from al_seg_env.storage.validation import check
+from al_seg_env.storage.validation import check, check_int
 from al_seg_env.types import IntArray, Observation, UInt8Array
 
 
@@ -142,6 +142,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
             self.grid, acquired_from, len(data.classes), regions_outside(data, self.grid, acquired_from)
         )
         _check_budget(config, self._nothing_labelled.unlabelled_count)
+        check_int("reward_stride", config.reward_stride, 1, min(self.grid.image_size))
         _check_network(learner, self.inputs, len(data.classes), self.grid)
         self._candidates = acquired_from
         self._replay = Replay(self.frames, self.grid, self.labelled_before)

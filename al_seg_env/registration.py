@@ -17,6 +17,7 @@ from al_seg_env.datasets import GTA5, CamVid, Cityscapes, ImageFolder, Segmentat
 from al_seg_env.datasets.frames import Frames
 from al_seg_env.datasets.segmentation_data import labelled_images
 from al_seg_env.datasets.splits import SplitChoice, resolve_splits
+from al_seg_env.datasets.synthetic.streets import MOST_SCENES
 from al_seg_env.env import RegionSelectionEnv
 from al_seg_env.learner.building import LearnerConfig
 from al_seg_env.observation.scores import (
@@ -38,7 +39,7 @@ from al_seg_env.observation.scores import (
     location_rarity,
 )
 from al_seg_env.regions import RegionGrid
-from al_seg_env.storage.validation import check_choices, check_int
+from al_seg_env.storage.validation import MOST_REPEATS, check_choices, check_int
 from al_seg_env.types import IntArray
 
 ENV_OPTIONS = frozenset(field.name for field in fields(EnvConfig))
@@ -80,7 +81,9 @@ def synthetic_streets(
     }
     if options.get("architecture", "FPN") == "FPN":
         defaults["network_options"] = {"decoder_pyramid_channels": 64, "decoder_segmentation_channels": 32}
-    data = SyntheticStreets(check_int("images", images, 1), image_size, check_int("data_seed", data_seed), style)
+    data = SyntheticStreets(
+        check_int("images", images, 1, MOST_SCENES), image_size, check_int("data_seed", data_seed), style
+    )
     sizes = {"state": 8, "train": 48, "reward": 40, "eval": 64, "test": None}
     return _build(data, splits, sizes, {**defaults, **options})
 
@@ -345,14 +348,14 @@ def named_scores(
         names: Out of ``"entropy"``, ``"bald"``, ``"margin"``, ``"balanced_margin"``, ``"ripu"``, ``"rarity"``,
             ``"rarity_entropy"``, ``"location_entropy"``, ``"foreground"`` and, for references only,
             ``"privileged_rarity"``.
-        bald_samples: Samples of BALD.
+        bald_samples: Samples of BALD, at most 10,000.
         counts: Returns labelled pixels per cell and class, ``(R, C)``: by the truth of what is acquired from, for
             ``"privileged_rarity"``, if called with true; else of images that are labelled before an episode.
 
     Raises:
         ValueError: If a name is unknown.
     """
-    bald_samples = check_int("bald_samples", bald_samples, 1)
+    bald_samples = check_int("bald_samples", bald_samples, 1, MOST_REPEATS)
 
     def of_classes() -> IntArray:
         return counts(False).sum(axis=0)

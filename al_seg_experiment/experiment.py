@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from agents import ExponentialRate, LinearEpsilon
 from al_seg_env.learner.fitting import FitSettings
 from al_seg_env.registration import ENV_OPTIONS
+from al_seg_env.storage.validation import LARGEST_BATCH, LARGEST_NUMBER
 
 if TYPE_CHECKING:
     JsonValue = Any  # the union of all that json has would have to be narrowed wherever an argument is passed on
@@ -145,7 +146,8 @@ def agent_arguments(settings: Mapping[str, Any], steps: int) -> dict[str, Any]:
 
 Count = Annotated[int, Field(ge=1, le=MOST)]
 Seed = Annotated[int, Field(ge=0, le=MOST)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Batch = Annotated[int, Field(ge=1, le=LARGEST_BATCH)]
+Rate = Annotated[float, Field(gt=0, le=LARGEST_NUMBER, allow_inf_nan=False)]
 Several = Annotated[tuple[T, ...], Field(strict=False, min_length=1)]  # a list, too: JSON has no tuples
 Pixels = Annotated[tuple[Count, Count], Field(strict=False)]
 Arguments = Annotated[dict[str, JsonValue], BeforeValidator(_listed)]
@@ -179,7 +181,7 @@ class Stage(Entry):
     early_stopping: bool = True
     """If false: ``epochs`` times ``updates`` updates from the start, at a rate that rises and decays in one cycle, of
     which the last weights are kept."""
-    batch_size: Count = 16
+    batch_size: Batch = 16
     """Crops in an update."""
     learning_rate: Rate | None = None
     """Of this stage, or the highest of its cycle; the environment's if omitted."""
@@ -241,7 +243,7 @@ class Convergence(Entry):
 
     crop_size: Pixels | None = FitSettings.crop_size
     """``[height, width]`` of a training crop; nothing for whole images."""
-    batch_size: Count = FitSettings.batch_size
+    batch_size: Batch = FitSettings.batch_size
     """Crops in an update."""
     patience: Count = FitSettings.patience
     """Epochs without a better mean IoU on D_R before it stops."""

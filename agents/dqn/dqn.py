@@ -56,6 +56,8 @@ from agents.observations import Observation
 from agents.training_state import set_parameters
 from al_seg_env.storage import well_formed
 from al_seg_env.storage.validation import (
+    LARGEST_BATCH,
+    MOST_REPEATS,
     check,
     check_arguments,
     check_choice,
@@ -184,11 +186,11 @@ class SubActionDQN(OffPolicyAlgorithm):
             _checked_rate(learning_rate),
             check_int("buffer_size", buffer_size, 1),
             check_int("learning_starts", learning_starts, 0),
-            check_int("batch_size", batch_size, 2),
+            check_int("batch_size", batch_size, 2, LARGEST_BATCH),
             check_number("tau", tau, above=0, most=1),
             gamma,
             _checked_train_freq(train_freq),
-            check_int("gradient_steps", gradient_steps, -1),
+            check_int("gradient_steps", gradient_steps, -1, MOST_REPEATS),
             replay_buffer_class=DecomposedReplayBuffer,
             replay_buffer_kwargs={"n_steps": n_steps, "gamma": gamma, "credit": credit},
             policy_kwargs=check_arguments("policy_kwargs", policy_kwargs, self._class_of_policy(policy), 3),
@@ -632,7 +634,9 @@ def _checked_train_freq(value: Any) -> tuple[int, str]:
     pair = tuple(value) if isinstance(value, list | tuple) else (value, "step")
     check("train_freq", value, len(pair) == 2, "a whole number of steps, (n, 'step') or (n, 'episode')")
     unit = pair[1].value if isinstance(pair[1], TrainFrequencyUnit) else pair[1]
-    return check_int("train_freq", pair[0], 1), check_choice("the unit of train_freq", unit, ("step", "episode"))
+    return check_int("train_freq", pair[0], 1, MOST_REPEATS), check_choice(
+        "the unit of train_freq", unit, ("step", "episode")
+    )
 
 
 def _check_episodes(train_freq: Any, n_envs: int) -> None:

@@ -211,7 +211,7 @@ def resolve_splits(
         seed = splits.get("seed", 0)
         sizes, sources = _request(data, {name: part for name, part in splits.items() if name != "seed"}, sizes, sources)
     elif isinstance(splits, int | np.integer) and not isinstance(splits, bool):
-        seed = int(splits)
+        seed = check_int("splits", splits)
     else:
         raise ValueError(f"splits is {reprlib.repr(splits)}; expected a seed, a file, a name or a mapping")
     drawn = Splits.draw(data, seed, sizes=sizes, sources=sources)

@@ -24,8 +24,8 @@ from al_seg_env.types import UInt8Array
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT, MANIFEST_VERSION = "al-seg-env labels", 2
 EARLIER = "earlier"
-EFFORT = "al-seg-env"
-"""Key of the text in a mask's PNG that tells what it cost to paint."""
+TOLD = "al-seg-env"
+"""Key of the text in a mask's PNG that tells which region it is of, and what it cost to paint."""
 MAX_NAME_BYTES = 180
 """Of an image's name within a file name: with the box and a temporary suffix it stays below the usual limit of 255."""
 _PLACE = re.compile(r"(?P<stem>.*)_(?P<top>\d+)_(?P<left>\d+)_(?P<height>\d+)x(?P<width>\d+)\.png", re.DOTALL)
@@ -134,17 +134,18 @@ class LabelFolder:
         path = self.path(region)
         effort = {"seconds": answer.seconds, "clicks": answer.clicks, "by": answer.by}
         told = {name: value for name, value in effort.items() if value is not None}
+        told["region"] = path.name
         with short_lock(self.manifest.parent):
             if keep_earlier and path.exists():
                 self._keep_earlier(path)
-            write_png(path, mask, {EFFORT: json.dumps(told)} if told else {})
+            write_png(path, mask, {TOLD: json.dumps(told)})
 
     def read(self, region: Box) -> Answer:
         """Return what was answered of a region.
 
         Raises:
-            ValueError: If the file is no PNG of one channel, of another size or another image, or holds labels that
-                are no class.
+            ValueError: If the file is no PNG of one channel, of another size, another image or, by what its text tells,
+                another region, or holds labels that are no class.
         """
         self.bind([region])
         path = self.path(region)
@@ -158,12 +159,15 @@ class LabelFolder:
                     problem = f": expected uint8 {region.size}, found uint8 {(image.height, image.width)}"
                 else:
                     mask = np.array(image)
-                    text = image.info.get(EFFORT)
+                    text = image.info.get(TOLD)
         except Exception as error:  # decoders raise all sorts
             raise ValueError(f"mask {path} can't be read ({type(error).__name__}: {error}); write it again") from error
         if problem:
             raise ValueError(f"mask {path}{problem}")
-        return Answer(checked_mask(mask, region, len(self.data.classes), f"mask {path}"), **_effort(text))
+        told = _told(text)
+        if isinstance(told.get("region"), str) and told["region"] != path.name:
+            raise ValueError(f"mask {path} was painted as {told['region']!r}; files have changed places: put them back")
+        return Answer(checked_mask(mask, region, len(self.data.classes), f"mask {path}"), **_effort(told))
 
     def _keep_earlier(self, path: Path) -> None:
         """Copy a mask that is about to be replaced."""
@@ -248,13 +252,19 @@ def checked_mask(mask: Any, region: Box, num_classes: int, where: str) -> UInt8A
     return mask
 
 
-def _effort(text: Any) -> dict[str, Any]:
-    """Return what a mask's file tells of its making; nothing if someone else's tool wrote another text."""
+def _told(text: Any) -> dict[str, Any]:
+    """Return what a mask's file tells of itself; nothing if someone else's tool wrote another text."""
     try:
         told = json.loads(text)
-        seconds, clicks, by = told.get("seconds"), told.get("clicks"), told.get("by")
-    except (TypeError, ValueError, AttributeError, RecursionError):
+    except (TypeError, ValueError, RecursionError):
         return {}
+    return told if isinstance(told, dict) else {}
+
+
+def _effort(told: dict[str, Any]) -> dict[str, Any]:
+    """Return what it cost to paint a mask, as far as its file tells."""
+    seconds: Any = told.get("seconds")
+    clicks, by = told.get("clicks"), told.get("by")
     timed = type(seconds) in (int, float) and math.isfinite(seconds) and seconds >= 0
     return {
         "seconds": float(seconds) if timed else None,

@@ -28,7 +28,7 @@ from al_seg_env.learner.torch_learner import (
     check_switches,
 )
 from al_seg_env.learner.weights import is_weights_file, load_fitting, load_weights, read_tensors
-from al_seg_env.storage.validation import check, check_choice, check_int, check_text
+from al_seg_env.storage.validation import LARGEST_BATCH, check, check_choice, check_int, check_text
 from al_seg_env.types import Size
 
 PIXELS_PER_PASS = 3 * 2**19
@@ -98,7 +98,7 @@ class LearnerConfig:
         check("network_options", options, named, "a mapping from argument to value")
         check_int("weights_seed", self.weights_seed, 0, 2**63 - 1)
         if self.batch_size is not None:
-            check_int("batch_size", self.batch_size, 1)
+            check_int("batch_size", self.batch_size, 1, LARGEST_BATCH)
         check_int("label_stride", self.label_stride, 1)
         check_choice("trainable", self.trainable, ("all", "decoder"))
         check_choice("feature_precision", self.feature_precision, tuple(FEATURE_DTYPES))

@@ -22,7 +22,7 @@ from al_seg_env.learner.rehearsal import Replay
 from al_seg_env.metrics import class_iou, mean_iou
 from al_seg_env.regions import RegionGrid
 from al_seg_env.storage import load_tree, save_tree, tree_digest
-from al_seg_env.storage.validation import check_int, check_number, check_size
+from al_seg_env.storage.validation import LARGEST_BATCH, check_int, check_number, check_size
 from al_seg_env.types import IntArray, Size, UInt8Array
 
 KIND, UPDATES_KIND = "training to convergence", "training by updates"
@@ -107,7 +107,8 @@ class FitSettings:
     def __post_init__(self) -> None:
         if self.crop_size is not None:
             object.__setattr__(self, "crop_size", check_size("crop_size", self.crop_size))
-        for name in ("batch_size", "patience", "max_epochs", "min_updates", "fits"):
+        check_int("batch_size", self.batch_size, 1, LARGEST_BATCH)
+        for name in ("patience", "max_epochs", "min_updates", "fits"):
             check_int(name, getattr(self, name), 1)
         if self.updates is not None:
             check_int("updates", self.updates, 1)

@@ -22,7 +22,7 @@ from al_seg_env.learner.hardware import to_device, within_memory
 from al_seg_env.learner.precision import DTYPES, resolve_numerics
 from al_seg_env.learner.preparation import Preparation, Prepares
 from al_seg_env.metrics import confusion_matrix
-from al_seg_env.storage.validation import check, check_choice, check_device, check_int, check_number
+from al_seg_env.storage.validation import LARGEST_BATCH, check, check_choice, check_device, check_int, check_number
 
 T = TypeVar("T")
 
@@ -91,7 +91,7 @@ class TorchLearner:
         tune_cpu: bool = False,
     ) -> None:
         self.num_classes = check_int("num_classes", num_classes, 1, IGNORE_LABEL)
-        self.batch_size = check_int("batch_size", batch_size, 1)
+        self.batch_size = check_int("batch_size", batch_size, 1, LARGEST_BATCH)
         self._batch_unit = max(1, self.batch_size // 8)
         check_optimisation(learning_rate, momentum, weight_decay, learning_rate_decay, max_grad_norm)
         check_switches(channels_last, fold_batchnorm, tune_cpu)

@@ -6,9 +6,9 @@ Each returns the value as it is kept: numpy's numbers as Python's, so that they 
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import reprlib
-import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,12 @@ import numpy as np
 import torch
 
 LARGEST = 2**63 - 1
+LARGEST_NUMBER = float(np.finfo(np.float32).max)
+"""In which torch calculates."""
+MOST_REPEATS = 10_000
+"""Of what is repeated within a step, such as passes over its regions: more is a slip, and would look like a hang."""
+LARGEST_BATCH = 2**16
+"""Items in a batch: more is a slip, which would take all memory."""
 
 
 def check(name: str, value: Any, good: bool, expected: str) -> None:
@@ -47,13 +53,15 @@ def check_number(
 ) -> float:
     """Return a finite number with ``least <= number <= most`` and ``above < number < below``, as a plain number.
 
+    It has to be finite in float32, too.
+
     ``alternative`` says in the message what else would be accepted.
     """
     plain = _plain(value)
     good = (
         isinstance(plain, int | float)
         and not isinstance(plain, bool)
-        and abs(plain) <= sys.float_info.max  # false for NaN
+        and abs(plain) <= LARGEST_NUMBER  # false for NaN
         and (least is None or plain >= least)
         and (above is None or plain > above)
         and (most is None or plain <= most)
@@ -61,6 +69,8 @@ def check_number(
     )
     bounds = (("of at least", least), ("above", above), ("up to", most), ("below", below))
     stated = " and ".join(f"{words} {bound:g}" for words, bound in bounds if bound is not None)
+    if isinstance(plain, int | float) and LARGEST_NUMBER < abs(plain) < math.inf:
+        stated += f" that float32 can hold (up to {LARGEST_NUMBER:.2g})"
     expected = f"a finite number {stated}".rstrip() + (f", or {alternative}" if alternative else "")
     check(name, value, good, expected)
     number: float = plain
@@ -113,7 +123,7 @@ def check_names(name: str, value: Any, example: Sequence[str]) -> tuple[str, ...
 
 def check_path(name: str, value: Any) -> Path:
     """Return a path."""
-    check(name, value, isinstance(value, str | os.PathLike), "the path of a file or folder")
+    check(name, value, isinstance(value, str | os.PathLike) and value != "", "the path of a file or folder")
     return Path(value)
 
 

@@ -132,7 +132,7 @@ def test_an_argument_is_refused_or_works(make, name, data):
         (dqn, "max_grad_norm", 0, "max_grad_norm is 0; expected a finite number above 0, or None not to clip"),
         (dqn, "max_grad_norm", True, "max_grad_norm is True; expected a finite number above 0, or None not to clip"),
         (dqn, "max_grad_norm", np.nan, "max_grad_norm is nan; expected a finite number above 0, or None not to clip"),
-        (dqn, "batch_size", 16.0, "batch_size is 16.0; expected a whole number of at least 2"),
+        (dqn, "batch_size", 16.0, "batch_size is 16.0; expected a whole number from 2 to 65536"),
         (dqn, "train_freq", (1, "day"), "the unit of train_freq is 'day'; expected one of 'step', 'episode'"),
         (dqn, "seed", 2**32, "seed is 4294967296; expected a whole number from 0 to 4294967295"),
         (Checkpoint, "every", 0, "every is 0; expected a whole number of at least 1"),

@@ -1,6 +1,7 @@
 """How plain values become an environment."""
 
 import json
+from contextlib import suppress
 
 import gymnasium as gym
 import numpy as np
@@ -10,7 +11,14 @@ from fakes import ID, IMAGE_SIZE, TINY, closed_form_env, make, numbered_data
 import al_seg_env
 from al_seg_env import CallbackOracle, Splits, SyntheticStreets, make_env, save_weights
 from al_seg_env.datasets.splits import resolve_splits
-from al_seg_env.registration import environment_spec, make_again, synthetic_streets
+from al_seg_env.registration import (
+    BUILD_OPTIONS,
+    ENV_OPTIONS,
+    LEARNER_OPTIONS,
+    environment_spec,
+    make_again,
+    synthetic_streets,
+)
 
 
 def test_every_registered_environment_is_made_of_plain_values():
@@ -91,6 +99,27 @@ def test_a_root_is_needed(name):
 def test_an_unknown_option_names_the_known_ones():
     with pytest.raises(TypeError, match=r"unknown options \['lerning_rate'\]; known are architecture, .*learning_rate"):
         gym.make(ID, lerning_rate=1)
+
+
+EVERY_OPTION = ENV_OPTIONS | LEARNER_OPTIONS | BUILD_OPTIONS | {"splits", "image_size", "style", "images", "data_seed"}
+
+
+@pytest.mark.parametrize("value", [-1, float("nan"), "", [1, 2, 3], {"x": 1}, 10**12, 1e300])
+def test_an_odd_value_of_any_option_is_refused_by_its_name_or_plays(value):
+    """Numbers that would take all memory or time are odd, too."""
+    played = []
+    for name in sorted(EVERY_OPTION):
+        try:
+            env = make(**{name: value})
+        except ValueError as error:
+            # A seed is fine, but there are fewer images than its default splits take.
+            assert name in str(error) or "images are requested" in str(error), (name, error)  # noqa: PT017
+            continue
+        env.reset(seed=0)
+        with suppress(FloatingPointError):  # a rate of 10**12 is a number, but training diverges, and says so
+            env.step(np.zeros(3, np.int64))
+        played.append(name)
+    assert len(played) < len(EVERY_OPTION) / 4, played
 
 
 QUICK = {"encoder": "tu-tf_mobilenetv3_small_minimal_100", "precision": "float32", "pool_size": 2}

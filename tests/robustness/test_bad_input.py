@@ -34,7 +34,7 @@ from al_seg_env import BALD, Entropy, EnvConfig, RegionSelectionEnv, Splits, Tor
         ({"budget": 3.0}, "budget is 3.0; expected a whole number"),
         ({"pool_size": True}, "pool_size is True; expected a whole number"),
         ({"regions_per_step": -1}, "regions_per_step is -1; expected a whole number of at least 1"),
-        ({"fit_iterations": -1}, "fit_iterations is -1; expected a whole number of at least 0"),
+        ({"fit_iterations": -1}, "fit_iterations is -1; expected a whole number from 0 to 10000"),
         ({"pool_images": 0}, "pool_images is 0; expected a whole number of at least 1"),
         ({"reward_scale": 0}, "reward_scale is 0; expected a finite number above 0"),
         ({"reward_scale": float("nan")}, "reward_scale is nan; expected a finite number above 0"),

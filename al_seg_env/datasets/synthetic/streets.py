@@ -98,7 +98,8 @@ _LOOKS = {
 }  # fmt: skip
 
 _MIN_SIDE = 32
-_MAX_COUNT = 10**6
+MOST_SCENES = 10**6
+"""Images of a data set at most."""
 _MAX_CACHED_BYTES = 64 * 2**20
 
 
@@ -146,7 +147,7 @@ class SyntheticStreets:
     def __init__(
         self, count: int = 200, image_size: Sequence[int] = (96, 128), seed: int = 0, style: str = "street"
     ) -> None:
-        check_int("count", count, 1, _MAX_COUNT)
+        check_int("count", count, 1, MOST_SCENES)
         self.seed = check_int("seed", seed)
         check_choice("style", style, tuple(_LOOKS))
         self.style = style

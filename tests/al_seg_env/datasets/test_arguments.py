@@ -122,7 +122,7 @@ def test_a_size_that_is_none_through_the_ids(root, size):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"images": 0}, "images is 0; expected a whole number of at least 1"),
+        ({"images": 0}, "images is 0; expected a whole number from 1 to 1000000"),
         ({"data_seed": -1}, "data_seed is -1; expected a whole number of at least 0"),
         ({"data_seed": None}, "data_seed is None; expected a whole number"),
         ({"style": "oil"}, "style is 'oil'; expected one of"),

@@ -42,14 +42,26 @@ def test_what_other_tools_wrote_into_a_mask_tells_nothing(tmp_path, text):
     assert (read.seconds, read.clicks, read.by) == (None, None, None)
 
 
+def test_masks_of_equal_size_that_changed_places_are_named(tmp_path):
+    data = numbered_data(3)
+    folder, other = LabelFolder(tmp_path, data), Box(2, 8, 16, 10, 20)
+    folder.write(REGION, Answer(ones(1), seconds=3))
+    folder.write(other, Answer(ones(2)))
+    folder.path(REGION).rename(tmp_path / "aside")
+    folder.path(other).rename(folder.path(REGION))
+    (tmp_path / "aside").rename(folder.path(other))
+    for region, origin in ((REGION, other), (other, REGION)):
+        with pytest.raises(ValueError, match=f"{folder.path(region)} was painted as '{folder.path(origin).name}'"):
+            LabelFolder(tmp_path, data).read(region)
+
+
 def test_an_answer_that_is_replaced_is_kept(tmp_path):
     folder = LabelFolder(tmp_path, numbered_data(3))
     for value in (0, 1, 2):
         folder.write(REGION, Answer(ones(value), by=f"person {value}"))
     assert (folder.read(REGION).mask == 2).all()
-    assert [
-        (np.asarray(Image.open(path)) == n).all() for n, path in enumerate(sorted((tmp_path / "earlier").iterdir()))
-    ]
+    kept = sorted((tmp_path / "earlier").iterdir())
+    assert [np.unique(np.asarray(Image.open(path))).tolist() for path in kept] == [[0], [1]]
     assert folder.regions() == [REGION]
 
 

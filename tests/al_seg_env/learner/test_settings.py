@@ -84,7 +84,7 @@ def test_arguments_of_a_learner(options):
             {"learning_rate_decay": 1.5},
             "learning_rate_decay is 1.5; expected a finite number above 0 and up to 1",
         ),
-        ({"batch_size": 2.0}, "batch_size is 2.0; expected a whole number of at least 1"),
+        ({"batch_size": 2.0}, "batch_size is 2.0; expected a whole number from 1 to 65536"),
         ({"batch_size": True}, "batch_size is True; expected a whole number"),
         ({"weights_seed": -1}, "weights_seed is -1; expected a whole number of at least 0"),
         ({"channels_last": 1}, "channels_last is 1; expected one of True, False, None"),

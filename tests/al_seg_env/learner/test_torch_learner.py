@@ -330,7 +330,7 @@ def test_a_learner_pickles():
         ({"device": "gpu7"}, "device is 'gpu7'; expected a device .*'cpu', or 'auto'"),
         ({"device": f"cuda:{torch.cuda.device_count()}"}, "device is .cuda:..; expected a device"),
         ({"precision": "float16"}, "precision is 'float16'; expected one of 'auto', 'float32', 'bfloat16'"),
-        ({"batch_size": 0}, "batch_size is 0; expected a whole number of at least 1"),
+        ({"batch_size": 0}, "batch_size is 0; expected a whole number from 1 to 65536"),
     ],
 )
 def test_options_that_cannot_be_used(options, message):

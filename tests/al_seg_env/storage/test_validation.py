@@ -44,6 +44,10 @@ def test_values_are_kept_as_plain_ones(kept, expected):
             "n is nan; expected a finite number above 0 ",
         ),
         (lambda: checks.check_number("n", 10**400), "n is 1000.*; expected a finite number"),
+        (
+            lambda: checks.check_number("n", 1e39, above=0),
+            r"n is 1e\+39; expected a finite number above 0 that float32 can hold \(up to 3.4e\+38\)",
+        ),
         (lambda: checks.check_number("n", 0, above=0, alternative="None"), "expected a finite number above 0, or None"),
         (lambda: checks.check_size("n", [3]), r"n is \[3\]; expected \(height, width\) in pixels"),
         (lambda: checks.check_size("n", "ab", "None"), r"n is 'ab'; expected \(height, width\) in pixels, or None"),
@@ -51,6 +55,7 @@ def test_values_are_kept_as_plain_ones(kept, expected):
         (lambda: checks.check_choices("n", ["a", "a"], "ab"), r"n is .*; expected a list of different ones out of 'a'"),
         (lambda: checks.check_names("n", "a", ["a"]), r"n is 'a'; expected a list of names, such as \['a'\]"),
         (lambda: checks.check_text("n", ""), "n is ''; expected a text that is not empty"),
+        (lambda: checks.check_path("n", ""), "n is ''; expected the path of a file or folder"),
         (lambda: checks.check_path("n", 1), "n is 1; expected the path of a file or folder"),
         (lambda: checks.check_device("n", "gpu"), "n is 'gpu'; expected a device that torch can use here, such as"),
         (lambda: checks.check_device("n", 0.5), "n is 0.5; expected a device"),
