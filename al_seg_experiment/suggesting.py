@@ -83,6 +83,7 @@ def suggest(
         similarity=None,
         scores=named_scores([score]),
         known_counts=np.zeros(len(data.classes), np.int64),
+        progress="images in batches",
     )
     inputs.prepare(images)
     observation = observer.observe([regions], nothing, np.random.default_rng(seed), initial=False)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from al_seg_env.datasets.segmentation_data import IGNORE_LABEL
 from al_seg_env.labelling.label_folder import file_name
-from al_seg_env.labelling.oracles import LabelsPending, PeopleOracle
+from al_seg_env.labelling.oracles import LabelsPending, PeopleOracle, each_or_all_problems
 from al_seg_env.labelling.request import Answer, Request
 from al_seg_env.storage import replacing, write_json
 from al_seg_env.types import IntArray, Size, UInt8Array
@@ -107,32 +107,38 @@ def _read_masks(
     if "labelmap.txt" not in by_name:
         raise ValueError(f"{path} holds no labelmap.txt; export it from CVAT as 'Segmentation mask 1.1'")
     labels, known = _colour_table(_member(archive, by_name["labelmap.txt"], MAX_TEXT, path), path, classes)
-    found = {}
+    wanted = {}
     for entry in entries:
         place = PurePosixPath(entry.filename)
-        if not place.parts or place.parts[0] != _CLASS_MASKS or place.suffix != ".png":
-            continue
-        name = place.relative_to(_CLASS_MASKS).with_suffix("").as_posix()
-        if name not in sizes:
-            continue
-        where = f"{path}: {entry.filename}"
-        content = io.BytesIO(_member(archive, entry, MAX_IMAGE, path))
-        try:
-            with Image.open(content, formats=["PNG"]) as image:
-                if (image.height, image.width) != sizes[name]:
-                    raise ValueError(
-                        f"it is {image.height} x {image.width}, expected {sizes[name][0]} x {sizes[name][1]}"
-                    )
-                pixels = np.asarray(image.convert("RGB"), np.int64)
-        except Exception as error:  # decoders raise all sorts
-            raise ValueError(f"{where} can't be used ({error}); export it again") from error
-        codes = (pixels[..., 0] << 16) + (pixels[..., 1] << 8) + pixels[..., 2]
+        if place.parts and place.parts[0] == _CLASS_MASKS and place.suffix == ".png":
+            name = place.relative_to(_CLASS_MASKS).with_suffix("").as_posix()
+            if name in sizes:
+                wanted[name] = entry
+
+    def read(name: str) -> UInt8Array:
+        where = f"{path}: {wanted[name].filename}"
+        codes = _colours(_member(archive, wanted[name], MAX_IMAGE, path), sizes[name], where)
         places = np.searchsorted(known, codes).clip(max=len(known) - 1)
         if (wrong := known[places] != codes).any():
-            colour = pixels[wrong][0].tolist()
+            code = int(codes[wrong][0])
+            colour = [code >> 16, code >> 8 & 255, code & 255]
             raise ValueError(f"{where} holds the colour {colour}, which labelmap.txt does not name; export it again")
-        found[name] = labels[places]
-    return found
+        return labels[places]
+
+    return dict(zip(wanted, each_or_all_problems(read, list(wanted)), strict=True))
+
+
+def _colours(content: bytes, size: Size, where: str) -> IntArray:
+    """Return the colours of a PNG's pixels as numbers, ``(h, w)``."""
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            if (image.height, image.width) != size:
+                raise ValueError(f"it is {image.height} x {image.width}, expected {size[0]} x {size[1]}")
+            pixels = np.asarray(image.convert("RGB"), np.int64)
+    except Exception as error:  # decoders raise all sorts
+        raise ValueError(f"{where} can't be used ({error}); export it again") from error
+    codes: IntArray = (pixels[..., 0] << 16) + (pixels[..., 1] << 8) + pixels[..., 2]
+    return codes
 
 
 def _colour_table(content: bytes, path: str | Path, classes: Sequence[str]) -> tuple[UInt8Array, IntArray]:

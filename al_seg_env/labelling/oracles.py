@@ -7,17 +7,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from PIL import Image
 
 from al_seg_env.datasets.frames import Frames
+from al_seg_env.datasets.pairing import listed
 from al_seg_env.datasets.segmentation_data import IGNORE_LABEL, SegmentationData
 from al_seg_env.labelling.label_folder import MANIFEST, LabelFolder, checked_mask, file_name
 from al_seg_env.labelling.request import Answer, Request, requests_of
 from al_seg_env.regions import Box
 from al_seg_env.storage import replacing, write_json, write_png
 from al_seg_env.types import UInt8Array
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class LabelsBoxes(Protocol):
@@ -184,11 +188,11 @@ class PeopleOracle(ABC):
 
         Raises:
             LabelsPending: If some is not.
-            ValueError: If an answer does not fit; those that do are kept.
+            ValueError: If answers do not fit, naming all of them; those that do are kept.
         """
         if missing := self.missing(requests):
             self.exchange(missing)
-        return [self.labels.read(request.region) for request in requests]
+        return each_or_all_problems(lambda request: self.labels.read(request.region), requests)
 
     def missing(self, requests: Sequence[Request]) -> list[Request]:
         """Return those that nobody has answered."""
@@ -275,15 +279,31 @@ def ask(oracle: Oracle, requests: Sequence[Request]) -> list[Answer]:
     answers = list(given)
     if len(answers) != len(requests):
         raise ValueError(f"the oracle returned {len(answers)} masks; expected {len(requests)}, one for each region")
-    checked = []
-    for request, answer in zip(requests, answers, strict=True):
+
+    def checked(pair: tuple[Request, Any]) -> Answer:
+        request, answer = pair
         where = f"the oracle's mask of {request.box} of {request.name!r}"
         n_classes = len(request.classes)
-        if in_originals:
-            if not isinstance(answer, Answer):
-                raise ValueError(f"{where} is {type(answer).__name__}; expected an Answer")
-            mask = checked_mask(answer.mask, request.region, n_classes, where)
-            checked.append(replace(answer, mask=request.original.to_network(mask, request.box)))
-        else:
-            checked.append(Answer(checked_mask(answer, request.box, n_classes, where)))
-    return checked
+        if not in_originals:
+            return Answer(checked_mask(answer, request.box, n_classes, where))
+        if not isinstance(answer, Answer):
+            raise ValueError(f"{where} is {type(answer).__name__}; expected an Answer")
+        mask = checked_mask(answer.mask, request.region, n_classes, where)
+        return replace(answer, mask=request.original.to_network(mask, request.box))
+
+    return each_or_all_problems(checked, list(zip(requests, answers, strict=True)))
+
+
+def each_or_all_problems(use: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """Return the result of each item, or raise one ``ValueError`` with those of all items."""
+    results, problems = [], []
+    for item in items:
+        try:
+            results.append(use(item))
+        except ValueError as error:
+            problems.append(str(error))
+    if len(problems) > 1:
+        raise ValueError(f"{len(problems)} of {len(items)} answers can't be used: {listed(problems)}")
+    if problems:
+        raise ValueError(problems[0])
+    return results

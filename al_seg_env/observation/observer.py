@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from gymnasium import spaces
 from torch import Tensor
+from tqdm import tqdm
 
 from al_seg_env.datasets.frames import Frames
 from al_seg_env.functional import CACHED, shares
@@ -77,6 +78,7 @@ class Observer:
         scores: Acquisition scores.
         stride: Regions are described by every n-th of their pixels per row and column.
         known_counts: Pixels per class of the images that are labelled before an episode begins, ``(C,)``.
+        progress: Title of a progress bar over the batches of an observation; ``None`` for no bar.
 
     Raises:
         ValueError: If a score needs dropout and the network has none, or two scores share a name.
@@ -99,7 +101,9 @@ class Observer:
         scores: Sequence[Score],
         known_counts: IntArray,
         stride: int = 1,
+        progress: str | None = None,
     ) -> None:
+        self.progress = progress
         self.frames, self.inputs, self.grid, self.learner = frames, inputs, grid, learner
         self.state_images, self.known_counts, self.stride = state_images, known_counts, stride
         self.features, self.similarity, self.scores = tuple(features), similarity, tuple(scores)
@@ -239,7 +243,8 @@ class Observer:
         by_image = np.split(regions, first_regions[1:])
         size = self.learner.batch_size
         batches = [slice(start, start + size) for start in range(0, len(images), size)]
-        return Description.joined([self._describe_batch(images[batch], by_image[batch], rng) for batch in batches])
+        bar = tqdm(batches, desc=self.progress, disable=self.progress is None, leave=False)
+        return Description.joined([self._describe_batch(images[batch], by_image[batch], rng) for batch in bar])
 
     def _describe_batch(
         self, images: Sequence[int], wanted: Sequence[IntArray], rng: np.random.Generator | None

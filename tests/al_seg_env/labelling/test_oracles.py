@@ -13,6 +13,7 @@ from al_seg_env.labelling.label_folder import file_name
 from al_seg_env.labelling.oracles import ask
 from al_seg_env.labelling.request import requests_of
 from al_seg_env.regions import RegionGrid
+from al_seg_env.storage import write_png
 
 GRID = RegionGrid((32, 40), (9, 11))
 
@@ -90,6 +91,19 @@ GOOD = np.zeros((9, 11), np.uint8)
 def test_a_wrong_answer_is_refused(masks, message):
     with pytest.raises(ValueError, match=message):
         ask(Answers(masks), asked_for(numbered_data(3), 0, 4))
+
+
+def test_all_wrong_answers_are_told_at_once(tmp_path):
+    data = numbered_data(3)
+    with pytest.raises(ValueError, match=r"2 of 3 answers can't be used: .*labels \[9\].*; .*found uint8 \(11, 9\)"):
+        ask(Answers([GOOD + 9, GOOD, GOOD.T]), asked_for(data, 0, 4, 5))
+    oracle = FolderOracle(data, tmp_path)
+    boxes = [GRID.box(region) for region in (0, 1, 2)]
+    (tmp_path / "answers").mkdir()
+    for box, label in zip(boxes, (7, 1, 8), strict=True):
+        write_png(oracle.labels.path(box), np.full(box.size, label, np.uint8))
+    with pytest.raises(ValueError, match=r"2 of 3 answers can't be used: mask .*labels \[7\].*; mask .*labels \[8\]"):
+        oracle.label(boxes)
 
 
 def test_stored_answers_are_not_requested_again_by_another_process(tmp_path):
