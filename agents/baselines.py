@@ -16,7 +16,7 @@ from al_seg_env.storage.validation import check, check_number, check_seed
 
 
 class BaselinePolicy(ABC):
-    """A policy that depends on nothing but the observation: :meth:`choose` is what differs between them."""
+    """A policy that does not learn, has no state, and differs from others in :meth:`choose` alone."""
 
     @abstractmethod
     def choose(self, observation: Observation) -> npt.NDArray[np.int64]:

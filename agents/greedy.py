@@ -9,11 +9,12 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
+from agents.baselines import BaselinePolicy
 from agents.observations import Observation
 from al_seg_env.storage.validation import check, check_int, check_seed
 
 
-class GreedyOraclePolicy:
+class GreedyOraclePolicy(BaselinePolicy):
     """Tries choices on a fork of the environment, and takes the one with the highest true reward.
 
     An upper reference for heuristics and agents: it sees the reward of a step, and so the true labels, before the
@@ -60,13 +61,7 @@ class GreedyOraclePolicy:
         self.rng = np.random.default_rng(check_seed("seed", seed))
         self.gains: list[float] = []
 
-    def predict(
-        self,
-        observation: Observation,
-        state: Any = None,
-        episode_start: npt.NDArray[Any] | None = None,
-        deterministic: bool = True,
-    ) -> tuple[npt.NDArray[np.int64], Any]:
+    def choose(self, observation: Observation) -> npt.NDArray[np.int64]:
         """The best choice (K,) that was tried, for the environment's present step; int64."""
         sizes = self.env.action_space.nvec  # (K,)
         if np.ndim(observation["candidates"]) != 3:
@@ -89,7 +84,7 @@ class GreedyOraclePolicy:
                 action = best.copy()
                 action[pool] = candidate
                 best, gain = self._better(best, gain, action, now)
-        return best, state
+        return best
 
     def _better(
         self, best: npt.NDArray[np.int64], gain: float, action: npt.NDArray[np.int64], now: dict[str, Any]

@@ -90,7 +90,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
     percent on D_R. ``class_iou``: in percent, ``(C,)``, -1 where D_R lacks the class. ``label_counts``: pixels
     per class labelled in this step, ``(C,)`` int64. ``next_active``: how many sub-actions the next step counts.
     ``sub_rewards`` and ``class_rewards``, only with ``sub_rewards=True``: what the labels of each chosen region are
-    worth, a tuple of float, and the same class by class before it is weighed by need, ``(chosen, C)`` float32.
+    worth, a tuple of float, and the same class by class before it is weighted by need, ``(chosen, C)`` float32.
     ``diverged``, only with ``on_divergence="skip"``: whether this step's training was undone. ``rewarded``,
     only with ``reward=None``: false; ``miou`` and ``class_iou`` are -1 then. ``spent``, only with another
     ``budget_unit`` than regions: how much of it the labels cost so far.
@@ -432,7 +432,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         return tuple(int(pool[n % len(pool)]) for pool, n in zip(pools, chosen, strict=False))
 
     def _ask_oracle(self, chosen: Sequence[int]) -> list[Answered]:
-        """Return the labels of the chosen regions; the oracle is asked for those it has not given yet (step 4)."""
+        """Return the labels of the chosen regions; those not given yet are requested from the oracle (step 4)."""
         if asked := [region for region in chosen if region not in self._answered]:
             requests = requests_of(self.data, [self.grid.box(region) for region in asked], self._predicted_labels)
             for region, request, answer in zip(asked, requests, ask(self.oracle, requests), strict=True):

@@ -1,4 +1,4 @@
-"""Pictures of an image, what was asked for in it, what is known of it, and what the network makes of it."""
+"""Pictures of an image, what was requested in it, what is known of it, and what the network makes of it."""
 
 from __future__ import annotations
 

@@ -363,8 +363,8 @@ class Label(Images):
     regions_per_step: int = 8
     """Regions that are requested at once."""
     reward_images: int = 0
-    """Where no image is labelled: so many images of which a region each, drawn at random, is labelled first, to measure
-    the mean IoU on."""
+    """Where no image is labelled: in each of this many images a region, drawn at random, is labelled first, to
+    measure the mean IoU on."""
     seed: int = 0
     """Seed of splits, pools and training."""
 

@@ -127,11 +127,11 @@ def close_match(name: Any, known: Any) -> str:
 
 
 def agent_arguments(settings: Mapping[str, Any], steps: int) -> dict[str, Any]:
-    """Return the arguments of :class:`agents.SubActionDQN` for a training of so many environment steps.
+    """Return the arguments of :class:`agents.SubActionDQN` for a training of this many environment steps.
 
     Args:
-        settings: Its arguments; ``epsilon_steps`` among them is a linear decay of the exploration from 1 to 0.05 in so
-            many environment steps, ``learning_rate_decay`` a factor on the learning rate per step.
+        settings: Its arguments; ``epsilon_steps`` among them is a linear decay of the exploration from 1 to 0.05 over
+            that many environment steps, ``learning_rate_decay`` a factor on the learning rate per step.
         steps: Environment steps of the whole training.
     """
     arguments = dict(settings)
@@ -223,7 +223,7 @@ class Query(Entry):
     """The paper's query network, or a small one that looks at candidates alone."""
     agent: Arguments = Field(default_factory=dict)
     """Arguments of :class:`agents.SubActionDQN`, such as ``gamma``; ``epsilon_steps`` for a linear decay of the
-    exploration from 1 to 0.05 in so many environment steps; ``learning_rate_decay`` for a factor per step."""
+    exploration from 1 to 0.05 over that many environment steps; ``learning_rate_decay`` for a factor per step."""
     refit: Refit | None = None
     """Fit the agent's network again at the end."""
     per_seed: bool = True
@@ -234,7 +234,7 @@ class Query(Entry):
     """Environments that play side by side, each in a process of its own."""
 
     def agent_arguments(self, steps: int) -> dict[str, Any]:
-        """Return the arguments of :class:`agents.SubActionDQN` for a training of so many environment steps."""
+        """Return the arguments of :class:`agents.SubActionDQN` for a training of this many environment steps."""
         return agent_arguments(self.agent, steps)
 
 

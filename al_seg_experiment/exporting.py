@@ -35,7 +35,7 @@ class FullMask(NamedTuple):
         name: Path below a folder, without a suffix.
         url: Where a Label Studio finds the image, if it serves the folder that the images' folder is in.
         labels: What people labelled, ``(h, w)`` uint8.
-        predicted: The same with what the network predicts for the rest, if that was asked for.
+        predicted: The same with what the network predicts for the rest, if that was requested.
     """
 
     name: str

@@ -64,7 +64,7 @@ def train_agent(
         plot: Draw the learning curve.
         policy: ``"QueryPolicy"``, the paper's, or ``"CandidatePolicy"``.
         settings: Arguments of :class:`~agents.SubActionDQN`, such as ``gamma``; ``epsilon_steps`` for an exploration
-            rate that falls from 1 to 0.05 in so many environment steps; ``learning_rate_decay`` for a factor on the
+            rate that falls from 1 to 0.05 over that many environment steps; ``learning_rate_decay`` for a factor on the
             learning rate per step.
 
     Returns:

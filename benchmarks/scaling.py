@@ -90,7 +90,7 @@ def single(steps: int, image_size: Any = (96, 128), region_size: Any = (24, 32),
 
 
 def late(steps: int, labelled: int) -> list[float]:
-    """Time steps once so many regions are labelled (K = 16); the steps before train on little, to get there soon."""
+    """Time steps once this many regions are labelled (K = 16); the steps before train on little, to get there soon."""
     env = gym.make(ID, budget=16 * (steps + 2) + labelled, images=400, splits={"seed": 0, "train": 200})
     env.reset(seed=0)
     env.action_space.seed(0)

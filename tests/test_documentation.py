@@ -115,8 +115,12 @@ def tiny_streets(monkeypatch):
 def test_the_code_of_a_page_runs(page, tiny_streets, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": "__page__"}
-    for line, code in blocks(page):
+    found = list(blocks(page))
+    for line, code in found:
         exec(compile("\n" * line + code, str(page), "exec"), namespace)
+    text = page.read_text(encoding="utf-8")
+    marked = re.findall(r"^<!-- not run: .+? -->\n+```python$", text, re.MULTILINE)
+    assert len(found) == len(re.findall(r"```python|<!-- run first:", text)) - len(marked), "a block was passed over"
 
 
 @pytest.mark.slow

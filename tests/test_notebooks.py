@@ -7,6 +7,7 @@ from pathlib import Path
 
 import gymnasium as gym
 import matplotlib
+import matplotlib.pyplot as plt
 import pytest
 from experiments import TINY
 
@@ -18,7 +19,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs(path, tmp_path, monkeypatch):
+def test_a_notebook_runs_and_shows_something(path, tmp_path, monkeypatch, capsys):
     spec = gym.registry["al_seg_env/SyntheticStreets-v0"]
     monkeypatch.setattr(spec, "kwargs", {**spec.kwargs, **TINY})
     monkeypatch.chdir(tmp_path)
@@ -28,6 +29,9 @@ def test_a_notebook_runs(path, tmp_path, monkeypatch):
         for number, cell in enumerate(json.loads(path.read_text("utf-8"))["cells"]):
             if cell["cell_type"] == "code":
                 exec(compile("".join(cell["source"]), f"{path.name}, cell {number}", "exec"), namespace)
+        assert capsys.readouterr().out
+        assert any(figure.axes for figure in map(plt.figure, plt.get_fignums()))
+        plt.close("all")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

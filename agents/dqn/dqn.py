@@ -115,7 +115,7 @@ class SubActionDQN(OffPolicyAlgorithm):
         credit: ``"shared"``, the paper's: each sub-action is rewarded with the step's reward.
             ``"sub_rewards"``: with its own, as the environment's ``info["sub_rewards"]`` has it. ``"class_rewards"``,
             for ``CandidatePolicy`` and environments with the feature ``"need"``: with ``info["class_rewards"]``, from
-            which the network learns what regions hold of each class, and Q is that, weighed by what is needed.
+            which the network learns what regions hold of each class, and Q is that, weighted by what is needed.
         exploration: ``"sub_action"`` explores each of the K sub-actions by itself; ``"step"`` all or none of
             them, like the released code; ``"episode"`` all or none of an episode's. K independent choices hardly
             change the reward that they share; a whole episode played in one way does (docs/paper/results_small.md).

@@ -84,7 +84,7 @@ class QueryNetwork(nn.Module):
 class CandidateNetwork(nn.Module):
     """Q of a candidate by its own features, small enough for a few thousand transitions: the mean of an ensemble.
 
-    With ``need``, it values what a region may hold of each class apart, and Q is the sum of these values, weighed by
+    With ``need``, it values what a region may hold of each class apart, and Q is the sum of these values, weighted by
     how much each class is needed: the successor features of Barreto et al. (NeurIPS 2017). What a region holds does not
     depend on what is labelled, and what is needed depends on nothing else.
 
@@ -140,7 +140,7 @@ class CandidateNetwork(nn.Module):
             (B, ...).
         """
         values = self.values(candidates)  # (B, ..., V)
-        return values.squeeze(-1) if self.need is None else self.weighed(values, candidates)
+        return values.squeeze(-1) if self.need is None else self.weighted(values, candidates)
 
     def values(self, candidates: Tensor) -> Tensor:
         """What Q is made of: the values of C classes, with ``need``, or Q itself: (B, ..., F) -> (B, ..., V)."""
@@ -153,8 +153,8 @@ class CandidateNetwork(nn.Module):
             values = values.mean(dim=0)
         return values.view(*candidates.shape[:-1], -1)
 
-    def weighed(self, values: Tensor, candidates: Tensor) -> Tensor:
-        """The sum of the values of classes, weighed by how much each is needed: (B, ..., C) -> (B, ...)."""
+    def weighted(self, values: Tensor, candidates: Tensor) -> Tensor:
+        """The sum of the values of classes, weighted by how much each is needed: (B, ..., C) -> (B, ...)."""
         assert self.need is not None
         return (values * candidates[..., self.need]).sum(dim=-1)
 

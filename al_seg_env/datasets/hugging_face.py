@@ -21,7 +21,7 @@ _MODES = ("L", "P", "I", "I;16")
 class HuggingFaceData:
     """A ``datasets.Dataset``, or a ``DatasetDict`` whose parts become partitions, as a :class:`SegmentationData`.
 
-    Rows are decoded when they are asked for; nothing is downloaded here, and nothing but these two columns is read.
+    Rows are decoded when they are needed; nothing is downloaded here, and nothing but these two columns is read.
     Names are the numbers of the rows, with the part of a ``DatasetDict``: ``"train/12"``. A part that is called
     ``validation`` becomes the partition ``val``.
 

@@ -229,7 +229,7 @@ def to_rgb(image: Image.Image, name: object) -> Image.Image:
 
 
 def padded(array: UInt8Array, size: Size, value: int) -> UInt8Array:
-    """Return an image or a mask with so many pixels of a value at the bottom and right that it has a size."""
+    """Return an image or a mask with as many pixels of a value at the bottom and right that it has a size."""
     if array.shape[:2] == size:
         return array
     filled = np.full((*size, *array.shape[2:]), value, np.uint8)

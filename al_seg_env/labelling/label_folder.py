@@ -35,7 +35,7 @@ class LabelFolder:
     """Masks of regions in a folder, bound by a manifest to the images, their sizes and the classes that they are of.
 
     Regions are given in the pixels of the original images. The same file name means another part of the scene where
-    images have another size, and the same number another class where the list of classes differs. Images are told apart
+    images have another size, and the same number another class where the list of classes differs. Images are identified
     by their pixels. Images may join the data. Several processes may use a folder at once: each file is written whole,
     and of an answer that another one replaces there is a copy in the folder ``earlier``.
 

@@ -200,7 +200,7 @@ class PeopleOracle(ABC):
 
     @abstractmethod
     def exchange(self, requests: Sequence[Request]) -> None:
-        """Take in what was answered of these requests, and see that people are asked for the rest.
+        """Take in what was answered of these requests, and request the rest from people.
 
         Raises:
             LabelsPending: If there is a rest.

@@ -137,7 +137,7 @@ def fit_to_convergence(
 ) -> Fit:
     """Train on labelled regions with early stopping, and keep the best weights (section 4.1, "Evaluation").
 
-    With ``settings.updates``, train for so many updates from theta_0 instead, and keep the last weights.
+    With ``settings.updates``, train for that many updates from theta_0 instead, and keep the last weights.
 
     Args:
         learner: The network; training starts from its present state, or from theta_0.

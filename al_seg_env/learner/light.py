@@ -82,7 +82,7 @@ class Light(SegmentationModel):  # type: ignore[misc] # smp is untyped
 
 
 class LightDecoder(nn.Module):
-    """The part of :class:`Light` that is trained, but for the last layer.
+    """The part of :class:`Light` that is trained, except for the last layer.
 
     Args:
         channels: Of all the encoder's outputs, of which the last two, of strides 16 and 32, are read.

@@ -193,7 +193,7 @@ class BalancedMargin:
     Attributes:
         weights: One per class; see :func:`balanced_weights`.
 
-    Both pixels are equally uncertain; the second is thought to be of class 1, which weighs twice as much:
+    Both pixels are equally uncertain; the second is thought to be of class 1, which counts twice as much:
 
     >>> import torch
     >>> from al_seg_env.observation.region_pixels import RegionPixels

@@ -15,7 +15,7 @@ ROWS = ["1,4,0.5,41.0,0.9", "2,8,1.5,42.25,0.8", "3,12,-0.25,43.0,1e-05"]
 
 
 def recorded(path, lines, num_timesteps=8):
-    """Begin to record where a training of so many steps continues; return the rows."""
+    """Begin to record where a training of this many steps continues; return the rows."""
     path.write_text("\n".join(lines) + "\n")
     model = SubActionDQN("QueryPolicy", FakeRegionEnv(), seed=0, device="cpu")
     model.num_timesteps = num_timesteps

@@ -22,7 +22,7 @@ ODD = st.one_of(
 )
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(name=st.sampled_from([field.name for field in fields(EnvConfig)]), value=ODD)
 def test_any_value_makes_valid_settings_or_a_value_error_that_names_it(name, value):
     try:

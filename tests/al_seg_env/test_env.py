@@ -155,7 +155,7 @@ def test_frames():
     assert frame.dtype == np.uint8
     assert frame.ndim == 3
     assert frame.shape[2] == 3
-    assert (frame == (255, 230, 0)).all(axis=2).any()  # the outline of what was asked for
+    assert (frame == (255, 230, 0)).all(axis=2).any()  # the outline of what was requested
 
 
 @pytest.mark.parametrize(("algorithm", "options"), [(PPO, {"batch_size": 4, "n_epochs": 1}), (A2C, {})])

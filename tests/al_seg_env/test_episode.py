@@ -2,9 +2,7 @@
 
 import copy
 import pickle
-import subprocess
 import sys
-import textwrap
 from multiprocessing.reduction import ForkingPickler
 
 import gymnasium as gym
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from fakes import ID, TINY, closed_form_env, custom, make, numbered_data, same
+from processes import in_child
 
 from al_seg_env import ArrayData, Entropy, GroundTruthOracle, load_state, save_state
 from al_seg_env.datasets.frames import Frames
@@ -127,20 +126,17 @@ def test_a_state_is_a_copy():
 
 def test_a_state_crosses_processes_whatever_precision_was_measured_there(tmp_path):
     """The other process would compute in bfloat16, had the state not said otherwise."""
-    program = f"""
-    import numpy as np, sys
-    from al_seg_env.episode import save_state
-    from al_seg_env.registration import synthetic_streets
-    env = synthetic_streets(**{ {**TINY, "precision": "bfloat16"}!r})
-    env.reset(seed=2)
-    env.step(np.zeros(3, np.int64))
-    save_state(sys.argv[1] + "/before.safetensors", env.get_state())
-    results = [env.step(np.ones(3, np.int64)), env.step(np.ones(3, np.int64))[:4], env.reset()]
-    from al_seg_env.storage import save_tree
-    save_tree(sys.argv[1] + "/after.safetensors", "results", [list(map(list, results))])
-    """
-    code = "import torch; torch.set_num_threads(1)\n" + textwrap.dedent(program)
-    subprocess.run([sys.executable, "-c", code, tmp_path], check=True, timeout=120)
+
+    def elsewhere():
+        torch.set_num_threads(1)
+        env = synthetic_streets(**{**TINY, "precision": "bfloat16"})
+        env.reset(seed=2)
+        env.step(np.zeros(3, np.int64))
+        save_state(tmp_path / "before.safetensors", env.get_state())
+        results = [env.step(np.ones(3, np.int64)), env.step(np.ones(3, np.int64))[:4], env.reset()]
+        save_tree(tmp_path / "after.safetensors", "results", [list(map(list, results))])
+
+    assert in_child(elsewhere) == 0
     env = synthetic_streets(**TINY)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

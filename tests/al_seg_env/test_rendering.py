@@ -1,4 +1,4 @@
-"""Pictures of what was asked for."""
+"""Pictures of what was requested."""
 
 import gymnasium as gym
 import numpy as np

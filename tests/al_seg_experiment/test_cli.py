@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
+import runpy
 import sys
-from pathlib import Path
 
 import pytest
 from experiments import TINY, TINY_EXPERIMENT, assert_picture, rows_of
@@ -158,11 +157,15 @@ def test_a_mistake_is_one_line_and_the_status_2(arguments, message, env_file, tm
 
 
 @pytest.mark.parametrize("module", ["al_seg_env", "al_seg_experiment"])
-def test_the_modules_are_programs(module):
-    command = [sys.executable, "-m", module, "--help"]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
-    assert shown.stdout.startswith(f"usage: python -m {module}")
-    assert "report" in shown.stdout
+def test_the_modules_are_programs(module, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [module, "--help"])
+    monkeypatch.delitem(sys.modules, f"{module}.__main__")  # which would be run a second time
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    assert not ended.value.code
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: python -m {module}")
+    assert "report" in shown
 
 
 def test_what_the_commands_need_is_named_where_it_is_missing(monkeypatch, capsys):

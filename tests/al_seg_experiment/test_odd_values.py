@@ -8,24 +8,36 @@ from experiments import TINY_EXPERIMENT as TINY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from al_seg_experiment import Experiment, load_experiment, pieces
+from al_seg_experiment import Experiment, Stage, load_experiment, pieces
 from al_seg_experiment.__main__ import main
+from al_seg_experiment.experiment import Convergence, Query
 
 EVERYTHING = {
     **TINY,
     "env": "al_seg_env/SyntheticStreets-v0",
-    "arguments": {**TINY["arguments"], "style": "street", "data_seed": 0, "learning_rate": 0.01, "batch_size": 4},
-    "methods": {"uniform": {"policy": "uniform", "arguments": {"pool_size": 3}}, "dqn": None, "entropy": {}},
+    "arguments": {
+        **{**TINY["arguments"], "style": "street", "data_seed": 0, "learning_rate": 0.01, "batch_size": 4},
+        **{"observation_stride": 1, "reward_stride": 2, "label_stride": 1, "replay": 0.5, "sub_rewards": True},
+        **{"labelled_before": "state", "region_features": ["need"], "reward": "miou", "budget_unit": "regions"},
+        **{"trainable": "all", "feature_precision": "bfloat16", "on_divergence": "skip", "kl_bins": 8},
+    },
+    "methods": {
+        "uniform": {"policy": "uniform", "arguments": {"pool_size": 3}},
+        "dqn": {"agent": {"tau": 0.5}},
+        "entropy": {},
+    },
     "theta_0": [
         {"env": "al_seg_env/SyntheticStreets-v0", "arguments": {"style": "render"}, "images": "all", "epochs": 1},
-        {"epochs": 1, "patience": 1, "updates": 1, "batch_size": 2, "learning_rate": 0.01},
+        {"epochs": 1, "patience": 1, "updates": 1, "batch_size": 2, "learning_rate": 0.01, "early_stopping": False},
     ],
     "query": {
         "episodes": 2,
+        "policy": "QueryPolicy",
         "arguments": {"budget": 4, "scores": ["entropy"], "bald_samples": 3},
         "agent": {
             **{"batch_size": 4, "epsilon_steps": 3, "learning_rate": 0.1, "learning_rate_decay": 0.9, "gamma": 0.9},
             **{"buffer_size": 20, "n_steps": 2, "tau": 1.0, "loss": "huber", "exploration": "episode"},
+            **{"credit": "sub_rewards", "td_target": "paper", "learning_starts": 2, "stats_window_size": 10},
             **{"guides": ["uniform", "score_entropy"], "max_grad_norm": 1.0, "target_update_interval": 3},
             **{"policy_kwargs": {"optimizer_kwargs": {"momentum": 0.9}}, "train_freq": 1, "gradient_steps": 2},
         },
@@ -34,7 +46,10 @@ EVERYTHING = {
         "checkpoint_every": 1,
         "envs": 1,
     },
-    "fit": {"crop_size": [32, 32], "batch_size": 3, "patience": 1, "max_epochs": 2, "min_updates": 1},
+    "fit": {
+        **{"crop_size": [32, 32], "batch_size": 3, "patience": 1, "max_epochs": 2, "min_updates": 1},
+        **{"updates": 2, "replay": 0.5, "learning_rate": 0.01, "fits": 2},
+    },
     "full": 1,
     "variants": {"a": {"arguments": {"pool_size": 3}, "agent": {"loss": "huber"}, "budgets": [2]}, "b": None},
     "cache": False,
@@ -89,8 +104,16 @@ def check(content):
     assert time.process_time() - started < 2
 
 
-def test_the_whole_of_it_is_fine():
-    assert load_experiment(EVERYTHING).learnt_methods == ("dqn",)
+def test_the_whole_of_it_is_fine_and_nothing_is_missing():
+    experiment = load_experiment(EVERYTHING)
+    assert experiment.learnt_methods == ("dqn",)
+    for model, entries in (
+        (Experiment, EVERYTHING),
+        (Query, EVERYTHING["query"]),
+        (Convergence, EVERYTHING["fit"]),
+        (Stage, {**EVERYTHING["theta_0"][0], **EVERYTHING["theta_0"][1]}),
+    ):
+        assert set(model.model_fields) - set(entries) == set()
 
 
 def test_every_entry_with_a_few_odd_values():
@@ -100,7 +123,7 @@ def test_every_entry_with_a_few_odd_values():
             check(with_entry(way, value))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.sampled_from(WAYS), st.sampled_from(ODD))
 def test_any_entry_with_any_odd_value(way, value):
     check(with_entry(way, value))
@@ -113,13 +136,13 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.sampled_from(WAYS), json_values)
 def test_any_entry_with_anything(way, value):
     check(with_entry(way, value))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(WAYS), st.sampled_from(ODD))
 def test_the_command_line_ends_with_a_status(tmp_path, capsys, way, value):
     file = tmp_path / "odd.yaml"
@@ -130,7 +153,7 @@ def test_the_command_line_ends_with_a_status(tmp_path, capsys, way, value):
     assert "Traceback" not in said.err
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=60) | st.text("[]{}:,&*!|>'\"%@`#-?~ \n\tab01._", max_size=80).map(str.encode))
 def test_any_bytes_as_a_file(tmp_path, content):
     file = tmp_path / "odd.yaml"

@@ -198,7 +198,7 @@ def test_variants(tmp_path):
 
 
 def test_variants_are_compared_seed_by_seed(tmp_path):
-    """Against scipy, on rows in random order; each variant's theta_0 (budget 0) is left out."""
+    """Against scipy, on rows in random order; each variant's theta_0 (budget 0) is omitted."""
     rng = np.random.default_rng(0)
     miou = {variant: rng.normal(70, 1, 5) for variant in ("paper", "huber", "step")}
     rows = [make_row("dqn", s, 24, miou[v][s], v) for v in miou for s in range(5)]

@@ -257,6 +257,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
 
 
 def test_the_command_line_runs_shows_and_reports(whole, tmp_path, capsys):
+    whole = shutil.copytree(whole, tmp_path / "copy")
     file = tmp_path / "tiny.yaml"
     file.write_text(yaml.safe_dump(TINY))
     assert main(["status", str(file), "--out", str(whole)]) == 0

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import multiprocessing
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 from experiments import TINY, rows_of
 
@@ -35,6 +37,11 @@ def benchmark(monkeypatch):
     return importlib.import_module
 
 
+def forked(vector_env):
+    """Return a class of environments in processes that are forked, whatever is requested."""
+    return lambda *args, **options: vector_env(*args, **{**options, "context": "fork"})
+
+
 def test_each_benchmark_is_run():
     assert set(SMALLEST) == {path.stem for path in BENCHMARKS.glob("*.py")} - {"timing"}
 
@@ -46,6 +53,11 @@ def test_benchmark(name, benchmark, tmp_path, monkeypatch):
     if name not in WITHOUT_ENVIRONMENT:
         (tmp_path / "tiny.json").write_text(json.dumps({**TINY, "budget": 12, "device": "cpu"}))
         argv += ["--env-file", str(tmp_path / "tiny.json")]
+    # A spawned process would import everything again.
+    if name == "memory":
+        monkeypatch.setattr(module, "get_context", lambda _: multiprocessing.get_context("fork"))
+    if name == "frozen_scaling":
+        monkeypatch.setattr(gym.vector, "AsyncVectorEnv", forked(gym.vector.AsyncVectorEnv))
     if name == "scaling":
         monkeypatch.setattr(module, "SIZES", [(48, 64)])
     assert run(module.main, module.Options, argv) == 0

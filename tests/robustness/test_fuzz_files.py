@@ -20,7 +20,7 @@ from al_seg_env.storage import load_tree, save_tree
 from al_seg_experiment import load_experiment, pieces
 from al_seg_experiment.trial_results import read_result, result_row
 
-MUTATIONS = 400
+MUTATIONS = 160
 
 
 def damaged(content, rng):

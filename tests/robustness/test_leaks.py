@@ -44,7 +44,7 @@ def make_env(data, learner, split="train", **options):
 
 
 def with_noise(data, images, seed=1, kept=()):
-    """Return the data with noise, void included, for the masks of ``images``, but for the boxes ``kept``."""
+    """Return the data with noise, void included, for the masks of ``images``, except for the boxes ``kept``."""
     rng = np.random.default_rng(seed)
     masks = [data.mask(number).copy() for number in ALL]
     for number in images:

@@ -106,17 +106,17 @@ def traced_bytes() -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
 @pytest.mark.slow
-def test_50_episodes_leave_memory_flat():
+def test_25_episodes_leave_memory_flat():
     env = tiny(budget=4)
-    for seed in range(10):
+    for seed in range(5):
         play(env, seed)
     (tensors, objects), resident = live_objects(), resident_bytes()
-    for seed in range(44):
+    for seed in range(5, 19):
         play(env, seed, seed)
     tracemalloc.start()  # knows what Python and NumPy hold, to the byte, but makes all slow
-    play(env, 44)
+    play(env, 19)
     traced = traced_bytes()
-    for seed in range(45, 50):
+    for seed in range(20, 25):
         play(env, seed, seed)
     grown = traced_bytes() - traced
     tracemalloc.stop()
@@ -208,23 +208,20 @@ def test_an_episode_is_the_same_in_every_process():
     tests = Path(__file__).resolve().parent
     path = os.pathsep.join([str(tests), str(tests.parent / "support")])
     code = "from test_load import *; torch.set_num_threads(1); print(digest(play(tiny(), 3)))"
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code],
-            cwd=tests.parents[1],
-            env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": hash_seed},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for hash_seed in ("1", "2")
-    ]
-    outputs = [process.communicate(timeout=120)[0].strip() for process in processes]
-    assert outputs == [digest(play(tiny(), 3))] * 2
-    assert digest(play(tiny(), 4)) not in outputs
+    other = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tests.parents[1],
+        env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert other.stdout.strip() == digest(play(tiny(), 3)), other.stderr
+    assert other.stdout.strip() != digest(play(tiny(), 4))
 
 
 def test_the_number_of_threads_changes_predictions_by_rounding_and_nothing_else():
-    """Exact: what is chosen, labelled and counted. Entropies: to five digits. Most probable classes: but for ties.
+    """Exact: what is chosen, labelled and counted. Entropies: to five digits. Most probable classes: except for ties.
 
     This is so between updates. Each update multiplies such an error (here, where BatchNorm sees but 12 values in the
     deepest layers, by ten or more), so that figures after many are equal for equal numbers of threads only.

@@ -135,7 +135,7 @@ def test_miou_is_that_of_cityscapes_at_every_step_and_on_every_split(absent):
 
 
 def test_a_class_in_one_image_of_the_split_is_counted_over_the_whole_split():
-    """Neither averaged per image, nor left out where an image lacks it."""
+    """Neither averaged per image, nor omitted where an image lacks it."""
     data = numbered_data(void=0.1)
     data.mask(5)[data.mask(5) == 2] = 0
     env = real_env(data, TWO_IN_D_R)
@@ -263,10 +263,9 @@ def test_bald_converges_to_the_mutual_information_over_all_dropout_masks():
     env = real_env(numbered_data(), scores=(BALD(500),))
     observation, _ = env.reset(seed=0)
     for _ in range(2):
-        exact = {number: all_dropouts(env, number) for number in env.splits.train}
-        for k, n in np.ndindex(3, 4):
+        for k, n in ((0, 0), (1, 3), (2, 1)):
             region = int(env.pools[k][n])
-            expected = slow_bald([crop_of(region, logits) for logits in exact[region // 16]])
+            expected = slow_bald([crop_of(region, logits) for logits in all_dropouts(env, region // 16)])
             assert observation["score_bald"][k, n] == pytest.approx(expected, rel=0.08)
             assert expected > 1
         observation, *_ = env.step(np.zeros(3, np.int64))

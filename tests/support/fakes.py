@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 import gymnasium as gym
 import numpy as np
@@ -43,6 +44,15 @@ def predicted(logits: Tensor, grid: RegionGrid, sampler=None) -> Prediction:
     pixels = RegionPixels(grid, images, cells, logits.device)
     samples = None if sampler is None else lambda count: map(pixels.gather, sampler(count))
     return Prediction(pixels.gather(logits), pixels, samples)
+
+
+@lru_cache(maxsize=512)
+def _closed_form_logits(n_classes: int, number: int, size: tuple[int, int], seen: tuple[int, ...]) -> Tensor:
+    rng = np.random.default_rng([number, *seen])
+    coarse = rng.normal(0, 2, size=(n_classes, -(-size[0] // 4), -(-size[1] // 4)))
+    fine = rng.normal(0, 0.5, size=(n_classes, *size))
+    smooth = np.kron(coarse, np.ones((4, 4)))[:, : size[0], : size[1]]
+    return torch.from_numpy((smooth + fine).astype(np.float32))
 
 
 class ClosedFormLearner:
@@ -92,11 +102,7 @@ class ClosedFormLearner:
 
     def logits_of(self, number: int, size: tuple[int, int], seen: Sequence[int]) -> Tensor:
         """Logits ``(C, H, W)`` of an image by its number."""
-        rng = np.random.default_rng([number, *np.asarray(seen).tolist()])
-        coarse = rng.normal(0, 2, size=(self.num_classes, -(-size[0] // 4), -(-size[1] // 4)))
-        fine = rng.normal(0, 0.5, size=(self.num_classes, *size))
-        smooth = np.kron(coarse, np.ones((4, 4)))[:, : size[0], : size[1]]
-        return torch.from_numpy((smooth + fine).astype(np.float32))
+        return _closed_form_logits(self.num_classes, number, tuple(size), tuple(np.asarray(seen).tolist()))
 
     def reset(self) -> None:
         self.resets += 1

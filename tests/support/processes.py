@@ -7,7 +7,7 @@ import traceback
 
 
 def in_child(work, kill_after=None):
-    """Run ``work`` in a forked process, killed after so many seconds; return its exit status, -9 if it was killed."""
+    """Run ``work`` in a forked process, killed after this many seconds; return its exit status, -9 if it was killed."""
     pid = os.fork()
     if pid == 0:
         status = 1

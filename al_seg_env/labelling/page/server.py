@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from al_seg_env.labelling.page.desk import Desk, Task, TaskTakenError, TaskUnknownError
 from al_seg_env.labelling.request import Answer
-from al_seg_env.storage.validation import check
+from al_seg_env.storage.validation import check, check_int
 from al_seg_env.types import IntArray, Size, UInt8Array
 
 HOST, PORT = "127.0.0.1", 8765
@@ -145,7 +145,7 @@ class PageServer:
         address: What to open in a browser.
 
     Raises:
-        ValueError: If the token is short.
+        ValueError: If the token is short, or the port is no port's number.
         OSError: If the port is in use.
     """
 
@@ -156,7 +156,7 @@ class PageServer:
         if token is not None:
             fits = len(token) >= LEAST_TOKEN and token.isascii() and token.isprintable()
             check("token", "*" * len(token), fits, f"at least {LEAST_TOKEN} characters of ASCII")
-        self._socket = _listen(host, port)
+        self._socket = _listen(host, check_int("port", port, 0, 65535))
         port = self._socket.getsockname()[1]
         shown = socket.gethostname() if host in EVERYWHERE else f"[{host}]" if ":" in host else host
         self.address = f"http://{shown}:{port}/" + ("" if token is None else f"?token={quote(token, safe='')}")
@@ -275,7 +275,7 @@ def _error(status: int, message: str) -> Response:
 
 
 async def _body(request: Request, limit: int) -> dict[str, Any]:
-    """Return the object that a request sends, which has at most so many bytes."""
+    """Return the object that a request sends, which has at most this many bytes."""
     content = bytearray()
     async for part in request.stream():
         content += part

@@ -34,7 +34,7 @@ def made(kind, options, *args, **defaults):
         return None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.dictionaries(st.sampled_from(["count", "image_size", "seed", "style"]), ANYTHING, min_size=1, max_size=3))
 def test_streets(options):
     data = made(SyntheticStreets, options)
@@ -50,7 +50,7 @@ def root(tmp_path_factory):
     return root
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.dictionaries(st.sampled_from(["classes", "palette", "image_size", "ignore_labels"]), ANYTHING, min_size=1))
 def test_image_folders(root, options):
     if options.get("classes", ()) is None:  # then classes.json is read

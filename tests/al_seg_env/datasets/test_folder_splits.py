@@ -18,7 +18,7 @@ SMALL = {
 
 
 def names(tmp_path, **counts):
-    """Make a folder with so many images in each sub-folder; return the names in each split of its environment."""
+    """Make a folder with this many images in each sub-folder; return the names in each split of its environment."""
     rng = np.random.default_rng(0)
     options = counts.pop("options", {})
     for folder, count in counts.items():

@@ -16,7 +16,7 @@ FULL = RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: ca
 
 
 class Limited(nn.Module):
-    """A network that takes so many images at once."""
+    """A network that takes this many images at once."""
 
     limit = 2
 

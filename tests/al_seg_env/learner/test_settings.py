@@ -41,7 +41,7 @@ def made(kind, options, *args, **defaults):
         return None
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(some_of(field.name for field in dataclasses.fields(LearnerConfig)))
 def test_a_configuration_of_a_learner(options):
     config = made(LearnerConfig, options)
@@ -52,7 +52,7 @@ def test_a_configuration_of_a_learner(options):
     )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(some_of(field.name for field in dataclasses.fields(FitSettings)))
 def test_settings_of_a_training(options):
     found = made(FitSettings, options)
@@ -62,7 +62,7 @@ def test_settings_of_a_training(options):
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(some_of([*NUMBERS, *OTHERS]))
 def test_arguments_of_a_learner(options):
     learner = made(TorchLearner, options, tiny_network(), num_classes=3, device="cpu", precision="float32")

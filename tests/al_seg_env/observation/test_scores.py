@@ -65,8 +65,8 @@ def test_scores_that_weigh_classes():
     logits, weights = random_logits(0), (0.5, 1.0, 3.0)
     p = softmax(logits.double().numpy(), axis=1)
     ordered = np.sort(p, axis=1)
-    weighed = np.array(weights)[p.argmax(axis=1)] * (1 - (ordered[:, 2] - ordered[:, 1]))
-    np.testing.assert_allclose(BalancedMargin(weights)(made(logits)), summed(weighed), rtol=1e-5)
+    weighted = np.array(weights)[p.argmax(axis=1)] * (1 - (ordered[:, 2] - ordered[:, 1]))
+    np.testing.assert_allclose(BalancedMargin(weights)(made(logits)), summed(weighted), rtol=1e-5)
     pixels = np.array(summed(np.ones_like(p[:, 0])))
     rarity = np.array(summed(np.einsum("bchw,c->bhw", p, weights))) / pixels
     np.testing.assert_allclose(Rarity(weights)(made(logits)), rarity, rtol=1e-5)

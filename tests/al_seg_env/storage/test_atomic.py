@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -59,6 +57,7 @@ def test_files_of_others_stay(tmp_path, monkeypatch):
 
 def test_a_folder_that_does_not_exist_has_nothing_unfinished(tmp_path):
     remove_unfinished(tmp_path / "nowhere", "*")
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
@@ -73,15 +72,15 @@ def test_a_file_has_the_mode_of_any_new_one(tmp_path, umask):
     assert (tmp_path / "a.csv").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_neither_import_nor_writing_touches_the_umask(tmp_path):
-    """Reading it means setting it, for all threads: a file that another makes meanwhile would be open to everyone."""
-    code = (
-        "import os, pathlib, sys\n"
-        "os.umask = lambda mask: sys.exit('touched')\n"
-        "from al_seg_env.storage import write_text\n"
-        "write_text(sys.argv[1], 'whole')\n"
-    )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], check=True)
+def test_writing_does_not_touch_the_umask(tmp_path, monkeypatch):
+    """Reading it means setting it, for all threads: a file that another makes meanwhile would be open to everyone.
+
+    That importing does not touch it either is tested with all that an import leaves alone, in test_cpu_tuning.py.
+    """
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("touched"))
+    write_text(tmp_path / "a", "whole")
+    monkeypatch.undo()
+    assert (tmp_path / "a").read_text() == "whole"
 
 
 def test_threads_write_different_files_side_by_side(tmp_path):

@@ -279,6 +279,9 @@ def test_where_others_can_reach_the_page_it_asks_for_a_token(office):
             PageServer(office.desk, port=port)
     with pytest.raises(ValueError, match="token is .*expected at least 16 characters"):
         PageServer(office.desk, port=0, token="short")
+    for port in (-1, 65536, 0.5):
+        with pytest.raises(ValueError, match="port is .*; expected a whole number from 0 to 65535"):
+            PageServer(office.desk, port=port)
 
 
 @pytest.mark.parametrize("seed", range(5))
