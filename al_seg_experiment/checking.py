@@ -111,8 +111,8 @@ def _places(experiment: Experiment) -> Iterator[_Place]:
     base = experiment.arguments
     yield _Place("arguments", experiment.env, base, base, split)
     for where, part in _variants(experiment):
-        own = {name: value for name, value in part.arguments.items() if base.get(name, base) != value}
-        yield _Place(f"{where}arguments", part.env, own, part.arguments, split)
+        changed = {name: value for name, value in part.arguments.items() if base.get(name, base) != value}
+        yield _Place(f"{where}arguments", part.env, changed, part.arguments, split)
         for entry in ("theta_0", "query_theta_0"):
             for number, stage in enumerate(getattr(part, entry)):
                 yield _Place(f"{where}{entry}[{number}].arguments", *_of_stage(part, stage), split)
@@ -169,18 +169,18 @@ def _environment(env: str, arguments: Mapping[str, Any]) -> Iterator[str]:
     except (gym.error.Error, ImportError, AttributeError, TypeError, ValueError, NameError) as error:
         yield f"env is {env!r}; expected a registered environment ({error})"
         return
-    own = _own_parameters(env)
-    missing = [name for name, each in own.items() if each.default is each.empty and name not in arguments]
+    parameters = _own_parameters(env)
+    missing = [name for name, each in parameters.items() if each.default is each.empty and name not in arguments]
     if missing:
         yield f"{env} needs {', '.join(missing)}; give {'it' if len(missing) == 1 else 'them'} in arguments"
     takes_options = _takes_options(env)
     options = ENV_OPTIONS | LEARNER_OPTIONS | set(OPTIONS) if takes_options else set()
     takes_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(creator).parameters.values())
     for name in arguments:
-        known = sorted(set(own) | options)
+        known = sorted(set(parameters) | options)
         if name not in known and (takes_options or not takes_any):
             yield f"unknown argument {name!r}{close_match(name, known)}; known are {', '.join(known)}"
-    yield from dict(_of_type(arguments, {name: hints[name] for name in own if name in hints})).values()
+    yield from dict(_of_type(arguments, {name: hints[name] for name in parameters if name in hints})).values()
     if takes_options:
         yield from _options(arguments)
 
@@ -263,8 +263,8 @@ def _images(experiment: Experiment, stage: Stage, entry: str) -> Iterator[str]:
 
 def _data_arguments(env: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return what of an environment's arguments says which data are meant; places are the same however written."""
-    own = _own_parameters(env)
-    named = {name: own[name].default for name in own if name not in NOT_DATA}
+    parameters = _own_parameters(env)
+    named = {name: parameters[name].default for name in parameters if name not in NOT_DATA}
     named.update({name: value for name, value in arguments.items() if name in named})
     return {
         name: str(Path(value).resolve()) if name == "root" and isinstance(value, str) else value
@@ -349,7 +349,7 @@ class _Made:
     """What is compared of an environment that was made.
 
     Attributes:
-        data: What tells its images from others.
+        data: What identifies its images.
         splits: Its splits.
         classes: Names of the classes.
         image_size: ``(height, width)``.

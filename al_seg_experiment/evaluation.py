@@ -117,7 +117,7 @@ def _named(policies: Sequence[str] | Mapping[str, PolicyMaker]) -> list[tuple[Na
 
 
 def _described(make: PolicyMaker) -> str:
-    """Return what tells a function that makes policies from others."""
+    """Return what identifies a function that makes policies."""
     kind = make if hasattr(make, "__qualname__") else type(make)
     return f"{kind.__module__}:{kind.__qualname__}"
 

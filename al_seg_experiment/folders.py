@@ -42,7 +42,7 @@ def claimed(folder: str | Path, job: str, made_with: Mapping[str, Any]) -> Itera
 
 
 def identity(spec: EnvSpec) -> dict[str, Any]:
-    """Return what tells an environment from others on any machine: theta_0 by its tensors, not by its path.
+    """Return what identifies an environment on any machine: theta_0 by its tensors, not by its path.
 
     Raises:
         ValueError: If the weights can't be read.

@@ -91,25 +91,25 @@ def products(experiment: Experiment, piece: Piece) -> list[str]:
 
 def finish(experiment: Experiment, folder: Path, piece: Piece) -> None:
     """Note that a piece is finished, with checksums of what it left."""
-    own = folder / piece.name
-    files = {name: _digest(own / name) for name in (PIECE, *products(experiment, piece))}
-    write_record(own / FINISHED, {"files": files, "code": code_version()})
+    piece_folder = folder / piece.name
+    files = {name: _digest(piece_folder / name) for name in (PIECE, *products(experiment, piece))}
+    write_record(piece_folder / FINISHED, {"files": files, "code": code_version()})
 
 
 def damage(experiment: Experiment, folder: Path, piece: Piece) -> dict[Path, str]:
     """Return what is wrong with the files of a finished piece, by file; empty for what is whole, or not finished."""
-    own = folder / piece.name
-    if not (own / FINISHED).exists():
+    piece_folder = folder / piece.name
+    if not (piece_folder / FINISHED).exists():
         return {}
     try:
-        noted = _noted(own)
+        noted = _noted(piece_folder)
     except ValueError as error:
-        return {own / FINISHED: str(error)}
+        return {piece_folder / FINISHED: str(error)}
     if not {PIECE, *products(experiment, piece)} <= set(noted):
-        return {own / FINISHED: f"{own / FINISHED} does not list the piece's files"}
+        return {piece_folder / FINISHED: f"{piece_folder / FINISHED} does not list the piece's files"}
     found = {}
     for name, digest in noted.items():
-        path = own / name
+        path = piece_folder / name
         if not path.is_file():
             found[path] = f"{path} is missing"
         elif _digest(path) != digest:
@@ -134,23 +134,25 @@ def set_aside(experiment: Experiment, folder: Path, piece: Piece) -> None:
     Raises:
         ValueError: If a file is damaged or missing that can only be made again with the whole piece.
     """
-    own = folder / piece.name
+    piece_folder = folder / piece.name
     found = damage(experiment, folder, piece)
     for path, problem in found.items():
         if path.name in IRREPLACEABLE:
-            raise ValueError(f"{problem}. Restore it, or remove {own} to run that piece again from its beginning")
+            raise ValueError(
+                f"{problem}. Restore it, or remove {piece_folder} to run that piece again from its beginning"
+            )
     for name in products(experiment, piece):
-        if name.startswith("result-") and (own / name).is_file():
+        if name.startswith("result-") and (piece_folder / name).is_file():
             try:
-                read_result(own / name, *_of(piece))
+                read_result(piece_folder / name, *_of(piece))
             except ValueError as error:
-                found.setdefault(own / name, str(error))
+                found.setdefault(piece_folder / name, str(error))
     for path, problem in found.items():
         warnings.warn(f"{problem}; it is made again", stacklevel=3)
         if path.exists():
             path.replace(path.with_suffix(".damaged"))
     if found:
-        (own / FINISHED).unlink(missing_ok=True)
+        (piece_folder / FINISHED).unlink(missing_ok=True)
 
 
 def status(experiment: Experiment, folder: str | Path) -> list[dict[str, Any]]:
@@ -160,11 +162,11 @@ def status(experiment: Experiment, folder: str | Path) -> list[dict[str, Any]]:
     """
     rows = []
     for piece in pieces(experiment):
-        own = Path(folder) / piece.name
-        state = "finished" if (own / FINISHED).exists() else "begun" if own.exists() else "waiting"
+        piece_folder = Path(folder) / piece.name
+        state = "finished" if (piece_folder / FINISHED).exists() else "begun" if piece_folder.exists() else "waiting"
         state = "damaged" if damage(experiment, Path(folder), piece) else state
         expected = [name for name in products(experiment, piece) if name.startswith("result-")]
-        there = sum((own / name).is_file() for name in expected)
+        there = sum((piece_folder / name).is_file() for name in expected)
         rows.append({"piece": piece.name, "state": state, "results": f"{there}/{len(expected)}" if expected else ""})
     return rows
 
@@ -201,8 +203,12 @@ def weights_of(folder: Path, found: Sequence[Piece]) -> dict[str, str | None]:
     for piece in found:
         checksums[piece.name] = None
         with suppress(ValueError):
-            for name, noted in _noted(own := folder / piece.name).items():
-                if name.endswith(".safetensors") and (own / name).is_file() and _digest(own / name) == noted:
+            for name, noted in _noted(piece_folder := folder / piece.name).items():
+                if (
+                    name.endswith(".safetensors")
+                    and (piece_folder / name).is_file()
+                    and _digest(piece_folder / name) == noted
+                ):
                     checksums[piece.name] = noted
     return checksums
 
@@ -264,9 +270,9 @@ def check_piece(folder: Path, piece: Piece, content: Mapping[str, Any]) -> None:
     refuse_differences(stored, {**content, "needs": needs}, path)
 
 
-def refuse_differences(stored: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> None:
+def refuse_differences(stored: Mapping[str, Any], here: Mapping[str, Any], path: Path) -> None:
     """Raise a ValueError that lists how a file's configuration differs from the one in use, places of data apart."""
-    differing = differences(_without_places(stored), _without_places(own))
+    differing = differences(_without_places(stored), _without_places(here))
     if differing:
         raise ValueError(
             f"{path} is of another configuration: {'; '.join(differing)}. Choose another folder, or return to that "
@@ -283,13 +289,13 @@ def _is_damaged(path: Path) -> bool:
     return path.name in noted and noted[path.name] != _digest(path)
 
 
-def _noted(own: Path) -> dict[str, str]:
+def _noted(piece_folder: Path) -> dict[str, str]:
     """Return the checksums of a finished piece's files, by name; empty if it is not finished."""
-    if not (own / FINISHED).exists():
+    if not (piece_folder / FINISHED).exists():
         return {}
-    files = read_record(own / FINISHED).get("files")
+    files = read_record(piece_folder / FINISHED).get("files")
     if not isinstance(files, dict):
-        raise ValueError(f"{own / FINISHED} does not list the piece's files")
+        raise ValueError(f"{piece_folder / FINISHED} does not list the piece's files")
     return files
 
 

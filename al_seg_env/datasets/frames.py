@@ -181,5 +181,5 @@ _CHECKSUM_BYTES = 4
 
 
 def checksum(content: bytes | memoryview, key: str) -> bytes:
-    """Return what tells a whole file from a damaged one, and from one whose place is elsewhere: of another ``key``."""
+    """Return what differs between a whole file, a damaged one and one that belongs elsewhere, of another ``key``."""
     return zlib.crc32(content, zlib.crc32(key.encode(errors="surrogateescape"))).to_bytes(_CHECKSUM_BYTES, "little")

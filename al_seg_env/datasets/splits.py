@@ -95,7 +95,7 @@ class Splits:
 
         The images of state and train are drawn together, uniformly. Of 1000 random ways to choose the state
         among them, the one is taken whose share of pixels per class is closest to that of the remaining
-        images, as the KL divergence of D_T from D_S tells (1e-6 is added to each share; the first of equals).
+        images, by the KL divergence of D_T from D_S (1e-6 is added to each share; the first of equals).
         That punishes classes that D_S lacks most. Masks are read for these images alone.
 
         Where some images have no mask (see ``labelled`` of :class:`SegmentationData`), reward, train and test are drawn

@@ -78,7 +78,7 @@ class FeatureLearner(TorchLearner):
         self._upsampling = self._found_upsampling()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what is made again when it is needed."""
+        """Omit what is made again when it is needed."""
         return {**super().__getstate__(), "_coarse_views": []}
 
     def _lay_out(self, prepare: Prepares) -> None:
@@ -105,7 +105,7 @@ class FeatureLearner(TorchLearner):
         return self.encoder.joined_state_dict(self.network)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return a copy of what training changes, and what tells the encoder from others."""
+        """Return a copy of what training changes, and what identifies the encoder."""
         return {**super().state_dict(), "encoder": self._encoder_identity}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -199,7 +199,7 @@ class _Kept:
 
     Args:
         path: The file.
-        training: What tells the training from others.
+        training: What identifies the training.
     """
 
     def __init__(self, path: Path, training: str) -> None:
@@ -231,7 +231,7 @@ class _Kept:
 
 
 def _training_digest(learner: Learner, regions: Sequence[int], settings: FitSettings, rng: np.random.Generator) -> str:
-    """Return what tells a training from others before it begins: weights, regions, settings and random numbers."""
+    """Return what identifies a training before it begins: weights, regions, settings and random numbers."""
     return tree_digest([learner.state_dict(), np.asarray(regions), repr(settings), rng])
 
 

@@ -106,7 +106,7 @@ class FrozenEncoder:
     Attributes:
         name: Of the attribute of the network that holds it.
         read: Numbers of its outputs that the network reads; no others are returned.
-        digest: Tells this encoder, its weights and its normalisation from others.
+        digest: Identifies this encoder, its weights and its normalisation.
         probe: Features of two random images, to try the rest of the network with.
     """
 

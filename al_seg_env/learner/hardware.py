@@ -69,7 +69,7 @@ def within_memory(run: Callable[..., T], batch: tuple[Tensor, ...], option: str)
 
 
 def available_memory() -> int:
-    """Return the bytes of memory that this process can still take without swapping, as far as the system tells."""
+    """Return the bytes of memory that this process can still take without swapping, as far as the system says."""
     limits = []
     with suppress(OSError, ValueError, IndexError):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()

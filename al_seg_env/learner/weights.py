@@ -105,7 +105,7 @@ def load_weights(network: nn.Module, path: str | Path, classes: Sequence[str]) -
 
 
 def weights_digest(path: str | Path) -> str:
-    """Return what tells weights that :func:`load_weights` loads from others, however they were written.
+    """Return what identifies weights that :func:`load_weights` loads, however they were written.
 
     Raises:
         ValueError: If they cannot be read, or are of another format.

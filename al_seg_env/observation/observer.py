@@ -69,8 +69,8 @@ class Observer:
         learner: The network.
         state_images: D_S.
         candidate_images: D_T or D_V, where candidates come from.
-        keep_candidates: Keep the description of candidates under theta_0; for so many images that an episode hardly
-            meets one that another has met, that is in vain.
+        keep_candidates: Keep the description of candidates under theta_0. With so many images that an episode hardly
+            ever meets one that another has met, that would be of no use.
         n_pools: K.
         pool_size: N.
         features: Parts of a region's description.

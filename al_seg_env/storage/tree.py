@@ -128,7 +128,7 @@ def load_tree(path: str | Path, kind: str) -> Any:
 
 
 def tree_digest(tree: Any) -> str:
-    """Return what tells a tree's content from another's, the same on all machines."""
+    """Return what identifies a tree's content, the same on all machines."""
     tensors: dict[str, Tensor] = {}
     return _digest(json.dumps(_encoded(tree, tensors, "tree"), sort_keys=True), tensors)
 

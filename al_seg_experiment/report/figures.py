@@ -94,7 +94,7 @@ def budget_curves(panels: Mapping[str, Table], *, key: str = "method", ylabel: s
     Args:
         panels: Tables with the columns ``key``, ``budget``, ``mean``, ``std`` and ``n``, by title. Rows of the
             method ``"full"`` become a line across, and a dashed one at 96 % of it.
-        key: The column that tells one curve from another.
+        key: The column whose values distinguish the curves.
         ylabel: Title of the vertical axis.
     """
     with _settings():

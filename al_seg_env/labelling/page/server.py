@@ -304,7 +304,7 @@ def _work(body: dict[str, Any], size: Size) -> Answer:
 
 
 def _described(task: Task, draft: Answer | None) -> dict[str, Any]:
-    """Return what the page is told of a region."""
+    """Return what the page learns about a region."""
     height, width = task.request.region.size
     return {
         "id": task.id,
