@@ -245,7 +245,8 @@ class Desk(PeopleOracle):
         except ImportError as error:
             raise ImportError('superpixels need scikit-image: pip install "al-seg-env[page]"') from error
         count = max(1, pixels.shape[0] * pixels.shape[1] // SUPERPIXEL_AREA)
-        segments: IntArray = slic(pixels, n_segments=count, compactness=10, start_label=0).astype(np.int64)
+        # Smoothed by a pixel: noise breaks superpixels into pieces, which are then all joined.
+        segments: IntArray = slic(pixels, n_segments=count, compactness=10, sigma=1, start_label=0).astype(np.int64)
         return segments
 
     def progress(self) -> dict[str, Any]:

@@ -1,21 +1,25 @@
 """A person in a browser paints what is requested, with mouse and keyboard, and the environment goes on."""
 
 import json
+import re
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fakes import closed_form_env, numbered_data
 
-from al_seg_env import LabelsPending
+from al_seg_env import ArrayData, LabelsPending
+from al_seg_env.labelling.request import requests_of
+from al_seg_env.regions import Box
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import sync_playwright
 
-from al_seg_env.labelling.page.desk import Desk
+from al_seg_env.labelling.page.desk import LEASE_SECONDS, Desk
 from al_seg_env.labelling.page.server import PageServer
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -27,12 +31,69 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def browser():
     with sync_playwright() as started:
         chromium = started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"], timeout=PATIENCE)
         yield chromium
         chromium.close()
+
+
+class Shop:
+    """A page that hands out halves of six photographs, each dark on the left and bright on the right."""
+
+    def __init__(self, folder, browser):
+        pixels = np.random.default_rng(0).integers(0, 40, (3, 60, 160, 3)).astype(np.uint8)
+        pixels[:, :, 40:80] += 200
+        pixels[:, :, 120:] += 200
+        self.data = ArrayData(pixels, (pixels[..., 0] > 128).astype(np.uint8), ["dark", "bright"])
+        self.now, self.browser = 0.0, browser
+        self.desk = Desk(self.data, folder, clock=lambda: self.now)
+        boxes = [Box(image, 0, 60, left, left + 80) for image in range(3) for left in (0, 80)]
+        self.requests = requests_of(self.data, boxes, self.data.mask)
+        with pytest.raises(LabelsPending):
+            self.desk.answer(self.requests)
+
+    @contextmanager
+    def person(self, **options):
+        """A person with a browser of their own, at the page, who has a region."""
+        context = self.browser.new_context(viewport={"width": 1000, "height": 700}, **options)
+        context.set_default_timeout(PATIENCE)
+        page = context.new_page()
+        failures = []
+        page.on("pageerror", lambda error: failures.append(error))
+        page.goto(self.server.address)
+        wait_for_region(page)
+        yield page
+        context.close()
+        assert not failures
+
+    def draft(self, task):
+        return self.desk.draft(task).mask
+
+
+@pytest.fixture(scope="module")
+def open_shop(tmp_path_factory, browser):
+    shop = Shop(tmp_path_factory.mktemp("shop"), browser)
+    with PageServer(shop.desk, port=0) as shop.server:
+        yield shop
+
+
+@pytest.fixture
+def shop(open_shop):
+    yield open_shop
+    open_shop.now += LEASE_SECONDS + 1  # whoever has left gives the region back
+
+
+def painted(page):
+    """Return what is painted, ``(h, w)`` uint8."""
+    return np.array(page.evaluate("Array.from(task.mask)"), np.uint8).reshape(
+        page.evaluate("[task.height, task.width]")
+    )
+
+
+def until_kept(page):
+    until(page, "task.version > 0 && task.version === task.saved")
 
 
 def point(page, x, y):
@@ -133,3 +194,123 @@ def test_a_person_labels_a_whole_step(tmp_path, browser):
         np.testing.assert_array_equal(desk.labels.read(desk.task(task).request.region).mask, mask)
     _, _, _, _, info = env.step(action)
     assert info["labelled"] == count
+
+
+def test_superpixels_undo_and_redo(shop):
+    with shop.person() as page:
+        task = page.evaluate("task.id")
+        page.keyboard.press("x")
+        page.keyboard.press("2")
+        page.keyboard.press("s")
+        until(page, "task.segments !== null")
+        (at, (x, y)) = point(page, 60.5, 30.5)
+        page.mouse.click(*at)
+        segments = shop.desk.superpixels(task)
+        expected = np.where(segments == segments[int(y), int(x)], 1, 255)
+        assert 100 < (expected == 1).sum() < 2000
+        assert not (expected[:, :39] == 1).any()  # the dark half is another superpixel's
+        np.testing.assert_array_equal(painted(page), expected)
+        page.keyboard.press("t")  # the rest as predicted, which is the truth here
+        filled = painted(page)
+        np.testing.assert_array_equal(filled, shop.desk.task(task).prelabel)
+        nothing = np.full_like(expected, 255)
+        for key, mask in (("u", expected), ("Control+z", nothing), ("r", expected), ("Control+y", filled)):
+            page.keyboard.press(key)
+            np.testing.assert_array_equal(painted(page), mask)
+        until_kept(page)
+    np.testing.assert_array_equal(shop.draft(task), filled)
+
+
+def test_zoom_and_pan_and_painting_there(shop):
+    with shop.person() as page:
+        page.keyboard.press("x")
+        at, (x, y) = point(page, 20.0, 30.0)
+        page.mouse.move(*at)
+        page.mouse.wheel(0, -800)
+        until(
+            page, "view.scale > 3 * Math.min(canvas.width / task.context_size[1], canvas.height / task.context_size[0])"
+        )
+        # What is below the pointer stays there.
+        np.testing.assert_allclose(
+            page.evaluate("([x, y]) => { const p = placeOf({ clientX: x, clientY: y }); return [p.x, p.y]; }", at),
+            (x, y),
+            atol=1e-6,
+        )
+        page.mouse.down(button="right")
+        page.mouse.move(at[0] + 40, at[1] + 24)
+        page.mouse.up(button="right")
+        (moved, _) = point(page, x, y)
+        np.testing.assert_allclose(moved, (at[0] + 40, at[1] + 24), atol=1)
+        assert (painted(page) == 255).all()
+        page.evaluate("resize(3)")
+        page.keyboard.press("1")
+        (begin, start), (finish, end) = point(page, 18.0, 28.0), point(page, 24.0, 31.0)
+        page.mouse.move(*begin)
+        page.mouse.down()
+        page.mouse.move(*finish)
+        page.mouse.up()
+        np.testing.assert_array_equal(painted(page) == 0, stroke((60, 80), start, end, 3))
+        page.keyboard.press("h")
+        assert page.evaluate(
+            "view.scale === Math.min(canvas.width / task.context_size[1], canvas.height / task.context_size[0])"
+        )
+
+
+def test_people_get_different_regions_and_skip_some(shop):
+    with shop.person() as one, shop.person() as other:
+        first, second = one.evaluate("task.id"), other.evaluate("task.id")
+        assert first != second
+        one.keyboard.press("x")
+        one.keyboard.press("f")
+        one.keyboard.press("n")
+        third = wait_for_region(one, first)
+        assert third not in (first, second)
+        assert (shop.draft(first) == 0).all()  # what was painted is there for whoever gets it
+        seen = [first, third]
+        while seen[-1] != first:
+            one.keyboard.press("n")
+            seen.append(wait_for_region(one, seen[-1]))
+        assert second not in seen
+        assert len(set(seen)) == len(seen) - 1 >= 4  # what was skipped comes again when all others were shown
+
+
+def test_a_browser_that_is_closed_in_mid_stroke(shop):
+    with shop.person() as page:
+        task = page.evaluate("task.id")
+        page.keyboard.press("x")
+        page.keyboard.press("2")
+        page.mouse.move(*point(page, 20, 20)[0])
+        page.mouse.down()
+        page.mouse.move(*point(page, 30, 20)[0])
+        until_kept(page)
+        kept = painted(page)
+        assert page.evaluate("stroke !== null")
+        person = page.evaluate("person")
+        page.mouse.move(*point(page, 30, 40)[0])
+        state = page.context.storage_state()
+    assert 0 < (kept == 1).sum() <= (shop.draft(task) == 1).sum()
+    assert (shop.draft(task)[kept == 1] == 1).all()
+    with shop.person(storage_state=state) as page:
+        assert page.evaluate("[person, task.id]") == [person, task]
+        assert (painted(page)[kept == 1] == 1).all()
+
+
+def luminance(colour):
+    """Return the relative luminance of ``rgb(r, g, b)`` (WCAG 2.1)."""
+    values = np.array([float(each) for each in re.findall(r"[\d.]+", colour)[:3]]) / 255
+    linear = np.where(values <= 0.03928, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    return linear @ [0.2126, 0.7152, 0.0722]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_can_be_read_in_light_and_dark(shop, scheme):
+    colours = """(selector) => { const style = getComputedStyle(document.querySelector(selector));
+        return [style.color, style.backgroundColor]; }"""
+    with shop.person(color_scheme=scheme) as page:
+        panel = page.evaluate(colours, "aside")
+        assert (luminance(panel[1]) < 0.1) == (scheme == "dark")
+        for selector in ("aside", "h2", "#progress", "#notice", "#submit", "#skip", "#palette [aria-checked=true]"):
+            text, back = page.evaluate(colours, selector)
+            back = panel[1] if back == "rgba(0, 0, 0, 0)" else back
+            light, dark = sorted((luminance(text), luminance(back)), reverse=True)
+            assert (light + 0.05) / (dark + 0.05) >= 4.5, selector
