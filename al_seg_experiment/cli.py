@@ -26,6 +26,7 @@ from al_seg_experiment.evaluation import evaluate
 from al_seg_experiment.experiment import Experiment, Stage
 from al_seg_experiment.exporting import export
 from al_seg_experiment.label_session import NETWORK_OPTIONS, LabelSession, SessionSettings
+from al_seg_experiment.policies import AGENT_SUFFIX
 from al_seg_experiment.pretraining import pretrain
 from al_seg_experiment.query_training import train_agent
 from al_seg_experiment.reading import load_experiment
@@ -370,8 +371,9 @@ class Label(Images):
 
     def __call__(self) -> None:
         """Run the command."""
+        is_file = self.policy.endswith(AGENT_SUFFIX) and "=" not in self.policy
         settings = self.settings(
-            policy=self.policy,
+            policy=str(Path(self.policy).resolve()) if is_file else self.policy,
             budget=self.budget,
             regions_per_step=self.regions_per_step,
             reward_images=self.reward_images,

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import zipfile
 
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 from processes import in_child
 
+from agents import SubActionDQN
 from al_seg_env import LabelsPending
 from al_seg_env.labelling.brush import decode_brush
 from al_seg_env.labelling.cvat import write_cvat
@@ -146,18 +148,45 @@ def test_the_first_labels_become_the_images_that_measure(photos):
     assert not set(splits["reward"]) & set(splits["eval"])
 
 
-def test_labelled_images_make_theta_0_first(photos, monkeypatch):
+@pytest.fixture
+def masks(photos, monkeypatch):
+    """Return the folder of masks of three photographs."""
     monkeypatch.setattr("al_seg_experiment.label_session.THETA_0_UPDATES", 2)
     for name in ("house/0", "garden/1", "house/2"):
         image = np.asarray(Image.open(photos / "photos" / f"{name}.png")).mean(-1) > 128
         path = photos / "masks" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image.astype(np.uint8)).save(path)
-    masks = {"masks": str(photos / "masks")}
+    return {"masks": str(photos / "masks")}
+
+
+def test_labelled_images_make_theta_0_first(photos, masks):
     assert label_all(photos, photos / "out", **masks) == 2
     assert (photos / "out" / "theta_0.safetensors").exists()
     splits = json.loads((photos / "out" / "splits.json").read_text())
     assert set(splits["reward"] + splits["train"] + splits["state"]) == {"house/0", "garden/1", "house/2"}
+
+
+def test_an_agent_that_was_trained_on_the_labelled_images_chooses(photos, masks, capsys, monkeypatch):
+    session = LabelSession(photos / "before", settings(photos, **masks))
+    env = session.make_env(session.data, split="train")
+    agent = SubActionDQN("QueryPolicy", env, seed=0, batch_size=2)
+    agent.learn(2)
+    agent.save(photos / "agent.safetensors")
+    changes = [f"--set={name}={json.dumps(value)}" for name, value in OPTIONS.items()]
+    images = [str(photos / "photos"), "--classes", str(photos / "classes.json"), "--image-size", "64", "64", *changes]
+    sizes = ["--budget", "2", "--regions-per-step", "2", "--masks", masks["masks"]]
+    for folder in (photos, photos / "photos"):  # the same command from anywhere
+        monkeypatch.chdir(folder)
+        policy = ["--policy", os.path.relpath(photos / "agent.safetensors")]
+        label = ["label", *images, *sizes, "--tool", "folder", "--out", str(photos / "out"), *policy]
+        assert main(label) == 0
+        paint(LabelSession(photos / "out"))
+    assert "the budget is spent" in capsys.readouterr().out
+    # Another agent's D_S is not this session's.
+    stranger = ["label", *images, *sizes, "--tool", "folder", "--out", str(photos / "o"), *policy, "--seed", "1"]
+    assert main(stranger) == 2
+    assert "The agent does not fit this environment: layout.state_images" in capsys.readouterr().err
 
 
 def test_more_labels_may_be_bought_but_nothing_else_may_differ(photos):
