@@ -267,6 +267,7 @@ class LabelSession:
         action = None
         if (self.out / STATE).exists():
             kept = load_tree(self.out / STATE, STATE_KIND)
+            self._check_names(kept.get("names", list(self.data.names)))
             observation, info = env.set_state(kept["state"])
             action = kept["action"]
         terminated = info["next_active"] == 0
@@ -276,16 +277,29 @@ class LabelSession:
                 if action is None:
                     action, _ = policy.predict(observation, deterministic=True)
                     # What is asked is decided: whoever goes on asks the same.
-                    save_tree(self.out / STATE, STATE_KIND, {"state": env.get_state(), "action": action})
+                    save_tree(self.out / STATE, STATE_KIND, {**self._state(env), "action": action})
                 observation, _, terminated, _, info = _until_answered(partial(env.step, action), wait)
                 action = None
                 save_weights(env.learner, self.out / NETWORK, self.data.classes)
-                save_tree(self.out / STATE, STATE_KIND, {"state": env.get_state(), "action": None})
+                save_tree(self.out / STATE, STATE_KIND, {**self._state(env), "action": None})
                 bar.update(int(self._spent(env)) - bar.n)
                 self._show(oracle, env, info)
                 if info.get("rewarded", True):
                     bar.set_postfix(miou=f"{info['miou']:.1f}")
         return True
+
+    def _state(self, env: RegionSelectionEnv) -> dict[str, Any]:
+        return {"state": env.get_state(), "names": list(self.data.names)}
+
+    def _check_names(self, before: Sequence[str]) -> None:
+        """Refuse images that have joined the folder or left it: pools are of those that the session began with."""
+        added, gone = sorted({*self.data.names} - {*before}), sorted({*before} - {*self.data.names})
+        if added or gone:
+            raise ValueError(
+                f"{self.settings.images} has {len(added)} images that were not there when the session in {self.out} "
+                f"began ({', '.join(map(repr, added[:3]))}), and lacks {len(gone)} ({', '.join(map(repr, gone[:3]))}); "
+                "restore these images. For others begin a session of their own, with another --out"
+            )
 
     def _show(self, oracle: AnswersRequests, env: RegionSelectionEnv, info: Mapping[str, Any]) -> None:
         if isinstance(oracle, ShowsProgress):
@@ -339,7 +353,8 @@ def _bound(out: Path, settings: SessionSettings | None) -> SessionSettings:
         stored = SessionSettings(**content, image_size=None if size is None else (int(size[0]), int(size[1])))
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} can't be used ({error}); restore it, or choose another folder") from error
-    if settings is not None and replace(settings, budget=stored.budget) == stored != settings:  # more labels are bought
+    if settings is not None and settings != stored and _continues(settings, stored):
+        settings.data()  # so that a mistake leaves the session as it is
         write_json(path, {"format": SESSION_FORMAT, "version": SESSION_VERSION, **asdict(settings)})
         return settings
     if settings is not None and settings != stored:
@@ -352,3 +367,11 @@ def _bound(out: Path, settings: SessionSettings | None) -> SessionSettings:
             + ". Repeat the settings that it was begun with, or choose another folder with --out"
         )
     return stored
+
+
+def _continues(settings: SessionSettings, stored: SessionSettings) -> bool:
+    """Return whether only what may change differs: more labels are bought, or the files were moved."""
+    changed: dict[str, Any] = {"budget": stored.budget, "images": stored.images, "classes": stored.classes}
+    if settings.masks and stored.masks:
+        changed["masks"] = stored.masks
+    return replace(settings, **changed) == stored

@@ -22,6 +22,7 @@ from al_seg_env.observation.observer import Observer
 from al_seg_env.regions import RegionGrid
 from al_seg_env.registration import named_scores
 from al_seg_env.storage import write_csv, write_png
+from al_seg_env.storage.validation import check_int
 from al_seg_env.types import Size, UInt8Array
 
 SHOWN, COLUMNS, WIDTH, HEIGHT, TITLE = 12, 4, 320, 240, 18
@@ -59,8 +60,11 @@ def suggest(
         The list.
 
     Raises:
-        ValueError: If a name is unknown, or the options do not fit each other.
+        ValueError: If a name is unknown, a number is below 1, or the options do not fit each other.
     """
+    check_int("count", count, 1)
+    if per_image is not None:
+        check_int("per_image", per_image, 1)
     height, width = data.image_size
     grid = RegionGrid((height, width), region_size or (-(-height // 4), -(-width // 4)))
     network = LearnerConfig(**dict(learner or {})).build(data.classes, grid.image_size, cache)

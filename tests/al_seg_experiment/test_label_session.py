@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import zipfile
 
 import numpy as np
@@ -203,6 +204,26 @@ def test_more_labels_may_be_bought_but_nothing_else_may_differ(photos):
         LabelSession(photos / "out")
 
 
+def test_photographs_may_be_moved_and_none_may_join(photos):
+    out = photos / "out"
+    with pytest.raises(LabelsPending):
+        LabelSession(out, settings(photos)).run("folder")
+    paint(LabelSession(out))
+    shutil.copytree(photos / "photos", photos / "elsewhere")
+    shutil.copy(photos / "classes.json", photos / "classes-2.json")
+    moved = {"images": str(photos / "elsewhere"), "classes": str(photos / "classes-2.json")}
+    with pytest.raises(ValueError, match="images is 'nowhere'; expected a folder"):
+        LabelSession(out, settings(photos, images="nowhere"))
+    shutil.copy(photos / "elsewhere" / "house" / "0.png", photos / "elsewhere" / "new.png")
+    with pytest.raises(ValueError, match=r"has 1 images that were not there when .* began \('new'\), and lacks 0"):
+        LabelSession(out, settings(photos, **moved)).run("folder")
+    (photos / "elsewhere" / "new.png").unlink()
+    assert label_all(photos, out, **moved) == 1
+    assert LabelSession(out).settings.images == moved["images"]
+    with pytest.raises(ValueError, match="other settings: masks is None there, 'm' here"):
+        LabelSession(out, settings(photos, **moved, masks="m"))
+
+
 def test_through_cvat(photos):
     out = photos / "out"
     for _ in range(2):
@@ -250,6 +271,10 @@ def test_the_commands(photos, capsys):
     assert "format is 'gif'; expected one of 'png', 'coco', 'cvat', 'label-studio'" in capsys.readouterr().err
     assert main(["label", *images, "--out", str(photos / "o"), "--tool", "pencil"]) == 2
     assert "tool is 'pencil'; expected one of 'folder', 'cvat', 'label-studio'" in capsys.readouterr().err
+    assert main(["suggest", *images, "--out", str(photos / "s"), "--count", "0"]) == 2
+    assert "count is 0; expected a whole number of at least 1" in capsys.readouterr().err
+    assert main(["suggest", *images, "--out", str(photos / "s"), "--per-image", "-1"]) == 2
+    assert "per_image is -1; expected a whole number of at least 1" in capsys.readouterr().err
     assert main(["suggest", *images, "--out", str(photos / "s"), "--count", "9", "--per-image", "3"]) == 0
     with (photos / "s" / "suggestions.csv").open() as file:
         rows = list(csv.DictReader(file))

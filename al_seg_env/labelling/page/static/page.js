@@ -119,10 +119,10 @@ async function next(told = "") {
   try {
     const found = await call("api/next", { person });
     showProgress(found.progress);
+    notice(told);
     if (found.task) {
       const blob = await call(`api/tasks/${found.task.id}/context.jpg`);
       await begin(found.task, await createImageBitmap(blob));
-      notice(told);
     } else {
       const done = found.progress.budget !== null && found.progress.spent >= found.progress.budget;
       message(done ? "The budget is spent. al-seg-env export writes the masks."
