@@ -27,8 +27,8 @@ REGION_FEATURES = (
     "class_entropy",
     "location",
     "embedding",
-    "need",
-    "needed_probability",
+    "surroundings",
+    "labelled",
 )
 _COUNTS = {
     "regions_per_step": LARGEST,
@@ -95,8 +95,8 @@ class EnvConfig:
             paper's, all of them. At most the images' shorter side.
         observation_stride: Regions are described, and scored, by every n-th of their pixels per row and column; 1, the
             paper's, by all of them. Scores that are sums are smaller then.
-        sub_rewards: Tell in ``info["sub_rewards"]`` what each sub-action's labels are worth; see
-            :func:`~al_seg_env.observation.composition.class_rewards`.
+        sub_rewards: Tell in ``info`` what each sub-action's labels hold, and what they add to those of before; see
+            :func:`~al_seg_env.observation.composition.sub_rewards`.
         labelled_before: Which images are labelled before an episode begins: ``"state"`` (D_S) or ``"train"`` (D_T); by
             default D_S where the split is ``"train"``, and D_T where it is ``"eval"``.
         reward_scale: Factor on the reward, which is in percentage points of mean IoU.
@@ -107,7 +107,7 @@ class EnvConfig:
         entropy_bins: Values per side of a pooled entropy map, at most 256.
         region_features: Further features, out of those in :mod:`~al_seg_env.observation.composition`:
             ``"mean_probability"``, ``"root_probability"``, ``"max_probability"``, ``"class_entropy"``, ``"location"``,
-            ``"embedding"``, ``"need"``, ``"needed_probability"``.
+            ``"embedding"``, ``"surroundings"``, ``"labelled"``.
         similarity: Reference sets of the KL histograms, out of ``"labelled"`` and ``"unlabelled"``.
         kl_bins: Bins per KL histogram, at most 65,536.
         kl_edges: ``"fixed"`` edges, or each ``"row"``'s own range (released code).

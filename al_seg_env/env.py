@@ -30,7 +30,7 @@ from al_seg_env.learner.hardware import is_out_of_memory
 from al_seg_env.learner.inputs import Inputs, inputs_of, labelled_batches
 from al_seg_env.learner.rehearsal import Replay
 from al_seg_env.metrics import class_iou, mean_iou
-from al_seg_env.observation.composition import class_rewards, named_features, need
+from al_seg_env.observation.composition import class_rewards, label_levels, named_features, sub_rewards
 from al_seg_env.observation.features import Feature, paper_features, paper_similarity
 from al_seg_env.observation.observer import Observer
 from al_seg_env.observation.scores import Score
@@ -89,8 +89,9 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
     ``chosen``: region ids labelled in this step, a tuple of int. ``labelled``: how many so far. ``miou``: in
     percent on D_R. ``class_iou``: in percent, ``(C,)``, -1 where D_R lacks the class. ``label_counts``: pixels
     per class labelled in this step, ``(C,)`` int64. ``next_active``: how many sub-actions the next step counts.
-    ``sub_rewards`` and ``class_rewards``, only with ``sub_rewards=True``: what the labels of each chosen region are
-    worth, a tuple of float, and the same class by class before it is weighted by need, ``(chosen, C)`` float32.
+    ``sub_rewards`` and ``class_rewards``, only with ``sub_rewards=True``: what the labels of each chosen region add
+    to those of before, a tuple of float, and what they hold of each class, ``(chosen, C)`` float32; see
+    :func:`~al_seg_env.observation.composition.sub_rewards`.
     ``diverged``, only with ``on_divergence="skip"``: whether this step's training was undone. ``rewarded``,
     only with ``reward=None``: false; ``miou`` and ``class_iou`` are -1 then. ``spent``, only with another
     ``budget_unit`` than regions: how much of it the labels cost so far.
@@ -178,7 +179,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
     def _known_counts(self) -> IntArray:
         """Return the pixels per class of the images labelled before an episode, ``(C,)``; zeros if not needed."""
         counts = np.zeros(len(self.data.classes), np.int64)
-        if self.config.sub_rewards or {"need", "needed_probability"} & set(self.config.region_features):
+        if self.config.sub_rewards or "labelled" in self.config.region_features:
             for image in self.labelled_before:
                 counts += np.bincount(self.frames.mask(image).reshape(-1), minlength=256)[: len(counts)]
         return counts
@@ -518,11 +519,11 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         }
 
     def _sub_rewards(self, episode: Episode) -> dict[str, Any]:
-        """Return what the labels of each region chosen in the last step are worth, by what was labelled before it."""
+        """Return what the labels of each region chosen in the last step add to those of before it."""
         counts, n = episode.labels.class_counts, len(episode.chosen)
-        needed = need(self.observer.known_counts + counts[: len(counts) - n].sum(axis=0))
-        by_class = class_rewards(counts[len(counts) - n :], self.grid.region_size)
-        return {"sub_rewards": tuple((by_class @ needed).tolist()), "class_rewards": by_class}
+        before = label_levels(self.observer.known_counts + counts[: len(counts) - n].sum(axis=0), self.grid.region_size)
+        held = class_rewards(counts[len(counts) - n :], self.grid.region_size)
+        return {"sub_rewards": tuple(sub_rewards(held, before).tolist()), "class_rewards": held}
 
     @contextmanager
     def _all_or_nothing(self) -> Iterator[Mapping[str, Any]]:

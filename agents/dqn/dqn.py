@@ -52,6 +52,7 @@ from agents.dqn.saving import (
 )
 from agents.dqn.spaces import Sizes, check_same_task, read_layout
 from agents.dqn.targets import TD_TARGETS, td_targets
+from agents.dqn.worth import Worth
 from agents.observations import Observation
 from agents.training_state import set_parameters
 from al_seg_env.storage import well_formed
@@ -114,8 +115,11 @@ class SubActionDQN(OffPolicyAlgorithm):
         loss: ``"squared"``, Eq. (2), or ``"huber"``, like the released code.
         credit: ``"shared"``, the paper's: each sub-action is rewarded with the step's reward.
             ``"sub_rewards"``: with its own, as the environment's ``info["sub_rewards"]`` has it. ``"class_rewards"``,
-            for ``CandidatePolicy`` and environments with the feature ``"need"``: with ``info["class_rewards"]``, from
-            which the network learns what regions hold of each class, and Q is that, weighted by what is needed.
+            for ``CandidatePolicy`` and environments with the features ``"labelled"`` and ``"mean_probability"``: with
+            what ``info["class_rewards"]`` says that its labels hold of each class, beyond the mean probability that
+            the segmentation network gave it before. What that is worth, class by class, is learnt from the step's
+            reward (:class:`agents.dqn.worth.Worth`), and each episode of training plays with a draw of what it may be
+            (posterior sampling).
         exploration: ``"sub_action"`` explores each of the K sub-actions by itself; ``"step"`` all or none of
             them, like the released code; ``"episode"`` all or none of an episode's. K independent choices hardly
             change the reward that they share; a whole episode played in one way does (docs/paper/results_small.md).
@@ -220,6 +224,7 @@ class SubActionDQN(OffPolicyAlgorithm):
         )
         self._n_calls = 0
         self._followed: npt.NDArray[np.int64] = np.full(0 if self.env is None else self.n_envs, UNDRAWN)
+        self._worth: npt.NDArray[np.float64] = np.full((len(self._followed), 0), np.nan)  # drawn for each episode
         if _init_setup_model:
             self._setup_model()
 
@@ -250,14 +255,16 @@ class SubActionDQN(OffPolicyAlgorithm):
         self.replay_buffer.rng = self.rng.spawn(1)[0]
 
     def _value_classes_apart(self) -> None:
-        """Tell the policy which features say how much each class is needed, and the replay how many there are."""
+        """Tell the policy and the replay which features say what is labelled of each class, and what is predicted."""
         good = issubclass(self.policy_class, CandidatePolicy)
         check("policy", self.policy_class.__name__, good, "CandidatePolicy, where credit is 'class_rewards'")
-        if self.env is not None and "need" not in self.policy_kwargs:
-            columns = self.env.env_method("feature_columns", "need", indices=0)[0]
-            self.policy_kwargs = {**self.policy_kwargs, "need": [columns.start, columns.stop]}
-        first, last = self.policy_kwargs["need"]
-        self.replay_buffer_kwargs["n_values"] = last - first
+        if self.env is not None and "labelled" not in self.policy_kwargs:
+            columns = {}
+            for argument, feature in (("labelled", "labelled"), ("predicted", "mean_probability")):
+                found = self.env.env_method("feature_columns", feature, indices=0)[0]
+                columns[argument] = [found.start, found.stop]
+            self.policy_kwargs = {**self.policy_kwargs, **columns}
+        self.replay_buffer_kwargs.update({name: self.policy_kwargs[name] for name in ("labelled", "predicted")})
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seed the agent's own random source, torch and the environment; ``None`` leaves them as they are."""
@@ -316,6 +323,12 @@ class SubActionDQN(OffPolicyAlgorithm):
         return self.policy.q_net_target
 
     @property
+    def _n_classes(self) -> int:
+        """C, where classes are valued apart; else 0."""
+        first, last = self.policy_kwargs["labelled"] if self.credit == "class_rewards" else (0, 0)
+        return int(last - first)
+
+    @property
     def exploration_rate(self) -> float:
         """Epsilon of the step that comes next."""
         return epsilon_at(self.epsilon, self.num_timesteps)
@@ -339,9 +352,26 @@ class SubActionDQN(OffPolicyAlgorithm):
             followed = self._followed[:, None]  # (n_envs, 1)
         else:
             followed = self._draw_guides((n_envs, self.sizes.pools), epsilon)
-        greedy, _ = self.policy.predict(self._last_obs, deterministic=True)
+        greedy = self._greedy(self._last_obs)
         actions = follow(followed, greedy, self.guides, self._last_obs, self.rng)
         return actions, actions
+
+    def _greedy(self, observation: Observation) -> npt.NDArray[np.int64]:
+        """Greedy sub-actions in training, (n_envs, K): where worth is learnt, as each episode's draw of it has it."""
+        if self.credit != "class_rewards":
+            return self.policy.predict(observation, deterministic=True)[0]
+        assert isinstance(self.policy, CandidatePolicy)
+        assert self.replay_buffer is not None
+        if np.isnan(self._worth).any():
+            posterior = Worth.learnt(*self.replay_buffer.beginnings())
+            self.policy.worth = posterior.positive
+            for lane in np.flatnonzero(np.isnan(self._worth).any(axis=1)):
+                self._worth[lane] = posterior.draw(self.rng)
+        self.policy.set_training_mode(False)
+        tensors, _ = self.policy.obs_to_tensor(observation)
+        with torch.no_grad():
+            worth = torch.as_tensor(self._worth, dtype=torch.float32, device=self.device)
+            return self.policy.choose(tensors, worth).cpu().numpy()
 
     def _draw_guides(self, shape: tuple[int, ...], epsilon: float) -> npt.NDArray[np.int64]:
         """Whom one step follows: (..., K), or (..., 1) where it is the same in all K."""
@@ -353,6 +383,7 @@ class SubActionDQN(OffPolicyAlgorithm):
     ) -> None:
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
         self._followed = np.where(dones, UNDRAWN, self._followed)
+        self._worth[np.asarray(dones, bool)] = np.nan
 
     def _setup_learn(
         self,
@@ -364,6 +395,7 @@ class SubActionDQN(OffPolicyAlgorithm):
     ) -> Any:
         if reset_num_timesteps or self._last_obs is None:  # the environments are reset
             self._followed = np.full(self.n_envs, UNDRAWN)
+            self._worth = np.full((self.n_envs, self._n_classes), np.nan)
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
 
     def predict(
@@ -407,10 +439,13 @@ class SubActionDQN(OffPolicyAlgorithm):
             target = self._td_targets(batch)  # (B,), or (B, C) of classes
             self.policy.set_training_mode(True)
             if self.credit == "class_rewards":
-                q = self._values(self.q_net, batch.chosen)  # (B, C)
+                assert isinstance(self.q_net, CandidateNetwork)
+                q = self.q_net.values(batch.chosen)  # (B, C)
+                errors = self.q_net.normalized_errors(q, target)
             else:
                 q = self.q_net(batch.state, batch.chosen, batch.similarity)  # (B,)
-            loss = LOSSES[self.loss](q, target)  # Eq. (2)
+                errors = q - target
+            loss = LOSSES[self.loss](errors, torch.zeros_like(errors))  # Eq. (2)
             _check_finite("The loss", loss)
             self._descend(loss)
             losses.append(loss.item())
@@ -492,6 +527,7 @@ class SubActionDQN(OffPolicyAlgorithm):
             self.train(1, self.batch_size)
             if step % self.target_update_interval == 0:
                 self._update_target()
+        self._learn_worth()
         return self
 
     def learn(
@@ -507,7 +543,16 @@ class SubActionDQN(OffPolicyAlgorithm):
         check_number("total_timesteps", total_timesteps)
         if log_interval is not None:
             check_int("log_interval", log_interval, 1)
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        self._learn_worth()
+        return self
+
+    def _learn_worth(self) -> None:
+        """Let the policy value classes as the replay's rewards say."""
+        if self.credit == "class_rewards":
+            assert isinstance(self.policy, CandidatePolicy)
+            assert self.replay_buffer is not None
+            self.policy.worth = Worth.learnt(*self.replay_buffer.beginnings()).positive
 
     def save(
         self,

@@ -84,9 +84,10 @@ class QueryNetwork(nn.Module):
 class CandidateNetwork(nn.Module):
     """Q of a candidate by its own features, small enough for a few thousand transitions: the mean of an ensemble.
 
-    With ``need``, it values what a region may hold of each class apart, and Q is the sum of these values, weighted by
-    how much each class is needed: the successor features of Barreto et al. (NeurIPS 2017). What a region holds does not
-    depend on what is labelled, and what is needed depends on nothing else.
+    With ``labelled``, it predicts what a region's labels would add of each class apart, in shares of a region, and Q is
+    by how much that raises the logarithmic label levels of the classes, each weighted by its ``worth``: successor
+    features (Barreto et al., NeurIPS 2017). What labels add does not depend on how much is labelled elsewhere, and the
+    network does not look at that.
 
     It does not look at the state of the network. What of it matters for a choice between candidates (such as which
     classes are still rare) must be among their features. Inputs are normalised by running statistics, as in
@@ -97,7 +98,8 @@ class CandidateNetwork(nn.Module):
         hidden: Units of each member's hidden layer.
         members: Members of the ensemble.
         dropout: Probability with which inputs and hidden units are dropped in training.
-        need: First and last column (exclusive) of the features that say how much each class is needed.
+        labelled: First and last column (exclusive) of the features that say how much of each class is labelled,
+            ``log(1 + n)`` for labels of n regions.
     """
 
     def __init__(
@@ -106,21 +108,26 @@ class CandidateNetwork(nn.Module):
         hidden: int = 128,
         members: int = 3,
         dropout: float = 0.2,
-        need: tuple[int, int] | None = None,
+        labelled: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         check_int("n_features", n_features, 1)
         check_int("hidden", hidden, 1)
         check_number("dropout", dropout, least=0, most=1)
-        good = need is None or (len(need) == 2 and 0 <= need[0] < need[1] <= n_features)
-        check("need", need, good, f"None, or first and last column (exclusive) of {n_features} features")
-        self.need = None if need is None else slice(*need)
-        n_values = 1 if need is None else need[1] - need[0]
-        self.norm = nn.BatchNorm1d(n_features, eps=NORM_EPS, momentum=0.01, affine=False)
+        good = labelled is None or (len(labelled) == 2 and 0 <= labelled[0] < labelled[1] <= n_features)
+        check("labelled", labelled, good, f"None, or first and last column (exclusive) of {n_features} features")
+        first, last = labelled or (n_features, n_features)
+        self.labelled = slice(first, last) if labelled else None
+        n_values = last - first if labelled else 1
+        self.read = [column for column in range(n_features) if not first <= column < last]
+        self.norm = nn.BatchNorm1d(len(self.read), eps=NORM_EPS, momentum=0.01, affine=False)
+        # Shares of rare classes are small: members predict them in deviations from their means.
+        self.value_norm = nn.BatchNorm1d(n_values, eps=1e-8, momentum=None, affine=False) if labelled else None
+        self.register_buffer("worth", torch.ones(n_values))
         self.members = nn.ModuleList(
             nn.Sequential(
                 nn.Dropout(dropout),
-                nn.Linear(n_features, hidden),
+                nn.Linear(len(self.read), hidden),
                 nn.ReLU(),
                 nn.Dropout(dropout),
                 nn.Linear(hidden, n_values),
@@ -140,22 +147,40 @@ class CandidateNetwork(nn.Module):
             (B, ...).
         """
         values = self.values(candidates)  # (B, ..., V)
-        return values.squeeze(-1) if self.need is None else self.weighted(values, candidates)
+        return values.squeeze(-1) if self.labelled is None else self.weighted(values, candidates)
 
     def values(self, candidates: Tensor) -> Tensor:
-        """What Q is made of: the values of C classes, with ``need``, or Q itself: (B, ..., F) -> (B, ..., V)."""
-        x = self.norm(candidates.reshape(-1, candidates.shape[-1]))  # (M, F), M candidates in all
+        """What Q is made of: the shares of C classes, with ``labelled``, or Q itself: (B, ..., F) -> (B, ..., V)."""
+        read = candidates.reshape(-1, candidates.shape[-1])  # (M, F), M candidates in all
+        x = self.norm(read if self.labelled is None else read[:, self.read])
         values = torch.stack([member(x) for member in self.members])  # (members, M, V)
         if self.training:  # each member has a share of the transitions
             chosen = torch.randint(len(values), (values.shape[1],), device=values.device)
             values = values[chosen, torch.arange(values.shape[1], device=values.device)]
         else:
             values = values.mean(dim=0)
+        if self.value_norm is not None:
+            values = values * self._value_deviation() + self.value_norm.running_mean
         return values.view(*candidates.shape[:-1], -1)
 
+    def normalized_errors(self, values: Tensor, targets: Tensor) -> Tensor:
+        """Errors (B, C) in standard deviations of all targets (B, C) so far, in training mode of these ones, too."""
+        assert self.value_norm is not None
+        self.value_norm(targets)
+        return (values - targets) / self._value_deviation()
+
+    def _value_deviation(self) -> Tensor:
+        assert self.value_norm is not None
+        assert self.value_norm.running_var is not None
+        return (self.value_norm.running_var + self.value_norm.eps).sqrt()  # (C,)
+
     def weighted(self, values: Tensor, candidates: Tensor) -> Tensor:
-        """The sum of the values of classes, weighted by how much each is needed: (B, ..., C) -> (B, ...)."""
-        assert self.need is not None
-        return (values * candidates[..., self.need]).sum(dim=-1)
+        """Q of candidates (B, ..., F) that hold these shares (B, ..., C): (B, ...)."""
+        return self.raised(values, candidates[..., self.labelled].exp()) @ self.worth
+
+    @staticmethod
+    def raised(values: Tensor, amounts: Tensor) -> Tensor:
+        """By how much shares raise the label levels ``log(amounts)``; all (..., C)."""
+        return torch.log1p(values.clamp(min=0) / amounts)
 
     forward = q_values

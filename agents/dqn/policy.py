@@ -118,12 +118,16 @@ class QueryPolicy(BasePolicy):
         """The best candidate of each pool: (B, K), Eq. (1). Greedy whether ``deterministic`` or not."""
         assert isinstance(observation, dict)
         q = self.q_values(observation)  # (B, K, N)
-        if not torch.isfinite(q).all():
+        self._check_finite(q)
+        return q.argmax(dim=-1)  # Eq. (1)
+
+    @staticmethod
+    def _check_finite(values: Tensor) -> None:
+        if not torch.isfinite(values).all():
             raise FloatingPointError(
                 "The query network's values are not finite, so no region is the best: the observation holds "
                 "values that aren't finite, or training diverged (lower learning_rate, or set max_grad_norm)."
             )
-        return q.argmax(dim=-1)  # Eq. (1)
 
     def predict(
         self,
@@ -212,14 +216,18 @@ class QueryPolicy(BasePolicy):
 
 
 class CandidatePolicy(QueryPolicy):
-    """Greedy policy over a :class:`CandidateNetwork`, for environments whose features say what is needed.
+    """Greedy policy over a :class:`CandidateNetwork`, for environments whose features say what is labelled.
+
+    With ``labelled``, the K sub-actions are chosen one after the other, each as if what the earlier ones may add were
+    labelled already: a step then does not request the same class K times.
 
     Args:
         observation_space, action_space, lr_schedule: See :class:`QueryPolicy`.
         optimizer_class: AdamW by default.
         optimizer_kwargs: By default, and for AdamW only, weight decay 0.05.
-        need: First and last column (exclusive) of the features that say how much each class is needed, for a network
-            that values classes apart; see :class:`CandidateNetwork`. ``SubActionDQN`` finds them by itself.
+        labelled: First and last column (exclusive) of the features that say how much of each class is labelled, for a
+            network that values classes apart; see :class:`CandidateNetwork`. ``SubActionDQN`` finds them by itself.
+        predicted: Those of the classes' mean probabilities, which the agent's replay subtracts from what labels hold.
     """
 
     reads_state = False
@@ -231,20 +239,60 @@ class CandidatePolicy(QueryPolicy):
         lr_schedule: Schedule,
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.AdamW,
         optimizer_kwargs: dict[str, Any] | None = None,
-        need: Sequence[int] | None = None,
+        labelled: Sequence[int] | None = None,
+        predicted: Sequence[int] | None = None,
     ) -> None:
         if optimizer_kwargs is None and optimizer_class is torch.optim.AdamW:
             optimizer_kwargs = {"weight_decay": 0.05}
-        good = need is None or (isinstance(need, list | tuple) and [type(column) for column in need] == [int, int])
-        check("need", need, good, "None, or two column numbers")
-        self.need = None if need is None else list(need)
+        for name, columns in (("labelled", labelled), ("predicted", predicted)):
+            good = columns is None or (isinstance(columns, list | tuple) and [type(c) for c in columns] == [int, int])
+            check(name, columns, good, "None, or two column numbers")
+        self.labelled = None if labelled is None else list(labelled)
+        self.predicted = None if predicted is None else list(predicted)
         super().__init__(observation_space, action_space, lr_schedule, optimizer_class, optimizer_kwargs)
 
     def _make_network(self) -> CandidateNetwork:
-        return CandidateNetwork(self.sizes.features, need=None if self.need is None else (self.need[0], self.need[1]))
+        columns = None if self.labelled is None else (self.labelled[0], self.labelled[1])
+        return CandidateNetwork(self.sizes.features, labelled=columns)
+
+    @property
+    def worth(self) -> Tensor:
+        """What the labels of each class are worth, (C,)."""
+        return self.q_net.worth  # type: ignore[return-value]
+
+    @worth.setter
+    def worth(self, worth: npt.ArrayLike) -> None:
+        for network in (self.q_net, self.q_net_target):
+            network.worth.copy_(torch.as_tensor(np.asarray(worth), dtype=torch.float32))  # type: ignore[operator]
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
+        if self.labelled is None:
+            return super()._predict(observation, deterministic)
+        assert isinstance(observation, dict)
+        return self.choose(observation, self.worth)
+
+    def choose(self, observation: dict[str, Tensor], worth: Tensor) -> Tensor:
+        """The best candidate of each pool, one pool after the other: (B, K).
+
+        Args:
+            observation: A batch of them.
+            worth: What the labels of each class are worth, (C,), or (B, C).
+        """
+        candidates, network = observation["candidates"], self.q_net  # (B, K, N, F)
+        assert isinstance(network, CandidateNetwork)
+        shares = network.values(candidates).clamp(min=0)  # (B, K, N, C)
+        self._check_finite(shares)
+        amounts = candidates[:, 0, 0, network.labelled].exp()  # (B, C), 1 + labelled regions
+        worth = worth.expand(len(shares), -1).unsqueeze(-1)  # (B, C, 1)
+        everyone, chosen = torch.arange(len(shares)), []
+        for pool in shares.unbind(dim=1):  # (B, N, C)
+            q = (network.raised(pool, amounts[:, None]) @ worth).squeeze(-1)  # (B, N)
+            chosen.append(q.argmax(dim=-1))  # Eq. (1)
+            amounts = amounts + pool[everyone, chosen[-1]]
+        return torch.stack(chosen, dim=1)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return {**super()._get_constructor_parameters(), "need": self.need}
+        return {**super()._get_constructor_parameters(), "labelled": self.labelled, "predicted": self.predicted}
 
 
 def _is_finite(value: Any) -> bool:

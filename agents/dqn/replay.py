@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ from al_seg_env.storage.validation import check_choice, check_int, check_number,
 Indices = npt.NDArray[np.int64]
 
 STATE = ("stored", "actions", "rewards", "terminated", "counted", "next_active", "position", "pending", "rng")
-
+OF_EPISODES = ("returns", "steps", "added")  # what "class_rewards" needs besides
 
 CREDITS = ("shared", "sub_rewards", "class_rewards")
 
@@ -72,7 +73,9 @@ class DecomposedReplayBuffer(ReplayBuffer):
         credit: What a decomposed transition is rewarded with: the step's reward (``"shared"``), or what
             ``info["sub_rewards"]`` says of each sub-action (``"sub_rewards"``), or class by class what
             ``info["class_rewards"]`` says (``"class_rewards"``).
-        n_values: C, the classes of ``"class_rewards"``.
+        labelled: First and last column (exclusive) of the features that say how much of each of the C classes is
+            labelled, for ``"class_rewards"``.
+        predicted: Those of the mean probabilities of the C classes: what labels hold beyond them is rewarded.
         state: Whether the regions of the state are stored; without them, S is 0 in what is drawn.
 
     Raises:
@@ -92,7 +95,8 @@ class DecomposedReplayBuffer(ReplayBuffer):
         n_steps: int = 1,
         gamma: float = 0.99,
         credit: str = CREDITS[0],
-        n_values: int = 1,
+        labelled: Sequence[int] = (0, 1),
+        predicted: Sequence[int] = (0, 1),
         state: bool = True,
     ) -> None:
         buffer_size, n_envs = check_int("buffer_size", buffer_size, 1), check_int("n_envs", n_envs, 1)
@@ -103,7 +107,8 @@ class DecomposedReplayBuffer(ReplayBuffer):
         self.handle_timeout_termination = True
         self.rng = np.random.default_rng(check_seed("seed", seed))
         self.n_steps, self.gamma = check_int("n_steps", n_steps, 1), check_number("gamma", gamma, least=0, most=1)
-        self.credit, self.n_values = check_choice("credit", credit, CREDITS), check_int("n_values", n_values, 1)
+        self.credit = check_choice("credit", credit, CREDITS)
+        self.labelled, self.predicted = slice(*labelled), slice(*predicted)
         self.n_regions = self.sizes.regions if state else 0
         self.steps_per_lane = max(math.ceil(buffer_size / (self.sizes.pools * n_envs)), 1)
         self.n_slots = self.steps_per_lane + 1  # + 1: what follows the last step
@@ -129,8 +134,13 @@ class DecomposedReplayBuffer(ReplayBuffer):
             name: np.zeros((*slots, *shape), dtype=np.float32) for name, shape in shapes.items()
         }
         self.actions: npt.NDArray[np.int64] = np.zeros((*slots, pools), dtype=np.int64)
-        shape = {"shared": (), "sub_rewards": (pools,), "class_rewards": (pools, self.n_values)}[self.credit]
+        n_classes = self.labelled.stop - self.labelled.start
+        shape = {"shared": (), "sub_rewards": (pools,), "class_rewards": (pools, n_classes)}[self.credit]
         self.rewards: npt.NDArray[np.float32] = np.zeros((*slots, *shape), dtype=np.float32)
+        if self.credit == "class_rewards":  # of an episode, up to the step in this slot
+            self.returns: npt.NDArray[np.float32] = np.zeros(slots, dtype=np.float32)
+            self.steps: npt.NDArray[np.int64] = np.zeros(slots, dtype=np.int64)
+            self.added: npt.NDArray[np.float32] = np.zeros((*slots, n_classes), dtype=np.float32)
         self.terminated: npt.NDArray[np.bool_] = np.zeros(slots, dtype=bool)
         # n of the step in this slot; 0 if no step starts here
         self.counted: npt.NDArray[np.int64] = np.zeros(slots, dtype=np.int64)
@@ -152,7 +162,11 @@ class DecomposedReplayBuffer(ReplayBuffer):
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the buffer holds, and its random source."""
-        return {name: getattr(self, name) for name in STATE}
+        return {name: getattr(self, name) for name in self._state_names}
+
+    @property
+    def _state_names(self) -> tuple[str, ...]:
+        return (*STATE, *OF_EPISODES) if self.credit == "class_rewards" else STATE
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned of a buffer of the same sizes.
@@ -174,7 +188,7 @@ class DecomposedReplayBuffer(ReplayBuffer):
         ):
             if state[name].min() < least or state[name].max() > most:
                 raise ValueError(f"the replay's {name!r} has values outside of {least} to {most}; use another copy")
-        vars(self).update(copy.deepcopy({name: state[name] for name in STATE}))
+        vars(self).update(copy.deepcopy({name: state[name] for name in self._state_names}))
 
     @property
     def nbytes(self) -> int:
@@ -208,14 +222,18 @@ class DecomposedReplayBuffer(ReplayBuffer):
             terminated = bool(done[lane]) and not info.get("TimeLimit.truncated", False)
             counted, next_active = self._counts(info, terminated)
             slot = self._store_first(lane, obs)
+            continued = bool(self.pending[lane]) and slot == self.position[lane]
             following = (slot + 1) % self.n_slots
             self.counted[following, lane] = 0  # the oldest step makes room
             if not terminated:
                 self._write(following, lane, next_obs)
             self.actions[slot, lane] = action[lane]
-            self.rewards[slot, lane] = self._credited(reward[lane], info, counted)
-            self.terminated[slot, lane] = terminated
             self.counted[slot, lane] = counted
+            self.rewards[slot, lane] = self._credited(reward[lane], info, counted)
+            if self.credit == "class_rewards":
+                self._keep_what_is_new(slot, lane)
+                self._accumulate(slot, lane, reward[lane], continued)
+            self.terminated[slot, lane] = terminated
             self.next_active[slot, lane] = next_active
             self.pending[lane] = not done[lane]
             truncated = bool(done[lane]) and not terminated
@@ -234,6 +252,35 @@ class DecomposedReplayBuffer(ReplayBuffer):
             )
         credited[:counted] = given
         return credited
+
+    def _keep_what_is_new(self, slot: int, lane: int) -> None:
+        """Reward what labels hold of each class beyond what the segmentation network has predicted already."""
+        candidates = self.stored["candidates"][slot, lane]  # (K, N, F)
+        chosen = candidates[np.arange(len(candidates)), self.actions[slot, lane]]  # (K, F)
+        new = np.maximum(self.rewards[slot, lane] - chosen[:, self.predicted], 0.0)
+        new[self.counted[slot, lane] :] = 0.0
+        self.rewards[slot, lane] = new
+
+    def _accumulate(self, slot: int, lane: int, reward: float, continued: bool) -> None:
+        """Add a step to what its episode has brought so far."""
+        before = self.stored["candidates"][slot, lane, 0, 0, self.labelled]  # (C,), logarithmic label levels
+        self.returns[slot, lane], self.steps[slot, lane] = reward, 1
+        self.added[slot, lane] = np.log1p(self.rewards[slot, lane].sum(axis=0) * np.exp(-before))
+        if continued:
+            last = slot - 1  # of a ring: the last slot comes before the first
+            for of_episode in (self.returns, self.steps, self.added):
+                of_episode[slot, lane] += of_episode[last, lane]
+
+    def beginnings(
+        self,
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """What the beginnings of episodes brought: the n steps held here, each with those before it.
+
+        Returns:
+            What they added to the label levels, (n, C); their rewards' sum, (n,); their number of steps, (n,).
+        """
+        held = self.counted > 0
+        return self.added[held], self.returns[held], self.steps[held]
 
     def _counts(self, info: dict[str, Any], terminated: bool) -> tuple[int, int]:
         """Sub-actions that count in this step (n) and in the next one (n')."""

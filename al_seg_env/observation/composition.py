@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,9 +16,8 @@ from al_seg_env.observation.features import Feature, Prediction
 from al_seg_env.regions import RegionGrid
 from al_seg_env.types import FloatArray, IntArray, Size
 
-NEEDED_POWER = 0.75
-"""p of the worth ``n_c^-p`` of a class's next pixel, n_c of which are labelled: between the marginal gains of
-``sqrt(n)``, 1/2, and of ``log n``, 1. Chosen on D_T and D_R (docs/paper/results.md)."""
+HIGHEST_LEVEL = 30.0
+"""Bound of :func:`label_levels`: e^30 regions are more than any data set has."""
 
 
 @dataclass(frozen=True)
@@ -93,36 +94,21 @@ class Location:
 
 
 @dataclass(frozen=True)
-class Need:
-    """How much each class's labels are needed, ``n_c^-p`` of the pixels labelled so far, with mean 1.
+class Labelled:
+    """How much of each class is labelled so far, on a logarithmic scale: :func:`label_levels`.
 
     Pixels of images that are labelled before the episode count, too. The same for all regions of a step.
     """
 
-    name: str = "need"
+    name: str = "labelled"
 
     def bounds(self, num_classes: int, region_size: Size) -> tuple[FloatArray, FloatArray]:
         """Return bounds of ``(C,)``."""
-        return np.zeros(num_classes, np.float32), np.full(num_classes, num_classes, np.float32)
+        return np.zeros(num_classes, np.float32), np.full(num_classes, HIGHEST_LEVEL, np.float32)
 
     def __call__(self, prediction: Prediction) -> Tensor:
         """Return ``(M, C)``."""
-        return prediction.need.expand(prediction.regions.count, -1)
-
-
-@dataclass(frozen=True)
-class NeededProbability:
-    """What is needed and may be there: the root of each class's mean probability, times :class:`Need`."""
-
-    name: str = "needed_probability"
-
-    def bounds(self, num_classes: int, region_size: Size) -> tuple[FloatArray, FloatArray]:
-        """Return bounds of ``(C,)``."""
-        return np.zeros(num_classes, np.float32), np.full(num_classes, num_classes, np.float32)
-
-    def __call__(self, prediction: Prediction) -> Tensor:
-        """Return ``(M, C)``."""
-        return prediction.mean_probability.sqrt() * prediction.need
+        return prediction.label_levels.expand(prediction.regions.count, -1)
 
 
 class Embedding:
@@ -148,7 +134,9 @@ class Embedding:
         self, frames: Frames, inputs: Inputs, grid: RegionGrid, images: tuple[int, ...], size: int = 64
     ) -> None:
         if not hasattr(inputs, "maps"):
-            raise ValueError("the feature 'embedding' needs stored features; use trainable='decoder', or omit it")
+            raise ValueError(
+                "the features 'embedding' and 'surroundings' need stored features; use trainable='decoder', or omit them"
+            )
         self.frames, self.inputs, self.grid, self.images, self.size = frames, inputs, grid, images, size
         self.name = f"embedding_{size}"
         self._of_image: dict[int, Tensor] = {}
@@ -160,13 +148,9 @@ class Embedding:
 
     def __call__(self, prediction: Prediction) -> Tensor:
         """Return ``(M, size)``."""
-        assert prediction.image_of is not None
-        images, places = np.unique(prediction.image_of, return_inverse=True)
-        described = torch.stack([self._components(int(image)) for image in images])  # (images, R, size)
-        values = described[torch.from_numpy(places), torch.from_numpy(prediction.regions.cells)]
-        return values.to(prediction.logits.device)
+        return _of_regions(self.of_image, prediction)
 
-    def _components(self, image: int) -> Tensor:
+    def of_image(self, image: int) -> Tensor:
         """Return the whitened components of an image's regions, ``(R, size)``."""
         if image not in self._of_image:
             mean, projection = self._found_basis()
@@ -197,6 +181,49 @@ class Embedding:
             values = maps.float().permute(2, 0, 1)[None]  # (1, C, h, w)
             parts.append(_over_regions(values, self.grid))
         return torch.cat(parts, dim=1)
+
+
+class Surroundings:
+    """:class:`Embedding` around a region: the mean over its (up to eight) neighbours, and the mean over its image.
+
+    What a region holds shows around it, too: a bicyclist is on a street, and fences go on.
+
+    Args:
+        embedding: Of the regions themselves.
+    """
+
+    def __init__(self, embedding: Embedding) -> None:
+        self.embedding, self.name = embedding, f"surroundings_{embedding.size}"
+        self._of_image: dict[int, Tensor] = {}
+
+    def bounds(self, num_classes: int, region_size: Size) -> tuple[FloatArray, FloatArray]:
+        """Return bounds of ``(2 size,)``."""
+        low, high = self.embedding.bounds(num_classes, region_size)
+        return np.tile(low, 2), np.tile(high, 2)
+
+    def __call__(self, prediction: Prediction) -> Tensor:
+        """Return ``(M, 2 size)``."""
+        return _of_regions(self._around, prediction)
+
+    def _around(self, image: int) -> Tensor:
+        """Return what is around the regions of an image, ``(R, 2 size)``."""
+        if image not in self._of_image:
+            regions = self.embedding.of_image(image)  # (R, size)
+            maps = regions.T.reshape(1, -1, *self.embedding.grid.shape)  # (1, size, rows, columns)
+            summed = partial(torch.nn.functional.avg_pool2d, kernel_size=3, stride=1, padding=1, divisor_override=1)
+            neighbours = (summed(maps) - maps) / (summed(torch.ones_like(maps)) - 1).clamp(min=1)
+            around = neighbours.reshape(len(regions[0]), -1).T
+            self._of_image[image] = torch.cat([around, regions.mean(dim=0).expand_as(around)], dim=1)
+        return self._of_image[image]
+
+
+def _of_regions(of_image: Callable[[int], Tensor], prediction: Prediction) -> Tensor:
+    """Return the rows of a prediction's regions, ``(M, D)``, of what is known of each image's regions, ``(R, D)``."""
+    assert prediction.image_of is not None
+    images, places = np.unique(prediction.image_of, return_inverse=True)
+    described = torch.stack([of_image(int(image)) for image in images])  # (images, R, D)
+    values = described[torch.from_numpy(places), torch.from_numpy(prediction.regions.cells)]
+    return values.to(prediction.logits.device)
 
 
 def _over_regions(values: Tensor, grid: RegionGrid) -> Tensor:
@@ -230,38 +257,36 @@ def named_features(
         "max_probability": MaxProbability(),
         "class_entropy": ClassEntropy(),
         "location": Location(grid.shape),
-        "need": Need(),
-        "needed_probability": NeededProbability(),
+        "labelled": Labelled(),
     }
-    if "embedding" in names:
-        known["embedding"] = Embedding(frames, inputs, grid, images)
+    if {"embedding", "surroundings"} & set(names):
+        known["embedding"] = embedding = Embedding(frames, inputs, grid, images)
+        known["surroundings"] = Surroundings(embedding)
     return tuple(known[name] for name in names)
 
 
-def need(labelled: IntArray) -> FloatArray:
-    """Return how much each class's labels are needed, given the pixels labelled of each: ``n_c^-p``, with mean 1.
+def label_levels(counts: IntArray, region_size: Size) -> FloatArray:
+    """Return how much of each class is labelled, ``log(1 + n_c / A)``, A being the area of a region.
+
+    What another pixel of a class adds to it falls with the pixels there are: 1 / (n_c + A).
 
     Args:
-        labelled: n, pixels labelled per class, ``(C,)``. To each a hundredth of their mean, and one, is added, so that
-            a class without any is needed much, and not without limit.
+        counts: n, labelled pixels per class, ``(..., C)``.
+        region_size: ``(height, width)`` in pixels.
 
     Returns:
-        ``(C,)`` float32, at most C.
+        ``(..., C)`` float32.
 
-    >>> import numpy as np
-    >>> need(np.array([400, 100, 100])).round(3)
-    array([0.457, 1.271, 1.271], dtype=float32)
+    >>> label_levels(np.array([0, 4, 12]), region_size=(2, 2)).round(3)
+    array([0.   , 0.693, 1.386], dtype=float32)
     """
-    counts = labelled + 0.01 * labelled.mean() + 1
-    worth = counts**-NEEDED_POWER
-    return (worth / worth.mean()).astype(np.float32)
+    return np.log1p(counts / (region_size[0] * region_size[1])).astype(np.float32)
 
 
 def class_rewards(counts: IntArray, region_size: Size) -> FloatArray:
-    """Return what the labels of regions hold of each class: the roots of the classes' shares.
+    """Return what the labels of regions hold of each class, in shares of a region.
 
-    Their product with :func:`need`, ``sum_c need_c sqrt(share_c)``, is a region's credit for a step's reward. Its
-    labels alone decide it, so that it is known as soon as they are.
+    Its labels alone decide it, so that it is known as soon as they are.
 
     Args:
         counts: Labelled pixels per class of n regions, ``(n, C)``.
@@ -270,9 +295,24 @@ def class_rewards(counts: IntArray, region_size: Size) -> FloatArray:
     Returns:
         ``(n, C)`` float32.
 
-    >>> import numpy as np
     >>> class_rewards(np.array([[4, 0], [1, 1]]), region_size=(2, 2))
-    array([[1. , 0. ],
-           [0.5, 0.5]], dtype=float32)
+    array([[1.  , 0.  ],
+           [0.25, 0.25]], dtype=float32)
     """
-    return np.sqrt(counts / (region_size[0] * region_size[1])).astype(np.float32)
+    return (counts / (region_size[0] * region_size[1])).astype(np.float32)
+
+
+def sub_rewards(held: FloatArray, levels: FloatArray) -> FloatArray:
+    """Return by how much the labels of each region alone raise the sum of :func:`label_levels`.
+
+    Args:
+        held: What each of n regions holds of each class, from :func:`class_rewards`, ``(n, C)``.
+        levels: :func:`label_levels` before, ``(C,)``.
+
+    Returns:
+        ``(n,)`` float32.
+
+    >>> sub_rewards(np.array([[1.0, 0.0], [0.0, 1.0]]), levels=np.log([1.0, 4.0])).round(3)
+    array([0.693, 0.223], dtype=float32)
+    """
+    return np.log1p(held * np.exp(-levels)).sum(axis=-1).astype(np.float32)

@@ -33,7 +33,7 @@ class Prediction:
         sampler: Yields the requested number of samples of these logits; needed by :meth:`samples` alone.
         truth: Returns the true labels of the pixels, ``(P,)`` uint8; needed by :meth:`true_counts` alone.
         image_of: Index of each region's image in the data, ``(M,)``; for features that do not depend on the logits.
-        need: How much each class's labels are needed, ``(C,)``.
+        label_levels: How much of each class is labelled, ``(C,)``.
 
     An image of 2 x 4 pixels, two classes, and its two regions of 2 x 2 pixels:
 
@@ -60,14 +60,14 @@ class Prediction:
         sampler: Sampler | None = None,
         truth: Callable[[], Tensor] | None = None,
         image_of: IntArray | None = None,
-        need: Tensor | None = None,
+        label_levels: Tensor | None = None,
     ) -> None:
         self.logits = logits
         self.regions = regions
         self._sampler = sampler
         self._truth = truth
         self.image_of = image_of
-        self._need = need
+        self._label_levels = label_levels
 
     @cached_property
     def _maps(self) -> tuple[Tensor, Tensor]:
@@ -105,11 +105,11 @@ class Prediction:
         return self.regions.over_pixels(self.probabilities, "mean")
 
     @property
-    def need(self) -> Tensor:
-        """How much each class's labels are needed, ``(C,)``; see :func:`~al_seg_env.observation.composition.need`."""
-        if self._need is None:
-            raise ValueError("this prediction came without what is labelled, which tells what is needed")
-        return self._need
+    def label_levels(self) -> Tensor:
+        """How much of each class is labelled, ``(C,)``; see :func:`~al_seg_env.observation.composition.label_levels`."""
+        if self._label_levels is None:
+            raise ValueError("this prediction came without what is labelled")
+        return self._label_levels
 
     def samples(self, count: int) -> Iterator[Tensor]:
         """Yield ``count`` tensors of logits ``(C, P)``, each with its own dropout masks.

@@ -19,7 +19,7 @@ from al_seg_env.functional import CACHED, shares
 from al_seg_env.labelling.label_state import LabelState
 from al_seg_env.learner.contract import Learner, PredictsBoxes
 from al_seg_env.learner.inputs import Inputs
-from al_seg_env.observation.composition import need as needed
+from al_seg_env.observation.composition import label_levels
 from al_seg_env.observation.features import Feature, KLSimilarity, Prediction, feature_bounds
 from al_seg_env.observation.region_pixels import RegionPixels
 from al_seg_env.observation.scores import Score
@@ -166,8 +166,12 @@ class Observer:
             regions: Their ids, increasing, ``(n,)``.
             labelled: Pixels labelled per class, ``(C,)``, besides those that are known before the episode.
         """
-        self._need = torch.from_numpy(needed(self.known_counts + labelled))
+        self._remember_labels(labelled)
         return self._describe(regions, None).features.to("cpu", torch.float32).numpy()
+
+    def _remember_labels(self, labelled: IntArray) -> None:
+        """Keep how much of each class is labelled, of pixels ``(C,)`` besides those known before the episode."""
+        self._label_levels = torch.from_numpy(label_levels(self.known_counts + labelled, self.grid.region_size))
 
     def empty(self) -> Observation:
         """Return the observation that comes with the end of an episode: all zeros."""
@@ -191,7 +195,7 @@ class Observer:
         Raises:
             FloatingPointError: If the network's logits are not finite.
         """
-        self._need = torch.from_numpy(needed(self.known_counts + labels.class_counts.sum(axis=0)))
+        self._remember_labels(labels.class_counts.sum(axis=0))
         state, candidates = self._describe_initial(pools, rng) if initial else self._describe_now(pools, rng)
         parts = {"state": state, "candidates": candidates.features}
         if self.similarity is not None:
@@ -265,8 +269,8 @@ class Observer:
             pixels = pixels.to(logits.device)
             sampler = None if rng is None else partial(self._samples, batch, pixels, rng)
             truth = partial(self._true_labels, images, pixels, logits.device)
-            needed = self._need.to(logits.device)
-            prediction = Prediction(logits, pixels, sampler, truth, image_of[part], needed)
+            levels = self._label_levels.to(logits.device)
+            prediction = Prediction(logits, pixels, sampler, truth, image_of[part], levels)
             features = torch.cat([feature(prediction) for feature in self.features], dim=1)
             values = [score(prediction) for score in scores]
             stacked = torch.stack(values, dim=1) if values else features.new_empty(len(features), 0)

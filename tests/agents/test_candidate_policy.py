@@ -9,11 +9,11 @@ from agents import CandidatePolicy, SubActionDQN
 from agents.dqn import CandidateNetwork
 
 
-def trained(**options):
+def trained(env=None, **options):
     settings = {"gamma": 0.0, "credit": "sub_rewards", "learning_rate": 2e-3, "batch_size": 64, "buffer_size": 2000}
     agent = SubActionDQN(
         "CandidatePolicy",
-        CreditedEnv(pools=4, candidates=6, budget=16),
+        env or CreditedEnv(pools=4, candidates=6, budget=16),
         seed=0,
         device="cpu",
         **{**settings, **options},
@@ -42,20 +42,20 @@ def test_it_learns_from_credit_what_the_shared_reward_does_not_say(tmp_path):
     assert worth_of_choices(loaded) == worth_of_choices(agent)
 
 
-def test_it_learns_what_regions_hold_and_weighs_it_by_what_is_needed(tmp_path):
-    agent = trained(gradient_steps=4, credit="class_rewards")
-    assert agent.policy.need == [2, 4]
-    env = CreditedEnv(pools=4, candidates=6, budget=4)
-    ranks = []
-    for seed in range(100):
-        observation, _ = env.reset(seed=seed)
-        for needed in ([1.0, 0.0], [0.0, 1.0]):  # other needs than in training, where they were random
-            candidates = observation["candidates"].copy()
-            candidates[..., 2:4] = needed
-            action, _ = agent.predict({**observation, "candidates": candidates}, deterministic=True)
-            worth = candidates[..., :2] @ np.array(needed)
-            ranks.append((worth < worth[np.arange(4), action][:, None]).sum(axis=1) / 5)
-    assert np.mean(ranks) > 0.85
+def test_it_learns_what_labels_add_and_what_that_is_worth(tmp_path):
+    """Noise of deviation 1 hides in each step what class 0 is worth, and class 1 is worth nothing."""
+    env = CreditedEnv(pools=4, candidates=6, budget=16)
+    env.worth = 4.0
+    agent = trained(env, gradient_steps=4, credit="class_rewards", exploration="episode", epsilon=0.2)
+    assert (agent.policy.labelled, agent.policy.predicted) == ([2, 4], [4, 6])
+    worth = agent.policy.worth.numpy()
+    assert worth[0] == pytest.approx(4, abs=1.5)
+    assert worth[1] < 1.5
+    assert worth_of_choices(agent) > 0.85
+    observation, _ = env.reset(seed=0)
+    added = agent.q_net.values(torch.as_tensor(observation["candidates"])).detach().numpy()
+    expected = np.maximum(observation["candidates"][..., :2] - observation["candidates"][..., 4:6], 0)
+    np.testing.assert_allclose(added, expected, atol=0.3)
     agent.save(tmp_path / "agent")
     loaded = SubActionDQN.load(tmp_path / "agent", device="cpu")
     np.testing.assert_array_equal(
@@ -66,18 +66,62 @@ def test_it_learns_what_regions_hold_and_weighs_it_by_what_is_needed(tmp_path):
     np.testing.assert_array_equal(policy.predict(observation)[0], agent.predict(observation, deterministic=True)[0])
 
 
-def test_q_is_the_sum_of_the_values_of_classes_weighed_by_need():
+def test_each_training_episode_plays_with_a_worth_of_its_own():
+    agent = SubActionDQN("CandidatePolicy", CreditedEnv(pools=4, budget=8), seed=0, credit="class_rewards", device="cpu")
+    drawn = []
+
+    def remember(variables, _):
+        drawn.append(variables["self"]._worth.copy() if not variables["dones"][0] else None)
+        return True
+
+    agent.learn(8, callback=remember)
+    episodes = [draw for draw in drawn if draw is not None]  # the first of the two steps of each
+    assert len(np.unique(np.stack(episodes).round(6), axis=0)) == 4
+    assert (np.stack(episodes) >= 0).all()
+
+
+def test_q_is_how_much_the_label_levels_rise_weighed_by_worth():
     torch.manual_seed(0)
-    network = CandidateNetwork(6, need=(1, 4)).eval()
+    network = CandidateNetwork(6, labelled=(1, 4)).eval()
+    network.worth.copy_(torch.tensor([1.0, 0.0, 2.0]))
     candidates = torch.rand(2, 3, 4, 6)
-    values = network.values(candidates)
-    assert values.shape == (2, 3, 4, 3)
-    expected = np.einsum("bknc,bknc->bkn", values.detach(), candidates[..., 1:4])
-    np.testing.assert_allclose(network(torch.zeros(2, 5, 6), candidates).detach(), expected, rtol=1e-5)
-    with pytest.raises(ValueError, match=r"need is \(4, 7\); expected None, or first and last column"):
-        CandidateNetwork(6, need=(4, 7))
+    shares = network.values(candidates)
+    assert shares.shape == (2, 3, 4, 3)
+    amounts = candidates[..., 1:4].exp()
+    rise = (amounts + shares.clamp(min=0)).log() - amounts.log()
+    torch.testing.assert_close(network(torch.zeros(2, 5, 6), candidates), rise[..., 0] + 2 * rise[..., 2])
+    elsewhere = candidates.clone()
+    elsewhere[..., 1:4] = 0.5  # what is labelled does not change what a region holds
+    torch.testing.assert_close(network.values(elsewhere), shares)
+    with pytest.raises(ValueError, match=r"labelled is \(4, 7\); expected None, or first and last column"):
+        CandidateNetwork(6, labelled=(4, 7))
     with pytest.raises(ValueError, match="policy is 'QueryPolicy'; expected CandidatePolicy"):
         SubActionDQN("QueryPolicy", CreditedEnv(), credit="class_rewards")
+
+
+def test_a_pool_counts_what_the_pools_before_it_may_bring():
+    """Two pools offer the same: a region full of class 0, and one full of class 1, which is worth a little less."""
+    env = CreditedEnv(pools=2, candidates=2)
+    policy = CandidatePolicy(env.observation_space, env.action_space, lambda _: 0.1, labelled=[2, 4])
+    policy.q_net.values = lambda candidates: candidates[..., :2]
+    policy.worth = [1.0, 0.9]
+    candidates = torch.zeros(1, 2, 2, 6)
+    candidates[0, :, 0, 0] = candidates[0, :, 1, 1] = 1.0
+    assert policy.choose({"candidates": candidates}, policy.worth).tolist() == [[0, 1]]
+    # log(2) against 0.9 log(2), then log(3 / 2) against 0.9 log(2); worth 5 times as much, class 0 is taken twice
+    assert policy.choose({"candidates": candidates}, torch.tensor([[5.0, 0.9]])).tolist() == [[0, 0]]
+
+
+def test_targets_are_normalized_by_the_deviation_of_all_so_far():
+    torch.manual_seed(0)
+    network = CandidateNetwork(5, labelled=(3, 5)).train()
+    targets = torch.rand(3, 64, 2) * torch.tensor([1.0, 0.01]) + 5
+    for batch in targets:
+        errors = network.normalized_errors(torch.zeros(64, 2), batch)
+    deviation = targets.var(dim=1).mean(dim=0).sqrt()
+    torch.testing.assert_close(errors, -targets[-1] / deviation, rtol=1e-3, atol=0.0)
+    mean = network.eval().values(torch.zeros(1000, 5)).mean(dim=0)
+    torch.testing.assert_close(mean, targets.mean(dim=(0, 1)), rtol=0.1, atol=0.0)
 
 
 def test_values_do_not_depend_on_the_state_or_on_other_candidates():

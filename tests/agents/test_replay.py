@@ -323,17 +323,65 @@ def test_td_targets_of_classes_value_apart_what_q_chooses():
 
 
 def test_credit_of_classes_is_a_vector_for_each_sub_action():
-    env, options = CreditedEnv(budget=8), {"credit": "class_rewards", "gamma": 0.5, "n_steps": 2, "n_values": 2}
+    env, options = CreditedEnv(budget=8), {"credit": "class_rewards", "gamma": 0.5, "n_steps": 2, "labelled": (2, 4), "predicted": (4, 6)}
     buffer = DecomposedReplayBuffer(30, env.observation_space, env.action_space, seed=0, **options)
     run(buffer, env, 40, seed=0, p_truncated=0.0, p_broken=0.0)
     assert buffer.sample(200).reward.shape == (200, 2)
     one_step = DecomposedReplayBuffer(30, env.observation_space, env.action_space, seed=0, **{**options, "n_steps": 1})
     run(one_step, env, 40, seed=0, p_truncated=0.0, p_broken=0.0)
     batch = one_step.sample(200)
-    np.testing.assert_array_equal(batch.reward, batch.chosen[:, :2])  # features 0 and 1 are what a region holds
-    wrong = DecomposedReplayBuffer(30, env.observation_space, env.action_space, **{**options, "n_values": 4})
+    # Features 0 and 1 are what a region holds, features 4 and 5 what was predicted of it.
+    np.testing.assert_array_equal(batch.reward, (batch.chosen[:, :2] - batch.chosen[:, 4:]).clamp(min=0))
+    wrong = DecomposedReplayBuffer(30, env.observation_space, env.action_space, **{**options, "labelled": (2, 6)})
     with pytest.raises(ValueError, match=r"class_rewards'\] is of shape \(3, 2\); expected \(3, 4\)"):
         run(wrong, env, 4, seed=0, p_truncated=0.0, p_broken=0.0)
+
+
+def test_beginnings_of_episodes_sum_what_their_steps_brought():
+    env = CreditedEnv(budget=8)
+    options = {"credit": "class_rewards", "labelled": (2, 4), "predicted": (4, 6)}
+    # Five steps of three sub-actions: the ring has gone round when the third episode ends.
+    buffer = DecomposedReplayBuffer(15, env.observation_space, env.action_space, seed=0, **options)
+    rng, expected = np.random.default_rng(0), []
+    for episode in range(3):
+        observation, _ = env.reset(seed=episode)
+        done, amounts, total, steps, added = False, np.ones(2), 0.0, 0, np.zeros(2)
+        while not done:
+            action = rng.integers(4, size=3)
+            offered = observation["candidates"][np.arange(3), action]
+            following, reward, done, _, info = env.step(action)
+            buffer.add(*(add_dimension(part) for part in (observation, following, action, reward, done)), [info])
+            held = info["class_rewards"]
+            new = np.maximum(held - offered[: len(held), 4:], 0).sum(axis=0)
+            added = added + np.log1p(new / amounts)
+            observation, amounts = following, amounts + held.sum(axis=0)
+            total, steps = total + reward, steps + 1
+            expected.append((*added, total, steps))
+    added, returns, steps = buffer.beginnings()
+    found = np.column_stack([added, returns, steps])
+    np.testing.assert_allclose(found[np.argsort(found[:, 2])], sorted(expected[-5:], key=lambda row: row[2]), rtol=1e-5)
+    copied = DecomposedReplayBuffer(15, env.observation_space, env.action_space, **options)
+    copied.load_state_dict(buffer.state_dict())
+    np.testing.assert_array_equal(copied.beginnings()[1], returns)
+
+
+def test_an_early_reset_begins_an_episode_anew():
+    env = CreditedEnv(budget=12)
+    buffer = DecomposedReplayBuffer(
+        30, env.observation_space, env.action_space, credit="class_rewards", labelled=(2, 4), predicted=(4, 6)
+    )
+    for seed in (0, 1):
+        observation, _ = env.reset(seed=seed)
+        for _ in range(2):
+            action = np.zeros(3, np.int64)
+            following, reward, done, _, info = env.step(action)
+            buffer.add(*(add_dimension(part) for part in (observation, following, action, reward, done)), [info])
+            observation = following
+    assert buffer.beginnings()[2].tolist() == [1, 2, 1, 2]
+
+
+def add_dimension(part):
+    return {name: each[None] for name, each in part.items()} if isinstance(part, dict) else np.asarray(part)[None]
 
 
 def test_credit_that_is_not_told_is_refused():

@@ -86,19 +86,35 @@ class FakeRegionEnv(gym.Env):
 
 
 class CreditedEnv(FakeRegionEnv):
-    """Tells the worth of each chosen region; the shared reward is noise that says nothing.
+    """Tells what each chosen region holds of two classes: features 0 and 1, from 0 to 1.
 
-    A region holds features 0 and 1 of two classes; features 2 and 3 say how much these are needed.
+    Features 2 and 3 are the logarithmic label levels of these classes, features 4 and 5 what is predicted of them, up
+    to 0.3. The shared reward is noise, plus what the labels of class 0 are worth: by how much that which was not
+    predicted raises the level, times ``worth``.
     """
 
+    worth = 0.0
+
     def feature_columns(self, name):
-        assert name == "need"
-        return slice(2, 4)
+        return {"labelled": slice(2, 4), "mean_probability": slice(4, 6)}[name]
+
+    def reset(self, *, seed=None, options=None):
+        self.amounts = np.ones(2)
+        return super().reset(seed=seed, options=options)
+
+    def _observe(self):
+        observation = super()._observe()
+        observation["candidates"][..., 4:6] *= 0.3
+        observation["candidates"][..., 2:4] = np.log(self.amounts) if self.labelled < self.budget else 0
+        return observation
 
     def step(self, action):
         last = self.last["candidates"]
+        held = np.array([last[k, action[k], :2] for k in range(self._active())])
+        new = np.maximum(held - [last[k, action[k], 4:6] for k in range(len(held))], 0)
+        raised = np.log1p(new.sum(axis=0) / self.amounts)
+        self.amounts = self.amounts + held.sum(axis=0)
         observation, _, terminated, truncated, info = super().step(action)
-        chosen = [last[k, action[k]] for k in range(len(info["chosen"]))]
-        info["sub_rewards"] = tuple(float(features[0]) for features in chosen)
-        info["class_rewards"] = np.array([features[:2] for features in chosen])
-        return observation, float(self.np_random.normal()), terminated, truncated, info
+        info["sub_rewards"] = tuple(held[:, 0].tolist())
+        info["class_rewards"] = held
+        return observation, float(self.np_random.normal() + self.worth * raised[0]), terminated, truncated, info

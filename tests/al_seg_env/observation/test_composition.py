@@ -1,6 +1,4 @@
-"""What a region may hold and what is still rare, against slow references and by hand."""
-
-import math
+"""What a region may hold and what is labelled, against slow references and by hand."""
 
 import numpy as np
 import pytest
@@ -14,12 +12,12 @@ from scipy.special import entr, softmax
 from al_seg_env.observation.composition import (
     ClassEntropy,
     Location,
+    Labelled,
     MaxProbability,
     MeanProbability,
-    Need,
-    NeededProbability,
     class_rewards,
-    need,
+    label_levels,
+    sub_rewards,
 )
 from al_seg_env.observation.features import Prediction, feature_bounds
 from al_seg_env.observation.region_pixels import RegionPixels
@@ -28,14 +26,14 @@ from al_seg_env.regions import RegionGrid
 SIZE, REGION = (11, 14), (4, 5)
 GRID = RegionGrid(SIZE, REGION)
 FEATURES = [MeanProbability(), MeanProbability(root=True), MaxProbability(), ClassEntropy(), Location(GRID.shape)]
-FEATURES += [Need(), NeededProbability()]
+FEATURES += [Labelled()]
 
 
-def predicted(logits, needed):
+def predicted(logits, levels):
     images = np.repeat(np.arange(len(logits)), GRID.regions_per_image)
     cells = np.tile(np.arange(GRID.regions_per_image), len(logits))
     pixels = RegionPixels(GRID, images, cells, logits.device)
-    return Prediction(pixels.gather(logits), pixels, need=torch.from_numpy(needed))
+    return Prediction(pixels.gather(logits), pixels, label_levels=torch.from_numpy(levels))
 
 
 @settings(max_examples=30, deadline=None)
@@ -43,8 +41,8 @@ def predicted(logits, needed):
 def test_features_are_those_of_a_slow_reference_and_within_their_bounds(seed, classes, scale):
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(2, classes, *SIZE, generator=generator) * scale
-    needed = need(np.random.default_rng(seed).integers(0, 10**6, classes))
-    made = predicted(logits, needed)
+    levels = label_levels(np.random.default_rng(seed).integers(0, 10**6, classes), REGION)
+    made = predicted(logits, levels)
     rows = []
     for image in logits.double().numpy():
         p = softmax(image, axis=0)
@@ -54,7 +52,7 @@ def test_features_are_those_of_a_slow_reference_and_within_their_bounds(seed, cl
             place = [float(row == r) for r in range(GRID.shape[0])] + [float(column == c) for c in range(GRID.shape[1])]
             mean = part.mean(axis=1)
             highest, spread = part.max(axis=1), entr(part).mean(axis=1)
-            rows.append([*mean, *np.sqrt(mean), *highest, *spread, *place, *needed, *(np.sqrt(mean) * needed)])
+            rows.append([*mean, *np.sqrt(mean), *highest, *spread, *place, *levels])
     found = torch.cat([feature(made) for feature in FEATURES], dim=1).numpy()
     np.testing.assert_allclose(found, rows, atol=1e-4)
     low, high = feature_bounds(FEATURES, classes, REGION)
@@ -63,29 +61,29 @@ def test_features_are_those_of_a_slow_reference_and_within_their_bounds(seed, cl
 
 
 @given(st.lists(st.integers(0, 10**9), min_size=1, max_size=20))
-def test_what_is_labelled_more_is_needed_less_and_the_mean_is_one(labelled):
-    counts = np.array(labelled)
-    found = need(counts)
-    assert found.mean() == pytest.approx(1, abs=1e-5)
-    assert found.max() <= len(counts) * (1 + 1e-6)
-    order = np.argsort(counts)
-    assert (np.diff(found[order]) <= 1e-6).all()
+def test_levels_are_logarithms_of_labelled_regions_within_their_bounds(counts):
+    found = label_levels(np.array(counts), REGION)
+    np.testing.assert_allclose(np.exp(found.astype(float)) - 1, np.array(counts) / 20, rtol=1e-4, atol=1e-5)
+    low, high = Labelled().bounds(len(counts), REGION)
+    assert (low <= found).all()
+    assert (found <= high).all()
 
 
 @given(seed=st.integers(0, 1000), split=st.integers(0, 12))
-def test_the_same_pixels_are_worth_more_if_they_are_of_two_classes(seed, split):
-    """The root makes a mix worth more than one class, where both are needed alike."""
-    alike = np.ones(2, np.float32)
-    one, two = class_rewards(np.array([[12, 0], [12 - split, split]]), (3, 4)) @ alike
-    assert one == pytest.approx(1)
+def test_sub_rewards_are_the_rise_of_levels_and_a_mix_raises_them_more(seed, split):
+    before = np.random.default_rng(seed).integers(0, 50, 3)
+    held = np.array([[12, 0, 0], [12 - split, split, 0]])
+    found = sub_rewards(class_rewards(held, (3, 4)), label_levels(before, (3, 4)))
+    after = [label_levels(before + row, (3, 4)).astype(float).sum() for row in held]
+    np.testing.assert_allclose(found, np.array(after) - label_levels(before, (3, 4)).astype(float).sum(), atol=1e-5)
+    one, two = sub_rewards(class_rewards(held, (3, 4)), np.zeros(3, np.float32))
     assert two >= one - 1e-6
-    assert two <= math.sqrt(2) + 1e-6
 
 
 # Through the environment
 
 
-def test_sub_rewards_are_the_worth_of_the_labels_by_what_was_labelled_before():
+def test_sub_rewards_are_what_the_labels_of_each_region_add_to_those_of_before():
     data = numbered_data(void=0.2)
     env = closed_form_env(data=data, sub_rewards=True)
     _, info = env.reset(seed=0)
@@ -93,28 +91,27 @@ def test_sub_rewards_are_the_worth_of_the_labels_by_what_was_labelled_before():
     before = sum(np.bincount(data.mask(i).reshape(-1), minlength=256)[:3] for i in SPLITS.state)
     for _ in range(3):
         *_, info = env.step(np.array([1, 2, 3]))
-        expected, counted = [], []
+        counted = []
         for region in info["chosen"]:
             box = env.grid.box(region)
             mask = data.mask(box.image)[box.top : box.bottom, box.left : box.right]
             counted.append([(mask == c).sum() for c in range(3)])
-        weights = (before + 0.01 * before.mean() + 1) ** -0.75
-        for counts in counted:
-            expected.append(sum(w / weights.mean() * math.sqrt(n / 80) for w, n in zip(weights, counts, strict=True)))
-        np.testing.assert_allclose(info["sub_rewards"], expected, rtol=1e-5)
-        np.testing.assert_allclose(info["class_rewards"], np.sqrt(np.array(counted) / 80), rtol=1e-6)
+        expected = [np.log((80 + before + counts) / (80 + before)).sum() for counts in np.array(counted)]
+        np.testing.assert_allclose(info["sub_rewards"], expected, rtol=1e-4)
+        np.testing.assert_allclose(info["class_rewards"], np.array(counted) / 80, rtol=1e-6)
         before = before + np.sum(counted, axis=0)
 
 
-def test_the_need_in_an_observation_follows_the_labels_and_a_reset_forgets_them():
-    env = closed_form_env(region_features=["need"], class_distribution=None, entropy_pools=[], similarity=[])
+def test_the_levels_in_an_observation_follow_the_labels_and_a_reset_forgets_them():
+    env = closed_form_env(region_features=["labelled"], class_distribution=None, entropy_pools=[], similarity=[])
     first, _ = env.reset(seed=0)
     assert env.observation_space.contains(first)
     data = env.data
     known = sum(np.bincount(data.mask(i).reshape(-1), minlength=256)[:3] for i in SPLITS.state)
-    np.testing.assert_allclose(first["candidates"], np.broadcast_to(need(known), (3, 4, 3)), rtol=1e-6)
+    region = env.grid.region_size
+    np.testing.assert_allclose(first["candidates"], np.broadcast_to(label_levels(known, region), (3, 4, 3)), rtol=1e-6)
     second, *_, info = env.step(np.zeros(3, np.int64))
-    np.testing.assert_allclose(second["state"][0], need(known + info["label_counts"]), rtol=1e-6)
+    np.testing.assert_allclose(second["state"][0], label_levels(known + info["label_counts"], region), rtol=1e-6)
     assert not np.allclose(second["candidates"], first["candidates"])
     again, _ = env.reset(seed=0)
     assert same(again, first)
@@ -123,14 +120,14 @@ def test_the_need_in_an_observation_follows_the_labels_and_a_reset_forgets_them(
 def test_images_labelled_before_can_be_named():
     counted = []
     for name in ("state", "train"):
-        env = closed_form_env(split="eval", labelled_before=name, region_features=["need"])
+        env = closed_form_env(split="eval", labelled_before=name, region_features=["labelled"])
         counted.append(env.observer.known_counts.sum())
     assert counted == [2 * 32 * 40, 3 * 32 * 40]
 
 
 def test_an_embedding_needs_stored_features():
-    with pytest.raises(ValueError, match="the feature 'embedding' needs stored features; use trainable='decoder'"):
-        closed_form_env(region_features=["embedding"])
+    with pytest.raises(ValueError, match="'embedding' and 'surroundings' need stored features; use trainable='decod"):
+        closed_form_env(region_features=["surroundings"])
 
 
 def test_unknown_features_are_refused():

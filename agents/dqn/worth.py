@@ -1,0 +1,75 @@
+"""What the labels of each class are worth, learnt from the rewards of whole steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+
+SPREAD = 2.0
+"""Standard deviation of the classes' worth before any reward is seen, as a multiple of what all of them share."""
+
+
+@dataclass(frozen=True)
+class Worth:
+    """The posterior of a linear model of returns, ``r_1 + ... + r_t = w . d_t + constant of t + noise``.
+
+    d_t is what an episode's first t steps add to the logarithmic label levels of the classes, and w their worth: the
+    reward weights of successor features (Barreto et al., NeurIPS 2017), by Bayesian linear regression. Before the
+    rewards say otherwise, all classes are worth the same.
+
+    Attributes:
+        mean: Of w, ``(C,)``.
+        covariance: Of w, ``(C, C)``.
+
+    >>> Worth.unknown(2).mean
+    array([1., 1.])
+    """
+
+    mean: FloatArray
+    covariance: FloatArray
+
+    @classmethod
+    def unknown(cls, n_classes: int) -> Worth:
+        """Return what is believed before the first reward."""
+        return cls(np.ones(n_classes), SPREAD**2 * np.eye(n_classes))
+
+    @classmethod
+    def learnt(cls, added: npt.ArrayLike, returns: npt.ArrayLike, steps: npt.ArrayLike) -> Worth:
+        """Return what the beginnings of episodes tell.
+
+        What all classes share, and the deviation of the noise, are those of the regression of the returns on the sum
+        over classes.
+
+        Args:
+            added: What each of n beginnings added to the label levels, ``(n, C)``.
+            returns: Sum of its rewards, ``(n,)``.
+            steps: Number of its steps, ``(n,)``.
+        """
+        d, r, t = np.array(added, np.float64), np.array(returns, np.float64), np.asarray(steps)
+        for step in np.unique(t):  # the constants of t
+            d[t == step] -= d[t == step].mean(axis=0)
+            r[t == step] -= r[t == step].mean()
+        n_classes, total = d.shape[1], d.sum(axis=1)
+        if len(t) - len(np.unique(t)) < 2 or not np.var(total) > 0 or not np.var(r) > 0:
+            return cls.unknown(n_classes)
+        shared = max(float(total @ r / (total @ total)), 0.0)
+        noise = float(np.var(r - shared * total))
+        # Where the sum says nothing, a class may still be worth what would explain all returns.
+        shared = max(shared, float(np.std(r) / np.std(total)) / n_classes)
+        prior = np.full(n_classes, shared)
+        covariance = np.linalg.inv(d.T @ d / noise + np.eye(n_classes) / (SPREAD * shared) ** 2)
+        mean = prior + covariance @ d.T @ (r - d @ prior) / noise
+        return cls(mean, (covariance + covariance.T) / 2)
+
+    @property
+    def positive(self) -> FloatArray:
+        """The mean, and 0 where it is negative: labels do no harm, ``(C,)``."""
+        return np.maximum(self.mean, 0.0)
+
+    def draw(self, rng: np.random.Generator) -> FloatArray:
+        """Return a draw of w, and 0 where it is negative, ``(C,)``."""
+        return np.maximum(rng.multivariate_normal(self.mean, self.covariance, method="cholesky"), 0.0)
