@@ -123,6 +123,7 @@ class CandidateNetwork(nn.Module):
         self.norm = nn.BatchNorm1d(len(self.read), eps=NORM_EPS, momentum=0.01, affine=False)
         # Shares of rare classes are small: members predict them in deviations from their means.
         self.value_norm = nn.BatchNorm1d(n_values, eps=1e-8, momentum=None, affine=False) if labelled else None
+        self.worth: Tensor
         self.register_buffer("worth", torch.ones(n_values))
         self.members = nn.ModuleList(
             nn.Sequential(
@@ -160,6 +161,7 @@ class CandidateNetwork(nn.Module):
         else:
             values = values.mean(dim=0)
         if self.value_norm is not None:
+            assert self.value_norm.running_mean is not None
             values = values * self._value_deviation() + self.value_norm.running_mean
         return values.view(*candidates.shape[:-1], -1)
 

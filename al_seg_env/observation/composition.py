@@ -135,7 +135,8 @@ class Embedding:
     ) -> None:
         if not hasattr(inputs, "maps"):
             raise ValueError(
-                "the features 'embedding' and 'surroundings' need stored features; use trainable='decoder', or omit them"
+                "the features 'embedding' and 'surroundings' need stored features; use trainable='decoder', or "
+                "omit them"
             )
         self.frames, self.inputs, self.grid, self.images, self.size = frames, inputs, grid, images, size
         self.name = f"embedding_{size}"

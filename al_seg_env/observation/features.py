@@ -106,7 +106,7 @@ class Prediction:
 
     @property
     def label_levels(self) -> Tensor:
-        """How much of each class is labelled, ``(C,)``; see :func:`~al_seg_env.observation.composition.label_levels`."""
+        """How much of each class is labelled, ``(C,)``; see ``composition.label_levels``."""
         if self._label_levels is None:
             raise ValueError("this prediction came without what is labelled")
         return self._label_levels

@@ -67,7 +67,9 @@ def test_it_learns_what_labels_add_and_what_that_is_worth(tmp_path):
 
 
 def test_each_training_episode_plays_with_a_worth_of_its_own():
-    agent = SubActionDQN("CandidatePolicy", CreditedEnv(pools=4, budget=8), seed=0, credit="class_rewards", device="cpu")
+    agent = SubActionDQN(
+        "CandidatePolicy", CreditedEnv(pools=4, budget=8), seed=0, credit="class_rewards", device="cpu"
+    )
     drawn = []
 
     def remember(variables, _):

@@ -323,7 +323,10 @@ def test_td_targets_of_classes_value_apart_what_q_chooses():
 
 
 def test_credit_of_classes_is_a_vector_for_each_sub_action():
-    env, options = CreditedEnv(budget=8), {"credit": "class_rewards", "gamma": 0.5, "n_steps": 2, "labelled": (2, 4), "predicted": (4, 6)}
+    env, options = (
+        CreditedEnv(budget=8),
+        {"credit": "class_rewards", "gamma": 0.5, "n_steps": 2, "labelled": (2, 4), "predicted": (4, 6)},
+    )
     buffer = DecomposedReplayBuffer(30, env.observation_space, env.action_space, seed=0, **options)
     run(buffer, env, 40, seed=0, p_truncated=0.0, p_broken=0.0)
     assert buffer.sample(200).reward.shape == (200, 2)

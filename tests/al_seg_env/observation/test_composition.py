@@ -11,8 +11,8 @@ from scipy.special import entr, softmax
 
 from al_seg_env.observation.composition import (
     ClassEntropy,
-    Location,
     Labelled,
+    Location,
     MaxProbability,
     MeanProbability,
     class_rewards,
