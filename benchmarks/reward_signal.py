@@ -19,6 +19,7 @@ IoU on D_R and on the test set of each fit, OUT/sets_summary.csv both deviations
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from agents import EntropyPolicy, RareClassPolicy, UniformPolicy
 from al_seg_env.command_line import EnvironmentOptions, run
 from al_seg_env.learner.fitting import FitSettings, evaluate, fit_to_convergence
 from al_seg_env.storage import write_csv
-from al_seg_experiment.plotting import plot_lines
+from al_seg_experiment.plotting import plot_panels
 
 KINDS = ("uniform", "entropy", "rare")
 TESTED = ("reward", "test")
@@ -97,18 +98,21 @@ def steps_of_kinds(options: Options) -> None:
         tqdm.write("\n".join(map(str, summary[-2:])))
         write_csv(options.out / "reward_signal.csv", rows)
         write_csv(options.out / "summary.csv", summary)
-    lines = {
-        f"{setting} {kind}": (range(1, options.steps + 1), np.cumsum(by_step(rows, setting, kind)))
-        for setting in options.settings
-        for kind in KINDS
-    }
-    plot_lines(
-        options.out / "reward_signal.png",
-        lines,
-        xlabel="step",
-        ylabel="mean gain so far [points]",
-        title="Gain by kind of choice",
-    )
+    draw(options.out / "reward_signal.png", rows)
+
+
+def draw(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Draw the mean gain so far of each kind of choice, a panel per setting."""
+    panels = {}
+    for setting in dict.fromkeys(row["setting"] for row in rows):
+        rate, _, iterations = setting.partition(":")
+        gains = {kind: by_step(rows, setting, kind) for kind in KINDS}
+        panels[f"learning rate {rate}, {iterations} iterations"] = {
+            kind: (range(1, len(each) + 1), np.cumsum(each)) for kind, each in gains.items()
+        }
+    episodes = len({row["episode"] for row in rows})
+    xlabel = dict.fromkeys(panels, f"step (means of n = {episodes} episodes)")
+    plot_panels(path, panels, xlabel=xlabel, ylabel=dict.fromkeys(panels, "gain so far [points]"), columns=3)
 
 
 def fits_of_sets(options: Options) -> None:
@@ -155,7 +159,7 @@ def play(env: Any, kind: str, seed: int, steps: int) -> list[float]:
     return gains
 
 
-def by_step(rows: list[dict[str, Any]], setting: str, kind: str) -> list[float]:
+def by_step(rows: Sequence[Mapping[str, Any]], setting: str, kind: str) -> list[float]:
     """Return the mean gain of each step."""
     chosen = [row for row in rows if (row["setting"], row["kind"]) == (setting, kind)]
     steps = sorted({row["step"] for row in chosen})

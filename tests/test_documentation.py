@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import doctest
-import importlib
+import importlib.util
 import inspect
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -22,9 +23,9 @@ from experiments import TINY
 
 import al_seg_env
 from agents import SubActionDQN, UniformPolicy
-from al_seg_env import EnvConfig, LearnerConfig
+from al_seg_env import EnvConfig, LearnerConfig, command_line
 from al_seg_env.registration import camvid
-from al_seg_experiment import load_experiment, run
+from al_seg_experiment import cli, load_experiment, run
 from al_seg_experiment.report.results import read_results
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -140,6 +141,59 @@ def test_the_experiment_of_the_guide_runs(tmp_path, monkeypatch):
     assert {(row.method, row.budget) for row in results.of_variant("whole images").rows} >= {
         (method, budget) for method in shown["methods"] for budget in shown["variants"]["whole images"]["budgets"]
     }
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """The options of a script that has none."""
+
+
+FENCE = re.compile(r"^ *```(\w*)$")
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """Yield the commands of a page's shell blocks as words, with values in the place of variables."""
+    language, lines = None, []
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if fence := FENCE.match(line):
+            language = fence[1] if language is None else None
+        elif language in ("", "bash", "sh"):
+            lines.append(line)
+    variables: dict[str, str] = {}
+    for line in "\n".join(lines).replace("\\\n", " ").splitlines():
+        line = re.sub(r"\$(?:\{(\w+)[^}]*\}|(\w+))", lambda found: variables.get(found[1] or found[2], "value"), line)
+        if found := re.fullmatch(r'(\w+)="(.*)"', line.strip()):
+            variables[found[1]] = found[2]
+        elif re.match(r"\s*(?:[A-Z_]+=\S+ +)*(?:al-seg-env|python|make)\b", line):
+            yield shlex.split(re.sub(r"^\s*(?:[A-Z_]+=\S+ +)*", "", line), comments=True)
+
+
+SHELL = {page: list(commands(page)) for page in WRITTEN}
+
+
+@pytest.mark.parametrize("page", [page for page in WRITTEN if SHELL[page]], ids=name_of)
+def test_the_commands_of_a_page_are_understood(page, monkeypatch, capsys):
+    """Every option exists, and every value can be read; nothing is run."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")  # its scripts import each other
+    monkeypatch.setattr(cli, "run", lambda _, *given, **named: command_line.run(lambda _: None, *given, **named))
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    refused = []
+    for words in SHELL[page]:
+        if words[0] == "make":
+            understood = {word for word in words[1:] if "=" not in word} <= targets
+        elif words[0] == "al-seg-env":
+            understood = cli.main(words[1:]) == 0
+        elif re.fullmatch(r"(?:examples|benchmarks)/\w+\.py", words[1]) and words[1] != "examples/zoo.py":
+            spec = importlib.util.spec_from_file_location(f"documented_{Path(words[1]).stem}", ROOT / words[1])
+            module = importlib.util.module_from_spec(spec)
+            monkeypatch.setitem(sys.modules, spec.name, module)
+            spec.loader.exec_module(module)
+            understood = command_line.run(lambda _: None, getattr(module, "Options", Nothing), words[2:]) == 0
+        else:
+            continue
+        if not understood:
+            refused.append(f"{' '.join(words)}: {capsys.readouterr().err}")
+    assert not refused
 
 
 LINK = re.compile(r"\]\(\s*<?([^)\s>]+)")

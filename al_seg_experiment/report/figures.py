@@ -158,8 +158,15 @@ def _grouped_bars(axis: Axes, table: Table, classes: Sequence[str], methods: Map
         x = np.array([classes.index(name) for name in found]) + (i - (len(methods) - 1) / 2) * width
         std = np.nan_to_num([r["std"] for r in found.values()])
         look: Any = {"color": style.color, "edgecolor": "white", "linewidth": 0, "hatch": _HATCHES[i % len(_HATCHES)]}
-        error: Any = {"ecolor": "#777777", "error_kw": {"elinewidth": 0.8}}
+        error: Any = {"ecolor": "#333333", "error_kw": {"elinewidth": 0.9, "path_effects": _halo()}}
         axis.bar(x, [r["mean"] for r in found.values()], width, yerr=std, label=method, **look, **error)
+
+
+def _halo() -> list[Any]:
+    """Return what lets a dark line be seen on a dark bar: a white edge."""
+    from matplotlib.patheffects import withStroke
+
+    return [withStroke(linewidth=2.2, foreground="white")]
 
 
 def method_points(table: Table, *, ylabel: str) -> bytes:
@@ -176,13 +183,15 @@ def method_points(table: Table, *, ylabel: str) -> bytes:
         for i, (style, r) in enumerate(zip(styles(methods).values(), table.records(), strict=True)):
             values = [r[name] for name in seeds if r[name] is not None]
             x = i + np.linspace(-0.18, 0.18, len(values)) if len(values) > 1 else [i]
-            axis.plot(x, values, style.marker, color=style.color, markersize=4, alpha=0.55, markeredgewidth=0)
+            axis.plot(x, values, style.marker, color=style.color, alpha=0.55, **_dots(style.marker, 4))
             std, wide = float(np.nan_to_num(r["std"])), 0.3
             axis.errorbar(i, r["mean"], std, color=style.color, capsize=4, linewidth=1.3)
             axis.plot([i - wide, i + wide], [r["mean"]] * 2, color=style.color, linewidth=2)
-            axis.annotate(f"{r['mean']:.2f}", (i + wide, r["mean"]), (2, 0), textcoords="offset points", va="center")
-        axis.set_xticks(range(len(methods)), methods, rotation=30 if len(methods) > 6 else 0)
-        axis.set(ylabel=ylabel, xlim=(-0.6, len(methods) - 0.1))
+        tilted: Any = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if len(methods) > 6 else {}
+        between = "  " if tilted else "\n"
+        labels = [f"{r['method']}{between}{r['mean']:.2f}" for r in table.records()]
+        axis.set_xticks(range(len(methods)), labels, **tilted)
+        axis.set(ylabel=ylabel, xlim=(-0.6, len(methods) - 0.4))
         axis.margins(y=0.12)
         _name_bars(axis, table.records())
         axis.grid(axis="x", visible=False)
@@ -193,7 +202,7 @@ def differences(table: Table, *, xlabel: str) -> bytes:
     """Draw differences to each heuristic with their intervals, a panel per budget.
 
     Args:
-        table: Columns ``budget``, ``heuristic``, ``difference``, ``ci_low``, ``ci_high`` and ``above``.
+        table: Columns ``budget``, ``heuristic``, ``difference``, ``ci_low``, ``ci_high``, ``above`` and ``n``.
         xlabel: Title of the horizontal axis.
     """
     budgets = sorted(set(table.column("budget")))
@@ -208,11 +217,15 @@ def differences(table: Table, *, xlabel: str) -> bytes:
                 axis.plot(r["difference"], y, "o" if r["above"] else "x", color=color, markersize=5)
             axis.axvline(0, color="#666666", linewidth=0.8)
             axis.set(title=f"{budget} regions", yticks=range(len(heuristics)), yticklabels=heuristics)
+            axis.set_ylim(-0.6, len(heuristics) - 0.4)
             axis.grid(axis="y", visible=False)
+        lowest, highest = min(axis.get_xlim()[0] for axis in axes), max(axis.get_xlim()[1] for axis in axes)
+        for axis in axes:
+            axis.set_xlim(lowest, highest)  # differences of all budgets on one scale
         figure.supxlabel(xlabel, fontsize="medium")
         looks = (("o-", "#0072B2"), ("x-", "#D55E00"))
         handles = [axes[0].plot([], [], form, color=color)[0] for form, color in looks]
-        labels = ["above, p < 0.05 (95 % interval)", "not above"]
+        labels = ["above, p < 0.05", f"not above (lines: 95 % interval{_seeds(table.records())})"]
         figure.legend(handles, labels, loc="outside upper center", ncols=2)
         return _png(figure)
 
@@ -279,14 +292,11 @@ def episode_returns(panels: Mapping[str, Table], *, ylabel: str) -> bytes:
         columns = 1 if len(panels) == 1 else 3
         figure, axes = _subplots(len(panels), columns, width=5.5 if len(panels) == 1 else 3.4, height=3.2)
         names = dict.fromkeys(name for table in panels.values() for name in table.column("followed"))
-        look = styles(list(names))
         for i, (axis, (title, table)) in enumerate(zip(axes, panels.items(), strict=True)):
-            for name, style in look.items():
+            for name, style in styles(list(names)).items():
                 points = table.where(followed=name)
-                dots: Any = {"linestyle": "none", "markersize": 3.5, "alpha": 0.7, "markeredgewidth": 0}
-                axis.plot(
-                    points.column("episode"), points.column("return"), style.marker, c=style.color, label=name, **dots
-                )
+                look: Any = {"color": style.color, "alpha": 0.7, "label": name, **_dots(style.marker, 3.5)}
+                axis.plot(points.column("episode"), points.column("return"), style.marker, **look)
             averaged = table.where(followed=GREEDY) if GREEDY in names else table
             ordered = sorted(averaged.records(), key=lambda r: r["episode"])
             width = AVERAGED * len(set(table.column("seed")))  # returns that a mean is taken over
@@ -300,6 +310,14 @@ def episode_returns(panels: Mapping[str, Table], *, ylabel: str) -> bytes:
             axis.set(xlabel="episode", title=title, ylabel="" if i % columns else ylabel)
         _legend_on_the_right(figure, axes)
         return _png(figure)
+
+
+def _dots(marker: str, size: float) -> dict[str, Any]:
+    """Return how points without lines are drawn: markers without an edge, unless they are nothing else."""
+    from matplotlib.lines import Line2D
+
+    filled = marker in Line2D.filled_markers
+    return {"linestyle": "none", "markersize": size, "markeredgewidth": 0 if filled else 1}
 
 
 def _settings() -> AbstractContextManager[None]:
@@ -338,13 +356,17 @@ def _budget_ticks(axis: Axes, budgets: Sequence[int]) -> None:
 
 def _name_bars(axis: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     """Say above a picture what its bars are, and over how many seeds."""
-    numbers = sorted({row["n"] for row in rows if row.get("n")})
-    seeds = f", n = {' to '.join(map(str, dict.fromkeys((numbers[0], numbers[-1]))))} seeds" if numbers else ""
-    if numbers != [1]:
-        text = f"bars: standard deviation{seeds}"
+    if {row["n"] for row in rows if row.get("n")} != {1}:
+        text = f"bars: standard deviation{_seeds(rows)}"
         height = 0.01 if axis.get_title() else 1.01  # where a title stands above the axis, inside of it
         look: Any = {"ha": "right", "va": "bottom", "fontsize": "small", "color": "#666666"}
         axis.text(1, height, text, transform=axis.transAxes, **look)
+
+
+def _seeds(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return over how many seeds numbers were taken, as the end of a sentence; nothing if it is not known."""
+    numbers = sorted({row["n"] for row in rows if row.get("n")})
+    return f", n = {' to '.join(map(str, dict.fromkeys((numbers[0], numbers[-1]))))} seeds" if numbers else ""
 
 
 def _legend_on_the_right(figure: Figure, axes: Sequence[Axes]) -> None:
