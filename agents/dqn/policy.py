@@ -284,7 +284,7 @@ class CandidatePolicy(QueryPolicy):
         self._check_finite(shares)
         amounts = candidates[:, 0, 0, network.labelled].exp()  # (B, C), 1 + labelled regions
         worth = worth.expand(len(shares), -1).unsqueeze(-1)  # (B, C, 1)
-        everyone, chosen = torch.arange(len(shares)), []
+        everyone, chosen = torch.arange(len(shares), device=shares.device), []
         for pool in shares.unbind(dim=1):  # (B, N, C)
             q = (network.raised(pool, amounts[:, None]) @ worth).squeeze(-1)  # (B, N)
             chosen.append(q.argmax(dim=-1))  # Eq. (1)

@@ -108,6 +108,21 @@ def test_with_a_real_network(tmp_path):
     assert tree_digest(train(make_model, tmp_path / "k", kills=(2, 3, 7), steps=8)) == tree_digest(undisturbed)
 
 
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_draws_of_worth_and_what_they_are_learnt_from(n_envs, tmp_path):
+    options = {"sub_rewards": True, "region_features": ["mean_probability", "labelled"]}
+
+    def make_model():
+        env = make_vec_env(functools.partial(closed_form_env, **options), n_envs)
+        return SubActionDQN(
+            "CandidatePolicy", env, seed=0, device="cpu", batch_size=4, buffer_size=60,
+            credit="class_rewards", exploration="episode", epsilon=0.3,
+        )  # fmt: skip
+
+    undisturbed = train(make_model, tmp_path / "whole")
+    assert tree_digest(train(make_model, tmp_path / "killed", kills=(1, 5, 14))) == tree_digest(undisturbed)
+
+
 def test_environments_of_other_processes(tmp_path):
     def make_model():
         return dqn(SubprocVecEnv([closed_form_env, closed_form_env], start_method="fork"))
