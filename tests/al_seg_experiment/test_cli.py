@@ -113,7 +113,7 @@ def test_help_shows_every_option_with_its_default(command, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "Expected one of {experiment, pretrain, train, evaluate, label, suggest, export}."),
+        ((), "Expected one of {experiment, pretrain, train, evaluate, label, suggest, export, share, push}."),
         (("experiment",), "Expected one of {run, status, report}."),
         (("experiment", "run"), "Missing from al-seg-env experiment run: FILE"),
         (("experiment", "run", "camvid_smal"), "'camvid_smal' is neither a file nor a preset"),

@@ -279,7 +279,7 @@ def test_a_mapping_draws_from_partitions():
         ({"seed": -1}, "seed is -1; expected a whole number of at least 0"),
         ({"seed": 0.5}, "seed is 0.5; expected a whole number"),
         ({"seed": {"from": "val"}}, "seed is {'from': 'val'}; expected a whole number"),
-        (-1, "seed is -1; expected a whole number"),
+        (-1, "splits is -1; expected a whole number of at least 0"),
         (1.5, "splits is 1.5; expected a seed, a file, a name or a mapping"),
         (True, "splits is True; expected a seed"),
         (None, "splits is None; expected a seed"),
