@@ -258,7 +258,7 @@ class SubActionDQN(OffPolicyAlgorithm):
         """Tell the policy and the replay which features say what is labelled of each class, and what is predicted."""
         good = issubclass(self.policy_class, CandidatePolicy)
         check("policy", self.policy_class.__name__, good, "CandidatePolicy, where credit is 'class_rewards'")
-        if self.env is not None and "labelled" not in self.policy_kwargs:
+        if self.env is not None and not {"labelled", "predicted"} <= set(self.policy_kwargs):
             columns = {}
             for argument, feature in (("labelled", "labelled"), ("predicted", "mean_probability")):
                 found = self.env.env_method("feature_columns", feature, indices=0)[0]
@@ -361,10 +361,8 @@ class SubActionDQN(OffPolicyAlgorithm):
         if self.credit != "class_rewards":
             return self.policy.predict(observation, deterministic=True)[0]
         assert isinstance(self.policy, CandidatePolicy)
-        assert self.replay_buffer is not None
         if np.isnan(self._worth).any():
-            posterior = Worth.learnt(*self.replay_buffer.beginnings())
-            self.policy.worth = posterior.positive
+            posterior = self._learn_worth()
             for lane in np.flatnonzero(np.isnan(self._worth).any(axis=1)):
                 self._worth[lane] = posterior.draw(self.rng)
         self.policy.set_training_mode(False)
@@ -527,7 +525,8 @@ class SubActionDQN(OffPolicyAlgorithm):
             self.train(1, self.batch_size)
             if step % self.target_update_interval == 0:
                 self._update_target()
-        self._learn_worth()
+        if self.credit == "class_rewards":
+            self._learn_worth()
         return self
 
     def learn(
@@ -544,15 +543,17 @@ class SubActionDQN(OffPolicyAlgorithm):
         if log_interval is not None:
             check_int("log_interval", log_interval, 1)
         super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-        self._learn_worth()
+        if self.credit == "class_rewards":
+            self._learn_worth()
         return self
 
-    def _learn_worth(self) -> None:
-        """Let the policy value classes as the replay's rewards say."""
-        if self.credit == "class_rewards":
-            assert isinstance(self.policy, CandidatePolicy)
-            assert self.replay_buffer is not None
-            self.policy.worth = Worth.learnt(*self.replay_buffer.beginnings()).positive
+    def _learn_worth(self) -> Worth:
+        """Let the policy value classes as the replay's rewards say, and return what they say."""
+        assert isinstance(self.policy, CandidatePolicy)
+        assert self.replay_buffer is not None
+        posterior = Worth.learnt(*self.replay_buffer.beginnings())
+        self.policy.worth = posterior.positive
+        return posterior
 
     def save(
         self,

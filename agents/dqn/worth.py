@@ -57,7 +57,7 @@ class Worth:
         if len(t) - len(np.unique(t)) < 2 or not np.var(total) > 0 or not np.var(r) > 0:
             return cls.unknown(n_classes)
         shared = max(float(total @ r / (total @ total)), 0.0)
-        noise = float(np.var(r - shared * total))
+        noise = max(float(np.var(r - shared * total)), 1e-9 * float(np.var(r)))  # above 0 where all is explained
         # Where the sum says nothing, a class may still be worth what would explain all returns.
         shared = max(shared, float(np.std(r) / np.std(total)) / n_classes)
         prior = np.full(n_classes, shared)

@@ -66,6 +66,12 @@ def test_it_learns_what_labels_add_and_what_that_is_worth(tmp_path):
     np.testing.assert_array_equal(policy.predict(observation)[0], agent.predict(observation, deterministic=True)[0])
 
 
+def test_columns_that_are_not_all_given_are_found():
+    kwargs = {"labelled": [2, 4]}
+    agent = SubActionDQN("CandidatePolicy", CreditedEnv(), credit="class_rewards", policy_kwargs=kwargs, device="cpu")
+    assert (agent.policy.labelled, agent.policy.predicted) == ([2, 4], [4, 6])
+
+
 def test_each_training_episode_plays_with_a_worth_of_its_own():
     agent = SubActionDQN(
         "CandidatePolicy", CreditedEnv(pools=4, budget=8), seed=0, credit="class_rewards", device="cpu"

@@ -48,6 +48,13 @@ def test_returns_that_never_differ_say_nothing():
     np.testing.assert_array_equal(Worth.learnt(added, 0 * returns, steps).mean, np.ones(3))
 
 
+def test_returns_that_one_class_explains_without_noise():
+    added = np.array([[1.0], [2.0], [4.0], [3.0]])
+    found = Worth.learnt(added, 5 * added[:, 0], np.ones(4))
+    np.testing.assert_allclose(found.mean, [5.0], rtol=1e-6)
+    assert np.isfinite(found.draw(np.random.default_rng(0))).all()
+
+
 def test_draws_are_never_negative_and_spread_like_the_posterior():
     posterior = Worth(np.array([5.0, -1.0]), np.diag([4.0, 0.01]))
     draws = np.stack([posterior.draw(np.random.default_rng(seed)) for seed in range(500)])
