@@ -242,3 +242,13 @@ def custom(network=None, scores=(), **options):
     return RegionSelectionEnv(
         numbered_data(void=0.1), SPLITS, learner, config=EnvConfig(**{**settings, **options}), scores=scores
     )
+
+
+def made(kind, options, *args, **defaults):
+    """Return an object, or ``None`` if it was refused with an error that begins with the name of an option."""
+    try:
+        return kind(*args, **{**defaults, **options})
+    except ValueError as error:
+        if not str(error).startswith(tuple(options)):
+            raise
+        return None

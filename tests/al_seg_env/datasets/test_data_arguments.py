@@ -3,6 +3,7 @@
 import gymnasium as gym
 import numpy as np
 import pytest
+from fakes import made
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,16 +23,6 @@ ANYTHING = st.one_of(
     st.dictionaries(st.text(max_size=2), st.integers(), max_size=2),
     st.sampled_from([np.int64(40), np.zeros(2), b"x", 10**400]),
 )
-
-
-def made(kind, options, *args, **defaults):
-    """Return an object, or ``None`` if it was refused with an error that begins with the name of an option."""
-    try:
-        return kind(*args, **{**defaults, **options})
-    except ValueError as error:
-        if not str(error).startswith(tuple(options)):
-            raise
-        return None
 
 
 @settings(max_examples=150, deadline=None)

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from fakes import tiny_network
+from fakes import made, tiny_network
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,16 +29,6 @@ OTHERS = ("output_stride", "batch_size", "precision", "channels_last", "fold_bat
 
 def some_of(names):
     return st.dictionaries(st.sampled_from(sorted(names)), ANYTHING, min_size=1, max_size=3)
-
-
-def made(kind, options, *args, **defaults):
-    """Return an object, or ``None`` if it was refused with an error that begins with the name of an option."""
-    try:
-        return kind(*args, **{**defaults, **options})
-    except ValueError as error:
-        if not str(error).startswith(tuple(options)):
-            raise
-        return None
 
 
 @settings(max_examples=150, deadline=None)
