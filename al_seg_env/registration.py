@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -288,6 +288,13 @@ def _small_defaults(data: SegmentationData) -> dict[str, Any]:
     }
 
 
+def check_options(options: Iterable[str]) -> None:
+    """Raise a ``TypeError`` that names those that :func:`make_env` does not know, and all that it knows."""
+    known = ENV_OPTIONS | LEARNER_OPTIONS | BUILD_OPTIONS
+    if unknown := sorted(set(options) - known):
+        raise TypeError(f"unknown options {unknown}; known are {', '.join(sorted(known))}")
+
+
 def _build(
     data: SegmentationData,
     splits: SplitChoice,
@@ -304,10 +311,7 @@ def _build(
         options: Fields of the configurations, and :data:`BUILD_OPTIONS`.
         sources: Partition of the data that each split is drawn from; all images if omitted.
     """
-    unknown = sorted(set(options) - ENV_OPTIONS - LEARNER_OPTIONS - BUILD_OPTIONS)
-    if unknown:
-        known = sorted(ENV_OPTIONS | LEARNER_OPTIONS | BUILD_OPTIONS)
-        raise TypeError(f"unknown options {unknown}; known are {', '.join(known)}")
+    check_options(options)
     config = EnvConfig(**{name: value for name, value in options.items() if name in ENV_OPTIONS})
     learner = LearnerConfig(**{name: value for name, value in options.items() if name in LEARNER_OPTIONS})
     if learner.trainable == "decoder" and config.crop_labels == "all":

@@ -26,7 +26,7 @@ from al_seg_env.labelling.request import requests_of
 from al_seg_env.learner.fitting import FitSettings, fit_to_convergence
 from al_seg_env.learner.weights import save_weights
 from al_seg_env.regions import RegionGrid
-from al_seg_env.registration import make_env
+from al_seg_env.registration import check_options, make_env
 from al_seg_env.storage import folder_lock, load_tree, read_json, save_tree, write_json
 from al_seg_env.storage.validation import check, check_choice, check_int
 from al_seg_env.types import Size
@@ -90,6 +90,12 @@ class SessionSettings:
     def __post_init__(self) -> None:
         for name, least in {"budget": 1, "regions_per_step": 1, "reward_images": 0, "seed": 0}.items():
             check_int(name, getattr(self, name), least)
+        try:
+            check_options(self.options)
+        except TypeError as error:
+            raise ValueError(str(error)) from error
+        if own := sorted({"budget", "regions_per_step", "split"} & set(self.options)):
+            raise ValueError(f"options has {own}; these are settings of the session itself, such as --budget")
 
     def data(self) -> ImageFolder:
         """Open the images.
@@ -99,6 +105,7 @@ class SessionSettings:
         """
         root, masks = Path(self.images), Path("masks" if self.masks is None else self.masks).resolve()
         check("images", self.images, root.is_dir(), "a folder of images")
+        check("masks", self.masks, self.masks is None or masks.is_dir(), "a folder of masks, or none")
         images = "images" if (root / "images").is_dir() else "."
         if self.masks is None:
             masks = root.resolve() / "masks"
@@ -353,8 +360,11 @@ def _bound(out: Path, settings: SessionSettings | None) -> SessionSettings:
         stored = SessionSettings(**content, image_size=None if size is None else (int(size[0]), int(size[1])))
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} can't be used ({error}); restore it, or choose another folder") from error
-    if settings is not None and settings != stored and _continues(settings, stored):
+    if settings is not None and settings != stored and (_continues(settings, stored) or not _begun(out)):
         settings.data()  # so that a mistake leaves the session as it is
+        if not _continues(settings, stored):
+            for made in (SPLITS, THETA_0):  # with the other settings
+                (out / made).unlink(missing_ok=True)
         write_json(path, {"format": SESSION_FORMAT, "version": SESSION_VERSION, **asdict(settings)})
         return settings
     if settings is not None and settings != stored:
@@ -367,6 +377,12 @@ def _bound(out: Path, settings: SessionSettings | None) -> SessionSettings:
             + ". Repeat the settings that it was begun with, or choose another folder with --out"
         )
     return stored
+
+
+def _begun(out: Path) -> bool:
+    """Return whether anything was requested or answered: before, settings that don't work can be mended."""
+    labels = out / "labels"
+    return (out / STATE).exists() or (labels.is_dir() and any(labels.iterdir()))
 
 
 def _continues(settings: SessionSettings, stored: SessionSettings) -> bool:

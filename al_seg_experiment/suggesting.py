@@ -65,6 +65,7 @@ def suggest(
     check_int("count", count, 1)
     if per_image is not None:
         check_int("per_image", per_image, 1)
+    scores = named_scores([score])
     height, width = data.image_size
     grid = RegionGrid((height, width), region_size or (-(-height // 4), -(-width // 4)))
     network = LearnerConfig(**dict(learner or {})).build(data.classes, grid.image_size, cache)
@@ -85,7 +86,7 @@ def suggest(
         pool_size=len(regions),
         features=paper_features(EnvConfig(entropy_pools=(), similarity=())),
         similarity=None,
-        scores=named_scores([score]),
+        scores=scores,
         known_counts=np.zeros(len(data.classes), np.int64),
         progress="images in batches",
     )

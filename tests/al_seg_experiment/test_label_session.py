@@ -204,6 +204,33 @@ def test_more_labels_may_be_bought_but_nothing_else_may_differ(photos):
         LabelSession(photos / "out")
 
 
+def test_settings_that_do_not_work_can_be_mended(photos):
+    for wrong, message in (
+        ({"options": {**OPTIONS, "encoder": "nonsense"}}, "cannot build architecture='FPN', encoder='nonsense'"),
+        ({"budget": 400}, "budget is 400, but split 'eval' has only"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            LabelSession(photos / "out", settings(photos, **wrong)).run("folder")
+    assert label_all(photos, photos / "out") == 2
+    with pytest.raises(ValueError, match="other settings: options is"):
+        LabelSession(photos / "out", settings(photos, options={**OPTIONS, "pool_size": 3}))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"options": {"lerning_rate": 1}}, r"unknown options \['lerning_rate'\]; known are architecture"),
+        ({"options": {"budget": 5}}, r"options has \['budget'\]; these are settings of the session itself"),
+        ({"masks": "nowhere"}, ".*nowhere'; expected a folder of masks"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_wrong_settings_leave_nothing_behind(wrong, message, photos):
+    with pytest.raises(ValueError, match=message):
+        LabelSession(photos / "out", settings(photos, **wrong))
+    assert not (photos / "out").exists()
+
+
 def test_photographs_may_be_moved_and_none_may_join(photos):
     out = photos / "out"
     with pytest.raises(LabelsPending):
@@ -220,8 +247,8 @@ def test_photographs_may_be_moved_and_none_may_join(photos):
     (photos / "elsewhere" / "new.png").unlink()
     assert label_all(photos, out, **moved) == 1
     assert LabelSession(out).settings.images == moved["images"]
-    with pytest.raises(ValueError, match="other settings: masks is None there, 'm' here"):
-        LabelSession(out, settings(photos, **moved, masks="m"))
+    with pytest.raises(ValueError, match="other settings: masks is None there, "):
+        LabelSession(out, settings(photos, **moved, masks=str(photos)))
 
 
 def test_through_cvat(photos):
