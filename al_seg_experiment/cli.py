@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+from pydantic import ValidationError
 from tyro.conf import FlagCreatePairsOff, Positional, arg, subcommand
 
 from agents import SubActionDQN
@@ -29,7 +30,7 @@ from al_seg_experiment.label_session import NETWORK_OPTIONS, LabelSession, Sessi
 from al_seg_experiment.policies import AGENT_SUFFIX
 from al_seg_experiment.pretraining import pretrain
 from al_seg_experiment.query_training import train_agent
-from al_seg_experiment.reading import load_experiment
+from al_seg_experiment.reading import described, load_experiment
 from al_seg_experiment.records import status
 from al_seg_experiment.report import report
 from al_seg_experiment.runner import run as run_experiment
@@ -152,12 +153,20 @@ class Pretrain(EnvironmentOptions):
         stages = []
         if self.source_env is not None or self.source_arg:
             source = assignments(self.source_arg, "--source-arg")
-            stages.append(Stage(env=self.source_env, arguments=source, images=self.source_images, **settings))
+            stages.append({"env": self.source_env, "arguments": source, "images": self.source_images, **settings})
         if self.images != "none":
-            stages.append(Stage(images=self.images, **settings))
+            stages.append({"images": self.images, **settings})
         if not stages:
             raise ValueError("nothing to train on: give --source-arg, or --images train or state")
-        say(pretrain(self.spec, stages, self.out, seed=self.seed))
+        say(pretrain(self.spec, list(map(_stage, stages)), self.out, seed=self.seed))
+
+
+def _stage(entries: dict[str, Any]) -> Stage:
+    """Return a stage of pretraining; mistakes are told as those in an experiment's file are."""
+    try:
+        return Stage.model_validate(entries)
+    except ValidationError as error:
+        raise ValueError("; ".join(described(error, entries))) from None
 
 
 @dataclass(frozen=True)

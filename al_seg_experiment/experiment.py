@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from agents import ExponentialRate, LinearEpsilon
 from al_seg_env.learner.fitting import FitSettings
 from al_seg_env.registration import ENV_OPTIONS
-from al_seg_env.storage.validation import LARGEST_BATCH, LARGEST_NUMBER
+from al_seg_env.storage.validation import LARGEST_BATCH, LARGEST_NUMBER, check_int
 
 if TYPE_CHECKING:
     JsonValue = Any  # the union of all that json has would have to be narrowed wherever an argument is passed on
@@ -138,7 +138,7 @@ def agent_arguments(settings: Mapping[str, Any], steps: int) -> dict[str, Any]:
     if {"epsilon", "epsilon_steps"} <= set(arguments):
         raise ValueError("epsilon and epsilon_steps both say how the agent explores; keep one of them")
     if (decayed := arguments.pop("epsilon_steps", None)) is not None:
-        arguments["epsilon"] = LinearEpsilon(1.0, 0.05, decayed)
+        arguments["epsilon"] = LinearEpsilon(1.0, 0.05, check_int("epsilon_steps", decayed, 1))
     if (decay := arguments.pop("learning_rate_decay", None)) is not None:
         arguments["learning_rate"] = ExponentialRate(arguments.get("learning_rate", 1e-3), decay, steps)
     return arguments

@@ -34,7 +34,8 @@ def claimed(folder: str | Path, job: str, made_with: Mapping[str, Any]) -> Itera
     here = {"job": job, **json.loads(json.dumps(made_with))}
     with folder_lock(folder):
         path = folder / MADE_WITH
-        if path.exists():
+        made = any(file.is_file() and file != path and file.name[0] != "." for file in folder.rglob("*"))
+        if path.exists() and made:  # before that, a mistake can still be mended
             refuse_differences(read_record(path), here, folder)
         else:
             write_record(path, here)

@@ -21,6 +21,7 @@ from al_seg_env.learner.weights import save_weights, weights_digest
 from al_seg_env.regions import RegionGrid
 from al_seg_env.registration import environment_spec, make_again
 from al_seg_env.storage import load_tree, save_tree, write_csv
+from al_seg_env.storage.validation import check_int
 from al_seg_env.types import UInt8Array
 from al_seg_experiment.experiment import Stage, source_of
 from al_seg_experiment.folders import claimed, identity
@@ -50,7 +51,7 @@ def pretrain(env: str | gym.Env | EnvSpec, stages: Sequence[Stage], folder: str 
     Raises:
         ValueError: If the folder holds results of other stages or of another environment.
     """
-    spec = environment_spec(env)
+    spec, seed = environment_spec(env), check_int("seed", seed)
     made_with = {**identity(spec), "stages": [stage.model_dump(mode="json") for stage in stages], "seed": seed}
     with claimed(folder, "pretrain", made_with) as claimed_folder:
         weights = run_stages(spec, stages, claimed_folder, seed=seed)

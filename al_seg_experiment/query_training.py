@@ -76,6 +76,8 @@ def train_agent(
     folder = Path(folder)
     check_int("episodes", episodes, 0)
     check_int("envs", envs, 1)
+    if checkpoint_every is not None:
+        check_int("checkpoint_every", checkpoint_every, 1)
     if not resume:
         _refuse_training(folder)
     with folder_lock(folder):

@@ -45,7 +45,7 @@ def load_experiment(source: str | Path | Mapping[str, Any], overrides: Mapping[s
     try:
         experiment = Experiment.model_validate(content)
     except ValidationError as error:
-        raise refusal(_described(error, content)) from None
+        raise refusal(described(error, content)) from None
     if found := mistakes(experiment):
         raise refusal(found)
     return experiment
@@ -201,7 +201,7 @@ def _check_depth(value: Any, depth: int = 0) -> None:
         _check_depth(each, depth + 1)
 
 
-def _described(error: ValidationError, content: Mapping[str, Any]) -> list[str]:
+def described(error: ValidationError, content: Mapping[str, Any]) -> list[str]:
     """Return a line for each mistake that pydantic found: the entry, what it is, and what was expected."""
     lines: dict[tuple[int | str, ...], tuple[str, list[str]]] = {}
     for each in error.errors(include_url=False):

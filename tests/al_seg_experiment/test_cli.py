@@ -123,7 +123,12 @@ def test_help_shows_every_option_with_its_default(command, capsys):
         (("pretrain", "--env", "al_seg_env/Streets-v0"), "environment 'al_seg_env/Streets-v0' is unknown"),
         (("pretrain", "--env", "al_seg_env/CamVid-v0"), "missing 1 required keyword-only argument: 'root'"),
         (("pretrain", "--env-arg", "lerning_rate=1"), "unknown options ['lerning_rate']; known are architecture"),
+        (("pretrain", "--updates", "-1"), "updates is -1; expected greater than or equal to 1"),
+        (("pretrain", "--learning-rate", "nan"), "learning_rate is nan; expected a finite number"),
+        (("pretrain", "--seed", "-1"), "seed is -1; expected a whole number of at least 0"),
         (("train", "--envs", "0"), "envs is 0; expected a whole number of at least 1"),
+        (("train", "--epsilon-steps", "0"), "epsilon_steps is 0; expected a whole number of at least 1"),
+        (("train", "--checkpoint-every", "0"), "checkpoint_every is 0; expected a whole number of at least 1"),
         (("train", "--agent-arg", "gama=1"), "--agent-arg has 'gama'; known are credit, device"),
         (("train", "--agent-arg", "gamma=1"), "--agent-arg has 'gamma'; it has an option of its own"),
         (("train", "--exploration", "none"), "invalid choice 'none'"),
@@ -154,6 +159,15 @@ def test_a_mistake_is_one_line_and_the_status_2(arguments, message, env_file, tm
     assert last.startswith("al-seg-env: ")
     assert message in last
     assert "Traceback" not in error
+
+
+def test_after_a_mistake_the_same_folder_can_be_used(env_file, tmp_path, capsys):
+    pretrain = ("pretrain", *env_file, *STAGE, "--out", tmp_path / "out")
+    assert call(*pretrain, "--source-arg", "style=sketch") == 2
+    assert "style is 'sketch'; expected one of 'street', 'render'" in capsys.readouterr().err
+    assert call(*pretrain) == 0
+    assert call(*pretrain, "--source-arg", "style=render") == 2
+    assert "out is of another configuration: stages is" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("module", ["al_seg_env", "al_seg_experiment"])

@@ -128,8 +128,10 @@ def test_a_folder_belongs_to_one_process_and_one_job(tmp_path):
                 pass
 
         assert in_child(second) == 0
-    with claimed(folder, "pretrain", {"a": 1}):
+    with claimed(folder, "pretrain", {"a": 0}):  # nothing was made with 1
         pass
+    with claimed(folder, "pretrain", {"a": 1}):
+        (folder / "stage-0.part").touch()
     for job, made_with, message in (
         ("pretrain", {"a": 2}, "a is 1 there, 2 here"),
         ("pretrain", {"a": 1, "b": (1, 2)}, r"b is missing there, \[1, 2\] here"),
