@@ -6,6 +6,7 @@ import copy
 import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -46,6 +47,10 @@ ENV_OPTIONS = frozenset(field.name for field in fields(EnvConfig))
 LEARNER_OPTIONS = frozenset(field.name for field in fields(LearnerConfig))
 BUILD_OPTIONS = frozenset({"scores", "bald_samples", "render_mode", "cache", "oracle"})
 """What :func:`make_env` takes besides the fields of the two configurations."""
+STREETS_THETA_0 = Path(__file__).parent / "datasets/synthetic/theta_0.safetensors"
+"""theta_0 of ``al_seg_env/SyntheticStreets-v0``, trained on renders by ``docs/tools/streets_theta_0.py``."""
+OTHER_STREETS_NETWORK = frozenset({"encoder", "encoder_weights", "network_options", "weights_seed"})
+"""Options with which it does not start from there: they ask for another network, or for a start of their own."""
 
 
 def synthetic_streets(
@@ -58,6 +63,9 @@ def synthetic_streets(
     **options: Any,
 ) -> RegionSelectionEnv:
     """Return ``al_seg_env/SyntheticStreets-v0``: procedurally drawn scenes, nothing to download.
+
+    The network starts from :data:`STREETS_THETA_0`, which comes with the package, unless ``options`` choose other
+    weights or another network; ``weights=None`` is a random start.
 
     Args:
         splits: See :func:`make_env`.
@@ -81,6 +89,8 @@ def synthetic_streets(
     }
     if options.get("architecture", "FPN") == "FPN":
         defaults["network_options"] = {"decoder_pyramid_channels": 64, "decoder_segmentation_channels": 32}
+        if not OTHER_STREETS_NETWORK & set(options):
+            defaults["weights"] = str(STREETS_THETA_0)
     data = SyntheticStreets(
         check_int("images", images, 1, MOST_SCENES), image_size, check_int("data_seed", data_seed), style
     )

@@ -179,7 +179,7 @@ def main() -> None:
     for name, picture in data_pictures().items():
         save(picture, name)
     learning: dict[str, Any] = {"learning_rate": 0.005, "fit_iterations": 8, "crop_labels": "all"}
-    env = gym.make("al_seg_env/SyntheticStreets-v0", learning_rate=0.02, **SIZE)
+    env = gym.make("al_seg_env/SyntheticStreets-v0", weights=None, learning_rate=0.02, **SIZE)
     renderings = Stage(arguments={"style": "render"}, images="all", epochs=12, patience=12, updates=20)
     theta_0 = pretrain(env, [renderings], WORK / "theta_0")
     env = gym.make(

@@ -6,7 +6,9 @@ from contextlib import suppress
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from fakes import ID, IMAGE_SIZE, TINY, closed_form_env, make, numbered_data
+from safetensors.torch import load_file
 
 import al_seg_env
 from al_seg_env import CallbackOracle, Splits, SyntheticStreets, make_env, save_weights
@@ -15,6 +17,7 @@ from al_seg_env.registration import (
     BUILD_OPTIONS,
     ENV_OPTIONS,
     LEARNER_OPTIONS,
+    STREETS_THETA_0,
     environment_spec,
     make_again,
     synthetic_streets,
@@ -72,6 +75,36 @@ def test_weights_make_theta_0(tmp_path):
     save_weights(trained.learner, path, trained.data.classes)
     _, info = make(weights=str(path)).reset()
     assert info["miou"] == pytest.approx(after["miou"])
+
+
+def test_streets_start_from_the_theta_0_that_comes_with_the_package():
+    assert STREETS_THETA_0.stat().st_size < 2e6
+    theta_0 = load_file(STREETS_THETA_0)
+    for options in ({}, {"trainable": "decoder"}, {"image_size": [40, 64]}):
+        learner = make_again(ID, device="cpu", precision="float32", **options).learner
+        of_network = getattr(learner, "whole_state_dict", learner.network.state_dict)()
+        assert of_network.keys() == theta_0.keys()
+        assert all(torch.equal(of_network[name], value.to(of_network[name].dtype)) for name, value in theta_0.items())
+    env = make_again(ID, images=160, splits={"seed": 0, "reward": 8}, device="cpu", precision="float32")
+    assert env.reset(seed=0)[1]["miou"] > 20  # scenes of another style than it was trained on
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"weights": None},
+        {"weights_seed": 1},
+        {"architecture": "Unet"},
+        {"architecture": "Light"},
+        {"encoder": "tu-mobilenetv3_small_050"},
+        {"network_options": {"decoder_pyramid_channels": 16}},
+    ],
+)
+def test_streets_with_another_start_or_network_do_not_load_it(options):
+    learner = make_again(ID, device="cpu", precision="float32", **options).learner
+    name = "encoder.model.conv_stem.weight"
+    found, stored = learner.network.state_dict()[name], load_file(STREETS_THETA_0)[name]
+    assert found.shape != stored.shape or not torch.allclose(found, stored.float(), atol=1e-3)
 
 
 def test_the_layout_is_plain_json_and_names_what_an_agent_relies_on():

@@ -24,6 +24,7 @@ TINY = {
     "crop_size": [32, 32],
     "fit_iterations": 1,
     "precision": "float32",
+    "weights": None,  # from which a single update makes them better
 }
 
 TINY_EXPERIMENT = {
@@ -40,6 +41,7 @@ TINY_EXPERIMENT = {
         "fit_iterations": 1,
         "precision": "float32",
         "device": "cpu",
+        "weights": None,
     },
     "methods": ["uniform", "dqn", "rare"],
     "seeds": [0, 1],

@@ -26,6 +26,7 @@ def main() -> None:
     assert version("al-seg-env") == al_seg_env.__version__
     assert len([name for name in gym.registry if name.startswith("al_seg_env/")]) == 5
     assert files("al_seg_env").joinpath("datasets/camvid_ralis.json").is_file()
+    assert files("al_seg_env").joinpath("datasets/synthetic/theta_0.safetensors").is_file()
     assert al_seg_experiment.load_experiment("synthetic_small").name == "synthetic_small"
     script = environment / "bin/al-seg-env"
     shown = subprocess.run([script, "train", "--help"], capture_output=True, text=True, check=True).stdout
