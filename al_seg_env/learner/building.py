@@ -32,6 +32,7 @@ from al_seg_env.storage.validation import LARGEST_BATCH, check, check_choice, ch
 from al_seg_env.types import Size
 
 PIXELS_PER_PASS = 3 * 2**19
+DEEP = 8  # times as many, where only a head on deep strides runs
 CLASSIFIERS = ("classifier.", "fc.", "head.")  # what files of ImageNet weights hold beside the encoder
 
 
@@ -128,6 +129,7 @@ class LearnerConfig:
         )
         mean, std = normalisation(self.encoder)
         build: Callable[..., TorchLearner] = TorchLearner
+        deep = self.trainable == "decoder" and self.architecture.lower() == "light"
         if self.trainable == "decoder":
             build = partial(FeatureLearner, feature_precision=self.feature_precision, cache=cache)
         return build(
@@ -144,16 +146,21 @@ class LearnerConfig:
             device=self.device,
             precision=self.precision,
             channels_last=self.channels_last,
-            batch_size=default_batch_size(image_size) if self.batch_size is None else self.batch_size,
+            batch_size=default_batch_size(image_size, deep) if self.batch_size is None else self.batch_size,
             fold_batchnorm=self.fold_batchnorm,
             label_stride=self.label_stride,
             tune_cpu=self.tune_cpu,
         )
 
 
-def default_batch_size(image_size: Size) -> int:
-    """Return the images per forward pass: more if they are small, up to 64, to spread the cost of each layer."""
-    fitting = PIXELS_PER_PASS // (image_size[0] * image_size[1])
+def default_batch_size(image_size: Size, deep: bool = False) -> int:
+    """Return the images per forward pass: more if they are small, up to 64, to spread the cost of each layer.
+
+    Args:
+        image_size: ``(height, width)`` in pixels.
+        deep: What runs are layers on deep strides alone, which have far fewer numbers to hold than an image has pixels.
+    """
+    fitting = PIXELS_PER_PASS * (DEEP if deep else 1) // (image_size[0] * image_size[1])
     return 1 << min(6, max(0, fitting.bit_length() - 1))
 
 

@@ -78,29 +78,25 @@ class FeatureBatch:
         Returns:
             Maps ``(length, ...)``, the channels last in memory.
         """
-        given = [self._maps(*view) for view in zip(self.images, self.origins.tolist(), strict=True)]
+        given = [self.inputs.maps(image) for image in self.images]
         maps = []
-        for parts in zip(*given, strict=True):
+        for whole in zip(*given, strict=True):
+            parts = whole if self.window is None else self._cut(whole, self.window)
             together = torch.empty((length, *parts[0].shape), dtype=dtype, pin_memory=device.type == "cuda")
-            for row, part in enumerate(parts):
-                together[row].copy_(part)
+            torch.stack(parts, out=together[: len(parts)])
             together[len(parts) :] = 0
             together = together.to(device, non_blocking=True)
             maps.append(together.permute(0, 3, 1, 2) if together.dim() == 4 else together)
         return FeatureMaps(tuple(maps), self.encoded_size)
 
-    def _maps(self, image: int, origin: Sequence[int]) -> tuple[Tensor, ...]:
-        maps = self.inputs.maps(image)
-        if self.window is None:
-            return maps
-        cut = []
-        for values in maps:
-            per_cell = values.shape[0] * self.inputs.cell // self.inputs.encoded_size[0]
-            (top, left), (height, width) = (
-                (per_cell * first, per_cell * second) for first, second in (origin, self.window)
-            )
-            cut.append(values[top : top + height, left : left + width])
-        return tuple(cut)
+    def _cut(self, maps: Sequence[Tensor], window: Size) -> list[Tensor]:
+        """Return the windows of one map ``(h, w, c)`` of each image."""
+        per_cell = maps[0].shape[0] * self.inputs.cell // self.inputs.encoded_size[0]
+        height, width = per_cell * window[0], per_cell * window[1]
+        return [
+            values[top : top + height, left : left + width]
+            for values, (top, left) in zip(maps, (per_cell * self.origins).tolist(), strict=True)
+        ]
 
 
 class FeatureInputs:
@@ -220,15 +216,16 @@ class FeatureInputs:
         batch = self.whole(images)
         windows = self.windows(batch, [_as_boxes(box, place[box.image]) for box in boxes])
         views = batch if windows is None else windows
-        targets = torch.full((len(views), *views.image_size), IGNORE_LABEL, dtype=torch.uint8)
-        known = {image: torch.from_numpy(labels(image)) for image in images}
+        targets = np.full((len(views), *views.image_size), IGNORE_LABEL, np.uint8)
+        known = {image: labels(image) for image in images}
         for number, box in enumerate(boxes):
             row = place[box.image] if windows is None else number
             top, left = views.corners[row].tolist()
-            box._replace(top=box.top - top, bottom=box.bottom - top, left=box.left - left, right=box.right - left).crop(
-                targets[row]
-            ).copy_(box.crop(known[box.image]))
-        return views, targets
+            inside = box._replace(
+                top=box.top - top, bottom=box.bottom - top, left=box.left - left, right=box.right - left
+            )
+            inside.crop(targets[row])[...] = box.crop(known[box.image])
+        return views, torch.from_numpy(targets)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is found again."""

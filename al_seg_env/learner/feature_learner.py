@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from al_seg_env.datasets.frames import Frames
 from al_seg_env.datasets.segmentation_data import IGNORE_LABEL
+from al_seg_env.functional import CACHED
 from al_seg_env.learner.dropout import dropout_on, seeded, split_at_dropout
 from al_seg_env.learner.feature_inputs import FeatureBatch, FeatureInputs
 from al_seg_env.learner.feature_store import FEATURE_DTYPES, FeatureStore
 from al_seg_env.learner.frozen_encoder import FeatureMaps, divided
 from al_seg_env.learner.preparation import Preparation, Prepares
-from al_seg_env.learner.torch_learner import IMAGENET_MEAN, IMAGENET_STD, TorchLearner
+from al_seg_env.learner.torch_learner import IMAGENET_MEAN, IMAGENET_STD, Grid, TorchLearner
 from al_seg_env.learner.upsampling import final_upsampling, needed_cells, spaced_weights, upsampled
 from al_seg_env.regions import Boxes, cut_boxes
 from al_seg_env.storage.validation import check_choice, check_device
@@ -220,9 +221,10 @@ class FeatureLearner(TorchLearner):
         tables = [spaced_weights(cells, pixels, int(start), length, step, corners) for start in different]
         return torch.stack(tables)[torch.from_numpy(which)].to(self.device)
 
-    def _logits_on(self, images: FeatureBatch, grid: slice) -> Tensor:
+    def _logits_on(self, images: FeatureBatch, grid: slice) -> Iterator[Tensor]:
         if self._upsampling is None:
-            return super()._logits_on(images, grid)
+            yield from super()._logits_on(images, grid)
+            return
         coarse = next(self._in_turn(self._coarse, images))
         start, stop, step = grid.start or 0, grid.stop, grid.step or 1
         assert stop is None
@@ -230,24 +232,32 @@ class FeatureLearner(TorchLearner):
             self._weights(np.array([start]), len(range(start, side, step)), cells, pixels, step)
             for side, cells, pixels in zip(images.image_size, coarse.shape[2:], images.encoded_size, strict=True)
         )
-        return upsampled(coarse, rows, columns)
+        # As many at once as stay near the processor until their classes are counted.
+        size = max(1, CACHED // (self.num_classes * rows.shape[1] * columns.shape[1]))
+        for few in coarse.split(size):
+            yield upsampled(few, rows, columns)
 
-    def _training_logits(self, images: FeatureBatch, targets: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    def _training_logits(self, images: FeatureBatch, targets: Tensor, grid: Grid, seed: int) -> tuple[Tensor, Tensor]:
         if self._upsampling is None:
-            return super()._training_logits(images, targets, seed)
+            return super()._training_logits(images, targets, grid, seed)
         network = self._coarse_view(self.network)
         with seeded(seed, self.device), self._autocast():
             coarse = network(self.prepare(images))
-        # Only rows and columns that hold a label are upsampled. Nothing is above IGNORE_LABEL, so a minimum tells.
-        lowest = targets.amin(dim=0)
-        taken = [lowest.amin(dim=side) != IGNORE_LABEL for side in (1, 0)]
-        rows, columns = (
-            self._weights(np.zeros(1, np.int64), side, cells, pixels)[0][where.to(self.device)]
-            for where, side, cells, pixels in zip(
-                taken, images.image_size, coarse.shape[2:], images.encoded_size, strict=True
+        # Of each view, only the rows and columns of the grid that hold a label are upsampled.
+        targets = targets[:, grid[0], grid[1]]
+        labelled = targets != IGNORE_LABEL
+        rows, columns = (_held(labelled.any(dim=side)) for side in (2, 1))
+        tables = (
+            self._weights(np.array([taken.start or 0]), len(range(side)[taken]), cells, pixels, taken.step or 1)[0]
+            for taken, side, cells, pixels in zip(
+                grid, images.image_size, coarse.shape[2:], images.encoded_size, strict=True
             )
         )
-        return upsampled(coarse, rows, columns), targets[:, taken[0]][:, :, taken[1]]
+        row_weights, column_weights = (
+            table[held.to(self.device)][:, None] for table, held in zip(tables, (rows, columns), strict=True)
+        )
+        first = torch.arange(len(targets))[:, None, None]
+        return upsampled(coarse, row_weights, column_weights), targets[first, rows[:, :, None], columns[:, None]]
 
     def _accompanied(self, images: FeatureBatch, targets: Tensor) -> tuple[FeatureBatch, Tensor]:
         """Return a lone view twice: stored features have no mirror image."""
@@ -293,6 +303,12 @@ class FeatureLearner(TorchLearner):
         ):
             return self._upsampling
         return None
+
+
+def _held(marks: Tensor) -> Tensor:
+    """Return where each row of marks ``(n, m)`` is true, in order; rows with fewer than others end with what is not."""
+    most = int(marks.sum(dim=1).max())
+    return marks.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
 
 
 class FeaturePreparation:

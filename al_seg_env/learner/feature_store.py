@@ -67,7 +67,7 @@ class FeatureStore:
         sizes = [int(np.prod(shape)) for shape in self.shapes]
         self._ends = np.cumsum(sizes).tolist()
         self.bytes_per_image = self._ends[-1] * self.dtype.itemsize
-        self._records: dict[int, Tensor] = {}
+        self._maps: dict[int, tuple[Tensor, ...]] = {}
         self._file: FeatureFile | None = None
         if cache is not None:
             fingerprint = getattr(frames.data, "fingerprint", None)
@@ -106,7 +106,7 @@ class FeatureStore:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the features: a copy in another process reads the folder, or encodes again."""
-        return {**self.__dict__, "_records": {}}
+        return {**self.__dict__, "_maps": {}}
 
     def maps(self, image: int) -> tuple[Tensor, ...]:
         """Return the features of an image, each map ``(h, w, c)`` as in ``shapes``; they must not be written to.
@@ -114,14 +114,9 @@ class FeatureStore:
         Raises:
             MemoryError, OSError: See :meth:`prepare`.
         """
-        record = self._records.get(image)
-        if record is None:
+        if image not in self._maps:
             self.prepare([image])
-            record = self._records[image]
-        starts = (0, *self._ends)
-        return tuple(
-            record[start:end].view(shape) for start, end, shape in zip(starts, self._ends, self.shapes, strict=False)
-        )
+        return self._maps[image]
 
     def prepare(self, images: Sequence[int]) -> None:
         """Encode those of some images whose features are not there yet, with a progress bar if they are many.
@@ -130,11 +125,11 @@ class FeatureStore:
             MemoryError: If they do not fit into memory; nothing has been encoded then.
             OSError: If they do not fit on the cache's disk, or it cannot be written; whatever has been written stays.
         """
-        missing = [image for image in dict.fromkeys(images) if image not in self._records]
+        missing = [image for image in dict.fromkeys(images) if image not in self._maps]
         if self._file is None:
             self._require(len(missing), available_memory(), "memory")
             for image in self._bar(missing, "memory"):
-                self._records[image] = self._encoded(image)
+                self._maps[image] = self._divided(self._encoded(image))
             return
         missing = self._found(self._file, missing)
         if not missing:
@@ -159,8 +154,15 @@ class FeatureStore:
             if content is None:
                 missing.append(image)
             else:
-                self._records[image] = torch.from_numpy(content).view(self.dtype)
+                self._maps[image] = self._divided(torch.from_numpy(content).view(self.dtype))
         return missing
+
+    def _divided(self, record: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps that lie in a row."""
+        starts = (0, *self._ends)
+        return tuple(
+            record[start:end].view(shape) for start, end, shape in zip(starts, self._ends, self.shapes, strict=False)
+        )
 
     def _encoded(self, image: int) -> Tensor:
         """Return the features of an image in a row."""

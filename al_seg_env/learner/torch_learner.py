@@ -25,6 +25,8 @@ from al_seg_env.metrics import confusion_matrix
 from al_seg_env.storage.validation import LARGEST_BATCH, check, check_choice, check_device, check_int, check_number
 
 T = TypeVar("T")
+Grid = tuple[slice, slice]
+"""Which rows and columns of images are meant."""
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -196,16 +198,15 @@ class TorchLearner:
             MemoryError: If half a batch does not fit into memory either. In both cases nothing has changed.
         """
         seed = int(rng.integers(2**63))
-        if self.label_stride > 1:
-            targets = _thinned(targets, self.label_stride, rng)
-        labelled = _labelled(targets)
+        grid = _random_grid(self.label_stride, rng)
+        labelled = _labelled(targets, grid)
         if not labelled:
             return 0.0
         buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
         self.optimizer.zero_grad(set_to_none=True)
         self.network.train()
         try:
-            backward = partial(self._backward, labelled=labelled, seed=seed, buffers=buffers)
+            backward = partial(self._backward, grid=grid, labelled=labelled, seed=seed, buffers=buffers)
             loss = sum(within_memory(backward, (images, targets), "fit_batch_size or crop_size"))
             limit = math.inf if self.max_grad_norm is None else self.max_grad_norm
             norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit).item()
@@ -224,22 +225,24 @@ class TorchLearner:
             group["lr"] *= self.learning_rate_decay
         return loss
 
-    def _backward(self, images: Any, targets: Tensor, labelled: int, seed: int, buffers: Mapping[str, Tensor]) -> float:
+    def _backward(
+        self, images: Any, targets: Tensor, grid: Grid, labelled: int, seed: int, buffers: Mapping[str, Tensor]
+    ) -> float:
         """Add a batch's share of the gradients, by its share of the labelled pixels; return its share of the loss.
 
         If it fails, no gradient is left, and the buffers are restored.
         """
-        share = _labelled(targets) / labelled
+        share = _labelled(targets, grid) / labelled
         if not share:
             return 0.0
         try:
             try:
-                logits, target = self._training_logits(images, targets, seed)
+                logits, target = self._training_logits(images, targets, grid, seed)
             except ValueError:
                 if len(images) > 1:
                     raise
                 self._restore(buffers)
-                logits, target = self._training_logits(*self._accompanied(images, targets), seed)
+                logits, target = self._training_logits(*self._accompanied(images, targets), grid, seed)
             loss = share * F.cross_entropy(logits, to_device(target, self.device).long(), ignore_index=IGNORE_LABEL)
             loss.backward()
             return loss.item()
@@ -248,11 +251,12 @@ class TorchLearner:
             self._restore(buffers)
             raise
 
-    def _training_logits(self, images: Any, targets: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """Return logits with a gradient, and the targets of their pixels."""
+    def _training_logits(self, images: Any, targets: Tensor, grid: Grid, seed: int) -> tuple[Tensor, Tensor]:
+        """Return logits with a gradient of all labelled pixels on a grid, and their targets."""
         with seeded(seed, self.device), self._autocast():
             logits = self.network(self.prepare(images))
-        return self.prepare.undo(logits, images), targets
+        rows, columns = grid
+        return self.prepare.undo(logits, images)[:, :, rows, columns], targets[:, rows, columns]
 
     def _accompanied(self, images: Any, targets: Tensor) -> tuple[Any, Tensor]:
         """Return a lone crop and its mirror image, which it could as well have been flipped to.
@@ -363,13 +367,13 @@ class TorchLearner:
     def _count(self, images: Any, masks: Tensor, stride: int) -> tuple[Tensor, Tensor]:
         """Return the confusion matrix of a batch, and the number of its labelled pixels."""
         grid = slice(stride // 2, None, stride)
-        classes = class_map(self._logits_on(images, grid))
-        target = to_device(masks[:, grid, grid], self.device)
+        classes = torch.cat([class_map(logits) for logits in self._logits_on(images, grid)])
+        target = to_device(masks[:, grid, grid].contiguous(), self.device)
         return confusion_matrix(classes, target, self.num_classes), (target < self.num_classes).sum()
 
-    def _logits_on(self, images: Any, grid: slice) -> Tensor:
-        """Return the logits of those rows and columns of whole images that ``grid`` takes."""
-        return self.predict(images)[:, :, grid, grid]
+    def _logits_on(self, images: Any, grid: slice) -> Iterator[Tensor]:
+        """Yield the logits of those rows and columns that ``grid`` takes of a few whole images after another."""
+        yield self.predict(images)[:, :, grid, grid]
 
     def _grown(self, count: int) -> int:
         """Return the length to pad a batch to: one of eight, because each new length costs a CPU new kernels."""
@@ -388,17 +392,18 @@ class TorchLearner:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
 
-def _thinned(targets: Tensor, stride: int, rng: np.random.Generator) -> Tensor:
-    """Return targets ``(n, h, w)`` of which only every n-th row and column is left, counted from a random one."""
-    rows, columns = (slice(int(first), None, stride) for first in rng.integers(stride, size=2))
-    left = torch.full_like(targets, IGNORE_LABEL)
-    left[:, rows, columns] = targets[:, rows, columns]
-    return left
+def _random_grid(stride: int, rng: np.random.Generator) -> Grid:
+    """Return every n-th row and column, counted from a random one."""
+    if stride == 1:
+        return slice(None), slice(None)
+    first_row, first_column = rng.integers(stride, size=2).tolist()
+    return slice(first_row, None, stride), slice(first_column, None, stride)
 
 
-def _labelled(targets: Tensor) -> int:
-    """Return the number of labelled pixels; NumPy counts them 14 times faster than torch sums them."""
-    return int(np.count_nonzero(targets.cpu().numpy() != IGNORE_LABEL))
+def _labelled(targets: Tensor, grid: Grid) -> int:
+    """Return the number of labelled pixels on a grid; NumPy counts them 14 times faster than torch sums them."""
+    rows, columns = grid
+    return int(np.count_nonzero(targets.cpu().numpy()[:, rows, columns] != IGNORE_LABEL))
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

@@ -67,7 +67,8 @@ class ClassEntropy:
 
     def __call__(self, prediction: Prediction) -> Tensor:
         """Return ``(M, C)``."""
-        return prediction.regions.over_pixels(torch.special.entr(prediction.probabilities), "mean")
+        surprise = prediction.logits.log_softmax(dim=0).neg_()
+        return prediction.regions.over_pixels(surprise.mul_(prediction.probabilities), "mean")
 
 
 @dataclass(frozen=True)

@@ -70,19 +70,14 @@ class Prediction:
         self._label_levels = label_levels
 
     @cached_property
-    def _maps(self) -> tuple[Tensor, Tensor]:
-        classes, entropy = functional.class_and_entropy_maps(self.logits[None])
-        return classes[0], entropy[0]
-
-    @property
     def classes(self) -> Tensor:
         """Most probable class per pixel, ``(P,)`` uint8."""
-        return self._maps[0]
+        return functional.class_map(self.logits[None])[0]
 
-    @property
+    @cached_property
     def entropy(self) -> Tensor:
         """Shannon entropy per pixel in nats, ``(P,)``."""
-        return self._maps[1]
+        return functional.entropy_map(self.logits[None])[0]
 
     @cached_property
     def class_counts(self) -> Tensor:

@@ -127,15 +127,15 @@ class RegionPixels:
 
     def over_pixels(self, values: Tensor, mode: str) -> Tensor:
         """Return the ``"mean"`` or ``"max"`` of C values per pixel ``(C, P)`` over each region, ``(M, C)``."""
-        how = {"mean": lambda tiles: tiles.mean(dim=(1, 2)), "max": lambda tiles: tiles.amax(dim=(1, 2))}[mode]
-        return torch.cat([self._reduce(each, lambda tiles: how(tiles)[:, None]) for each in values], dim=1)
+        how = {"mean": torch.mean, "max": torch.amax}[mode]
+        return self._reduce(values, lambda tiles: how(tiles, dim=(2, 3)).T)
 
     def class_counts(self, labels: Tensor, num_classes: int) -> Tensor:
         """Return the number of pixels of each class in each region from labels ``(P,)``: ``(M, C)`` int64."""
         return self._reduce(labels, lambda tiles: functional.class_counts(tiles, num_classes))
 
     def _reduce(self, values: Tensor, reduce: Callable[[Tensor], Tensor]) -> Tensor:
-        """Reduce the tiles ``(n, h, w)`` of each block to ``(n, f)``, and return them in the regions' order."""
+        """Reduce the tiles ``(..., n, h, w)`` of each block to ``(n, f)``, and return them in the regions' order."""
         parts = [reduce(tiles) for tiles in self._tiles(values)]
         if len(parts) == 1:
             return parts[0]
@@ -149,7 +149,7 @@ class RegionPixels:
         for block in self._blocks:
             shape = (len(block.wanted), *block.taken)
             end = start + shape[0] * shape[1] * shape[2]
-            yield values[start:end].view(shape)
+            yield values[..., start:end].unflatten(-1, shape)
             start = end
 
 

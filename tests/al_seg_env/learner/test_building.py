@@ -315,6 +315,14 @@ def test_small_images_are_predicted_in_larger_batches(size, expected):
     assert config(batch_size=3).build(CLASSES, size).batch_size == 3
 
 
+@pytest.mark.parametrize(("size", "expected"), [((96, 128), 64), ((360, 480), 64), ((1024, 2048), 4)])
+def test_a_head_on_deep_strides_runs_in_larger_batches(size, expected):
+    assert default_batch_size(size, deep=True) == expected
+    light = {"architecture": "Light", "network_options": {}}
+    assert config(**light, trainable="decoder").build(CLASSES, size).batch_size == expected
+    assert config(**light).build(CLASSES, size).batch_size == default_batch_size(size)
+
+
 def test_feature_maps_are_added_as_smp_does():
     network = build_network(config(), 3)
     maps = [torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(seed)) for seed in range(4)]
