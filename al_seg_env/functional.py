@@ -130,7 +130,10 @@ def _first_best(logits: Tensor) -> Tensor:
     count, n_classes, *size = logits.shape
     pixels = logits.reshape(count, n_classes, 1, math.prod(size)).contiguous().permute(0, 3, 1, 2)  # (B, P, C, 1)
     best, classes = F.max_pool2d(pixels, (n_classes, 1), return_indices=True)
-    return classes.to(torch.uint8).masked_fill_(best.isfinite().logical_not_(), n_classes).view(count, *size)
+    classes = classes.to(torch.uint8)
+    if not bool(best.sum().isfinite()):  # which costs less than to look at each of them
+        classes.masked_fill_(best.isfinite().logical_not_(), n_classes)
+    return classes.view(count, *size)
 
 
 def _exponentials(d: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,7 +3,8 @@
 Steps of several environments with the same seed and actions are timed in turn: on stored features with the head Light,
 and through a whole FPN for each of --whole. Right after the step on features come the bare passes that it made: the
 layers of the head up to its coarse logits, forward and, for training, backward with an update, on features that lie
-ready, with nothing else around them.
+ready, with nothing else around them; once without the head's last layer and once with it, which upsamples these logits,
+here to the pixels that are looked at alone.
 
     python benchmarks/frozen_step_cost.py --env al_seg_env/CamVid-v0 --env-arg root=...
 
@@ -27,8 +28,13 @@ from tqdm import tqdm
 
 from al_seg_env import TorchLearner
 from al_seg_env.command_line import EnvironmentOptions, run
+from al_seg_env.learner import feature_learner
 from al_seg_env.learner.frozen_encoder import FeatureMaps
+from al_seg_env.learner.upsampling import upsampled
 from al_seg_env.storage import write_csv
+
+Upsampling = tuple[Tensor, ...]
+"""Coarse logits, and the weights of rows and columns."""
 
 
 @dataclass(frozen=True)
@@ -84,19 +90,21 @@ def main(options: Options) -> None:
                 with passes:
                     row[name] = measure(step, torch_learner(env).device)
                 state = env.learner.state_dict()
-                row["bare"] = measure(passes.run, passes.learner.device)
-                env.learner.load_state_dict(state)
+                for column, whole in {"coarse": False, "bare": True}.items():
+                    row[column] = measure(partial(passes.run, whole), passes.learner.device)
+                    env.learner.load_state_dict(state)
             else:
                 row[name] = measure(step, torch_learner(env).device)
         ratios = {f"{name} / frozen": row[name] / row["frozen"] for name in options.whole}
-        rows.append({**row, "frozen / bare": row["frozen"] / row["bare"], **ratios})
+        shares = {f"frozen / {name}": row["frozen"] / row[name] for name in ("coarse", "bare")}
+        rows.append({**row, **shares, **ratios})
     rows = [{name: round(value, 4) for name, value in row.items()} for row in rows[1:]]
     write_csv(options.out / "frozen_step_cost.csv", rows)
     print(describe(rows))
 
 
 class BarePasses:
-    """Notes the features that a learner reads while it is a context, and passes them through its head again."""
+    """Notes what a learner reads and upsamples while it is a context, and passes it through its head again."""
 
     def __init__(self, learner: TorchLearner) -> None:
         self.learner, self.prepare = learner, learner.prepare
@@ -104,10 +112,14 @@ class BarePasses:
     def __enter__(self) -> None:
         self._predicted: list[FeatureMaps] = []
         self._trained: list[FeatureMaps] = []
+        self._looked_at: list[Upsampling] = []
+        self._trained_on: list[Upsampling] = []
         self.learner.prepare = self  # type: ignore[assignment]
+        feature_learner.upsampled = self._upsampled
 
     def __exit__(self, *error: object) -> None:
         self.learner.prepare = self.prepare
+        feature_learner.upsampled = upsampled
 
     def __call__(self, batch: Any, length: int | None = None) -> FeatureMaps:
         """Return what the learner asks for, and note it."""
@@ -115,19 +127,29 @@ class BarePasses:
         (self._trained if self.learner.network.training else self._predicted).append(maps)
         return maps
 
+    def _upsampled(self, *given: Tensor) -> Tensor:
+        """Return what the learner asks for, and note it."""
+        (self._trained_on if self.learner.network.training else self._looked_at).append(given)
+        return upsampled(*given)
+
     def undo(self, logits: Tensor, batch: Any) -> Tensor:
         """Crop what was grown off logits."""
         return self.prepare.undo(logits, batch)
 
-    def run(self) -> None:
-        """Make the passes."""
+    def run(self, whole: bool) -> None:
+        """Make the passes, the whole head's or those up to its last layer."""
         network, optimizer = self.learner.network, self.learner.optimizer
         with torch.inference_mode():
             for maps in self._predicted:
                 self._coarse(maps)
+            if whole:
+                for given in self._looked_at:
+                    upsampled(*given)
         network.train()
-        for maps in self._trained:
+        for maps, (_, row_weights, column_weights) in zip(self._trained, self._trained_on, strict=True):
             logits = self._coarse(maps).float()
+            if whole:
+                logits = upsampled(logits, row_weights, column_weights)
             optimizer.zero_grad(set_to_none=True)
             F.cross_entropy(logits, logits.detach().argmax(dim=1)).backward()
             optimizer.step()

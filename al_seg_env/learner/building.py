@@ -32,7 +32,7 @@ from al_seg_env.storage.validation import LARGEST_BATCH, check, check_choice, ch
 from al_seg_env.types import Size
 
 PIXELS_PER_PASS = 3 * 2**19
-DEEP = 8  # times as many, where only a head on deep strides runs
+DEEP = 4  # times as many, where only a head on deep strides runs
 CLASSIFIERS = ("classifier.", "fc.", "head.")  # what files of ImageNet weights hold beside the encoder
 
 

@@ -218,9 +218,10 @@ class FeatureInputs:
         views = batch if windows is None else windows
         targets = np.full((len(views), *views.image_size), IGNORE_LABEL, np.uint8)
         known = {image: labels(image) for image in images}
+        corners = views.corners.tolist()
         for number, box in enumerate(boxes):
             row = place[box.image] if windows is None else number
-            top, left = views.corners[row].tolist()
+            top, left = corners[row]
             inside = box._replace(
                 top=box.top - top, bottom=box.bottom - top, left=box.left - left, right=box.right - left
             )

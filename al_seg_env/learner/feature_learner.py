@@ -214,26 +214,26 @@ class FeatureLearner(TorchLearner):
         numbers, weights = (torch.stack(tables)[where].to(self.device) for tables in zip(*found, strict=True))
         return numbers, weights
 
-    def _weights(self, starts: IntArray, length: int, cells: int, pixels: int, step: int = 1) -> Tensor:
-        """Return the weights ``(n, length, cells)`` of the rows or columns from each start on."""
-        different, which = np.unique(starts, return_inverse=True)
-        corners = self._align_corners
-        tables = [spaced_weights(cells, pixels, int(start), length, step, corners) for start in different]
-        return torch.stack(tables)[torch.from_numpy(which)].to(self.device)
+    def _weights_on(self, images: FeatureBatch, coarse: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+        """Return the weights ``(n, cells)`` of the rows, and of the columns, that a grid takes of some views."""
+        rows, columns = (
+            spaced_weights(
+                cells, pixels, taken.start or 0, len(range(side)[taken]), taken.step or 1, self._align_corners
+            ).to(self.device)
+            for taken, side, cells, pixels in zip(
+                grid, images.image_size, coarse.shape[2:], images.encoded_size, strict=True
+            )
+        )
+        return rows, columns
 
     def _logits_on(self, images: FeatureBatch, grid: slice) -> Iterator[Tensor]:
         if self._upsampling is None:
             yield from super()._logits_on(images, grid)
             return
         coarse = next(self._in_turn(self._coarse, images))
-        start, stop, step = grid.start or 0, grid.stop, grid.step or 1
-        assert stop is None
-        rows, columns = (
-            self._weights(np.array([start]), len(range(start, side, step)), cells, pixels, step)
-            for side, cells, pixels in zip(images.image_size, coarse.shape[2:], images.encoded_size, strict=True)
-        )
+        rows, columns = self._weights_on(images, coarse, (grid, grid))
         # As many at once as stay near the processor until their classes are counted.
-        size = max(1, CACHED // (self.num_classes * rows.shape[1] * columns.shape[1]))
+        size = max(1, CACHED // (self.num_classes * len(rows) * len(columns)))
         for few in coarse.split(size):
             yield upsampled(few, rows, columns)
 
@@ -247,17 +247,12 @@ class FeatureLearner(TorchLearner):
         targets = targets[:, grid[0], grid[1]]
         labelled = targets != IGNORE_LABEL
         rows, columns = (_held(labelled.any(dim=side)) for side in (2, 1))
-        tables = (
-            self._weights(np.array([taken.start or 0]), len(range(side)[taken]), cells, pixels, taken.step or 1)[0]
-            for taken, side, cells, pixels in zip(
-                grid, images.image_size, coarse.shape[2:], images.encoded_size, strict=True
-            )
-        )
         row_weights, column_weights = (
-            table[held.to(self.device)][:, None] for table, held in zip(tables, (rows, columns), strict=True)
+            weights[held.to(self.device)][:, None]
+            for weights, held in zip(self._weights_on(images, coarse, grid), (rows, columns), strict=True)
         )
-        first = torch.arange(len(targets))[:, None, None]
-        return upsampled(coarse, row_weights, column_weights), targets[first, rows[:, :, None], columns[:, None]]
+        view = torch.arange(len(targets))[:, None, None]
+        return upsampled(coarse, row_weights, column_weights), targets[view, rows[:, :, None], columns[:, None]]
 
     def _accompanied(self, images: FeatureBatch, targets: Tensor) -> tuple[FeatureBatch, Tensor]:
         """Return a lone view twice: stored features have no mirror image."""

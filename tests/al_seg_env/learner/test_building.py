@@ -315,7 +315,7 @@ def test_small_images_are_predicted_in_larger_batches(size, expected):
     assert config(batch_size=3).build(CLASSES, size).batch_size == 3
 
 
-@pytest.mark.parametrize(("size", "expected"), [((96, 128), 64), ((360, 480), 64), ((1024, 2048), 4)])
+@pytest.mark.parametrize(("size", "expected"), [((96, 128), 64), ((360, 480), 32), ((1024, 2048), 2)])
 def test_a_head_on_deep_strides_runs_in_larger_batches(size, expected):
     assert default_batch_size(size, deep=True) == expected
     light = {"architecture": "Light", "network_options": {}}

@@ -12,6 +12,7 @@ from fakes import numbered_data
 from torch import nn
 
 from al_seg_env.datasets.frames import Frames
+from al_seg_env.learner import feature_learner
 from al_seg_env.learner.feature_learner import FeatureLearner
 from al_seg_env.learner.inputs import labelled_batches
 from al_seg_env.learner.light import Light
@@ -81,13 +82,15 @@ def test_only_what_is_read_is_kept(architecture):
     assert learner(network(architecture)).encoder.read == read[architecture]
 
 
+@pytest.mark.parametrize("stride", [1, 3])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_step_is_one_of_the_whole_network_with_frozen_parameters(frames, architecture):
+def test_a_step_is_one_of_the_whole_network_with_frozen_parameters(frames, architecture, stride):
     grid, images = RegionGrid(SIZE, (21, 30)), (0, 2, 5)
     regions = [3, 2 * 16 + 7, 2 * 16 + 8, 5 * 16 + 15]  # the last is a smaller one of the grid's corner
     assert grid.regions_per_image == 16
     made = network(architecture, dropout=False)
-    subject, reference = learner(made, momentum=0.9, weight_decay=1e-3), whole(made)
+    options = {"momentum": 0.9, "weight_decay": 1e-3, "label_stride": stride}
+    subject, reference = learner(made, **options), whole(made)
     views, targets = subject.inputs(frames).training_views(
         grid, regions, frames.mask, (30, 30), np.random.default_rng()
     )
@@ -99,6 +102,13 @@ def test_a_step_is_one_of_the_whole_network_with_frozen_parameters(frames, archi
     for region in regions:
         box = grid.box(region)
         box.crop(labels[images.index(box.image)]).copy_(box.crop(torch.from_numpy(frames.mask(box.image))))
+    if stride > 1:
+        rng = np.random.default_rng(0)
+        rng.integers(2**63)  # seeds the dropout
+        first = rng.integers(stride, size=2)
+        for side in (0, 1):
+            left_out = torch.arange(SIZE[side]) % stride != first[side]
+            labels.movedim(side + 1, 0)[left_out] = 255
     trained = [p for p in reference.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=0.05, momentum=0.9, weight_decay=1e-3)
     pixels, prepare = frames.images(images), subject.encoder.prepare
@@ -196,7 +206,9 @@ def test_a_step_on_windows_is_one_on_whole_images(dilations):
         assert torch.allclose(on_windows.network.state_dict()[key], value, atol=1e-6), key
 
 
-def test_evaluation_on_a_grid_counts_the_pixels_of_the_grid(frames):
+@pytest.mark.parametrize("cached", [1, 2**20])
+def test_evaluation_on_a_grid_counts_the_pixels_of_the_grid(frames, cached, monkeypatch):
+    monkeypatch.setattr(feature_learner, "CACHED", cached)  # image by image, or all at once
     subject = learner()
     inputs, images = subject.inputs(frames), [1, 2, 3]
     confusion = subject.evaluate(labelled_batches(inputs, frames, images, 2), 3)
