@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -90,8 +91,8 @@ def main(options: Options) -> None:
                 with passes:
                     row[name] = measure(step, torch_learner(env).device)
                 state = env.learner.state_dict()
-                for column, whole in {"coarse": False, "bare": True}.items():
-                    row[column] = measure(partial(passes.run, whole), passes.learner.device)
+                for column in ("coarse", "bare"):
+                    row[column] = measure(partial(passes.run, column == "bare"), passes.learner.device)
                     env.learner.load_state_dict(state)
             else:
                 row[name] = measure(step, torch_learner(env).device)
@@ -115,11 +116,12 @@ class BarePasses:
         self._looked_at: list[Upsampling] = []
         self._trained_on: list[Upsampling] = []
         self.learner.prepare = self  # type: ignore[assignment]
-        feature_learner.upsampled = self._upsampled
+        self._patch = mock.patch.object(feature_learner, "upsampled", self._upsampled)
+        self._patch.start()
 
     def __exit__(self, *error: object) -> None:
         self.learner.prepare = self.prepare
-        feature_learner.upsampled = upsampled
+        self._patch.stop()
 
     def __call__(self, batch: Any, length: int | None = None) -> FeatureMaps:
         """Return what the learner asks for, and note it."""

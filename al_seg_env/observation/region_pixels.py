@@ -127,8 +127,9 @@ class RegionPixels:
 
     def over_pixels(self, values: Tensor, mode: str) -> Tensor:
         """Return the ``"mean"`` or ``"max"`` of C values per pixel ``(C, P)`` over each region, ``(M, C)``."""
-        how = {"mean": torch.mean, "max": torch.amax}[mode]
-        return self._reduce(values, lambda tiles: how(tiles, dim=(2, 3)).T)
+        if mode == "mean":
+            return self._reduce(values, lambda tiles: tiles.mean(dim=(2, 3)).T)
+        return self._reduce(values, lambda tiles: tiles.amax(dim=(2, 3)).T)
 
     def class_counts(self, labels: Tensor, num_classes: int) -> Tensor:
         """Return the number of pixels of each class in each region from labels ``(P,)``: ``(M, C)`` int64."""
