@@ -91,9 +91,9 @@ def test_the_quickstart_can_be_copied_and_run_again(tmp_path, monkeypatch, capsy
     source = (EXAMPLES / "quickstart.py").read_text()
     assert len(source.splitlines()) <= 60
     for line, tiny in (
-        ("EPOCHS, EPISODES, SEEDS = .*", "EPOCHS, EPISODES, SEEDS = 1, 1, (0,)"),
-        ("BUDGETS = .*", "BUDGETS = (2, 4)"),
-        (r"gym\.make\(STREETS", f"gym.make(STREETS, **{TINY!r}"),
+        ("EPISODES, SEEDS, BUDGETS = .*", "EPISODES, SEEDS, BUDGETS = 1, (0, 1), (2, 4)"),
+        (r"\*\*SETTING", f"**{{**SETTING, **{TINY!r}}}"),
+        ('"updates": 100', '"updates": 1'),
     ):
         source, count = re.subn(line, tiny, source)
         assert count
@@ -103,11 +103,13 @@ def test_the_quickstart_can_be_copied_and_run_again(tmp_path, monkeypatch, capsy
     out = tmp_path / "runs" / "quickstart"
     first = (out / "results.csv").read_bytes()
     assert {row["method"] for row in rows_of(out / "results.csv")} == {"uniform", "entropy", "dqn"}
-    for picture in ("agent/episodes.png", "report/figure_4_val.png", "trials/dqn-0/requests.png"):
+    for picture in ("agent/episodes.png", "report/verdict_test.png", "trials/dqn-0/requests.png"):
         assert_picture(out / picture)
     runpy.run_path("copied.py")
     assert (out / "results.csv").read_bytes() == first
-    assert "3/3" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "3/3" in said
+    assert re.search(r"agent minus entropy: \S+ \[\S+, \S+\], n = 2\n", said)
 
 
 def test_an_agent_of_ones_own(example):
