@@ -208,6 +208,9 @@ class Train(EnvironmentOptions):
     schedule."""
     agent_arg: Assignments = ()
     """Another argument of the agent, see SubActionDQN (train_freq=2)."""
+    references: tuple[str, ...] = ()
+    """Heuristics, such as uniform and entropy, that play five episodes each before the training: lines beside its
+    learning curve."""
     envs: int = 1
     """Environments that play side by side; more than one run in processes of their own."""
     checkpoint_every: Annotated[int | None, arg(metavar="INT")] = None
@@ -259,6 +262,7 @@ class Train(EnvironmentOptions):
             envs=self.envs,
             checkpoint_every=self.checkpoint_every,
             policy=self.policy,
+            references=self.references,
             **self.settings,
         )
         say(agent)

@@ -67,6 +67,12 @@ def _is_name(name: str, others: str) -> bool:
     return all(c.isalnum() or c in others for c in name) and 0 < len(name.encode("utf-8", "replace")) <= LONGEST_NAME
 
 
+def _reference(name: str) -> str:
+    if name not in METHODS or name == LEARNT:
+        raise ValueError(f"expected one of {', '.join(each for each in METHODS if each != LEARNT)}")
+    return name
+
+
 def _experiment_name(name: str) -> str:
     if not _is_name(name, " _+-.=,()[]") or name.startswith(".") or name != name.strip():
         raise ValueError(
@@ -154,6 +160,9 @@ Arguments = Annotated[dict[str, JsonValue], BeforeValidator(_listed)]
 Budgets = Annotated[Several[Count], AfterValidator(_different), AfterValidator(lambda values: tuple(sorted(values)))]
 
 
+Reference = Annotated[str, AfterValidator(_reference)]
+
+
 class Entry(BaseModel):
     """A part of an experiment's file: unknown entries and values of other types are refused."""
 
@@ -226,6 +235,8 @@ class Query(Entry):
     exploration from 1 to 0.05 over that many environment steps; ``learning_rate_decay`` for a factor per step."""
     refit: Refit | None = None
     """Fit the agent's network again at the end."""
+    references: Annotated[tuple[Reference, ...], Field(strict=False)] = ()
+    """Heuristics that play five episodes each on D_T before the training, to compare its learning curve with."""
     per_seed: bool = True
     """One agent for each seed, or one for all."""
     checkpoint_every: Count | None = None

@@ -55,6 +55,7 @@ def train_query(experiment: Experiment, weights: Path, folder: Path, seed: int, 
         refit=None if query.refit is None else dict(query.refit),
         plot=False,  # the report draws all agents together
         policy=query.policy,
+        references=query.references,
         **query.agent,
     )
 

@@ -19,12 +19,16 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv,
 
 from agents import Checkpoint, EpisodeRecorder, InfoLogger, SubActionDQN
 from al_seg_env.registration import environment_spec, make_again, make_wrapped
-from al_seg_env.storage import folder_lock
-from al_seg_env.storage.validation import check_int
-from al_seg_experiment.experiment import agent_arguments
-from al_seg_experiment.plotting import plot_lines
+from al_seg_env.storage import folder_lock, write_csv
+from al_seg_env.storage.validation import check_choices, check_int
+from al_seg_experiment.experiment import LEARNT, METHODS, agent_arguments
+from al_seg_experiment.plotting import Line, plot_lines
+from al_seg_experiment.policies import make_policy
+from al_seg_experiment.records import read_references
 
 AGENT = "agent.safetensors"
+REFERENCES = "references.csv"
+REFERENCE_EPISODES = 5
 CHECKPOINTS = "checkpoints"
 AVERAGED = 10
 """Episodes in a moving mean."""
@@ -43,6 +47,7 @@ def train_agent(
     callbacks: Sequence[BaseCallback] = (),
     plot: bool = True,
     policy: str = "QueryPolicy",
+    references: Sequence[str] = (),
     **settings: Any,
 ) -> Path:
     """Train the paper's query agent, :class:`~agents.SubActionDQN`, and store it.
@@ -63,6 +68,8 @@ def train_agent(
         callbacks: Of Stable-Baselines3, besides those that record and write checkpoints.
         plot: Draw the learning curve.
         policy: ``"QueryPolicy"``, the paper's, or ``"CandidatePolicy"``.
+        references: Heuristics by name, such as ``"entropy"``, that play five episodes each before the training, on the
+            same images. Their returns go to ``references.csv``, and are lines in the picture of the learning curve.
         settings: Arguments of :class:`~agents.SubActionDQN`, such as ``gamma``; ``epsilon_steps`` for an exploration
             rate that falls from 1 to 0.05 over that many environment steps; ``learning_rate_decay`` for a factor on the
             learning rate per step.
@@ -85,12 +92,13 @@ def train_agent(
         per_episode = steps_per_episode(players)
         steps = episodes * per_episode
         agent = SubActionDQN(policy, players, seed=seed, **agent_arguments(settings, steps))
+        means = play_references(environment_spec(env, split="train"), references, folder, seed=seed)
 
         def after_episode() -> None:
             agent.save(folder / AGENT)
             if plot and importlib.util.find_spec("matplotlib"):
                 returns = [float(row["return"]) for row in recorder.rows]
-                plot_returns(returns, folder / "episodes.png", title="Training of the query agent on D_T")
+                plot_returns(returns, folder / "episodes.png", title="Training of the query agent on D_T", means=means)
 
         recorder = EpisodeRecorder(folder / "episodes.csv", after_episode)
         learn(
@@ -105,6 +113,32 @@ def train_agent(
         agent.save(folder / AGENT)
         players.close()
     return folder / AGENT
+
+
+def play_references(spec: EnvSpec, references: Sequence[str], folder: Path, *, seed: int) -> dict[str, float]:
+    """Let heuristics play some episodes; return the mean return of each, and keep all returns as ``references.csv``.
+
+    Raises:
+        ValueError: If one is unknown, or a record of before is damaged.
+    """
+    known = [name for name in METHODS if name != LEARNT]
+    references, path = check_choices("references", list(references), known), folder / REFERENCES
+    rows = read_references(path) if path.exists() else []
+    for method in references:
+        if any(row["method"] == method for row in rows):
+            continue
+        env = make_again(spec, **METHODS[method].get("arguments", {}))
+        policy = make_policy(METHODS[method]["policy"], env, seed)
+        for episode in range(REFERENCE_EPISODES):
+            observation, _ = env.reset(seed=seed if episode == 0 else None)
+            total, terminated = 0.0, False
+            while not terminated:
+                action, _ = policy.predict(observation, deterministic=True)
+                observation, reward, terminated, _, _ = env.step(action)
+                total += float(reward)
+            rows.append({"method": method, "episode": episode + 1, "return": round(total, 4)})
+        write_csv(path, rows)
+    return {method: float(np.mean([r["return"] for r in rows if r["method"] == method])) for method in references}
 
 
 def make_players(spec: EnvSpec, envs: int) -> VecEnv:
@@ -163,9 +197,11 @@ def _refuse_training(folder: Path) -> None:
         )
 
 
-def plot_returns(returns: Sequence[float], path: Path, *, title: str) -> None:
-    """Draw the return of each episode, and the mean of the last ten."""
+def plot_returns(returns: Sequence[float], path: Path, *, title: str, means: Mapping[str, float] | None = None) -> None:
+    """Draw the return of each episode, the mean of the last ten, and the mean returns of others as lines."""
     numbers = range(1, len(returns) + 1)
     smooth = [float(np.mean(returns[max(0, i - AVERAGED) : i])) for i in numbers]
-    lines = {"return": (numbers, returns), f"mean of the last {AVERAGED}": (numbers, smooth)}
+    lines: dict[str, Line] = {"return": (numbers, returns), f"mean of the last {AVERAGED}": (numbers, smooth)}
+    for name, mean in (means or {}).items():
+        lines[f"{name}, mean of {REFERENCE_EPISODES}"] = ((1, len(returns)), (mean, mean))
     plot_lines(path, lines, xlabel="episode", ylabel="gain in mean IoU [points]", title=title)

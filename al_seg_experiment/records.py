@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import importlib.metadata
 import subprocess
@@ -16,6 +17,7 @@ from pydantic import ValidationError
 
 from al_seg_env.storage import write_json
 from al_seg_env.storage.comparison import differences
+from al_seg_env.storage.csv_values import parse_float, parse_int
 from al_seg_experiment.experiment import Experiment, Variant
 from al_seg_experiment.pieces import Piece, experiment_of, pieces
 from al_seg_experiment.reading import read_json
@@ -29,6 +31,28 @@ IRREPLACEABLE = ("episodes.csv",)
 """Files that only the whole piece makes, from its beginning."""
 EXTENSIBLE = ("methods", "seeds", "variants", "full", "cache", "cpus", "gpus")
 """What may grow between two runs of an experiment in one folder; whatever is finished stays valid."""
+
+
+def read_references(path: Path) -> list[dict[str, Any]]:
+    """Read the returns of heuristics beside a training: method, episode, return.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [
+                {
+                    "method": row["method"],
+                    "episode": parse_int(row["episode"], "episode"),
+                    "return": parse_float(row["return"], "return"),
+                }
+                for row in csv.DictReader(file, strict=True)
+            ]
+    except (ValueError, KeyError, csv.Error) as error:
+        raise ValueError(
+            f"{path} is damaged ({type(error).__name__}: {error}); remove it, and the heuristics play again"
+        ) from error
 
 
 def _of(piece: Piece) -> tuple[str, int]:
@@ -83,7 +107,7 @@ def products(experiment: Experiment, piece: Piece) -> list[str]:
     if piece.kind in ("theta_0", "query_theta_0"):
         return ["theta_0.safetensors", *(["pretrain.csv"] if stages[piece.kind] else [])]
     if piece.kind == "query":
-        return ["agent.safetensors", "episodes.csv"]
+        return ["agent.safetensors", "episodes.csv", *(["references.csv"] if part.query.references else [])]
     if piece.kind == "trial":
         return [*(f"result-{budget}.json" for budget in part.budgets), "requests.png"]
     return [{"reference": "result-0.json", "full": "result-full.json"}[piece.kind]]

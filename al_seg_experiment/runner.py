@@ -163,7 +163,8 @@ def _is_left_over(name: str) -> bool:
 
 def _settled(experiment: Experiment) -> dict[str, Any]:
     """Return the entries that may not change once a piece has begun."""
-    return {name: value for name, value in experiment.as_dict().items() if name not in EXTENSIBLE}
+    entries = {name: value for name, value in experiment.as_dict().items() if name not in EXTENSIBLE}
+    return {**entries, "query": {name: value for name, value in entries["query"].items() if name != "references"}}
 
 
 def _check_agents(experiment: Experiment, stored: Experiment, folder: Path) -> None:

@@ -281,11 +281,14 @@ def variant_points(table: Table, *, ylabel: str) -> bytes:
         return _png(figure)
 
 
-def episode_returns(panels: Mapping[str, Table], *, ylabel: str) -> bytes:
+def episode_returns(
+    panels: Mapping[str, Table], references: Mapping[str, Mapping[str, Sequence[float]]], *, ylabel: str
+) -> bytes:
     """Draw the return of each episode in training, and the moving mean of the greedy ones (of all if none is known).
 
     Args:
         panels: Tables with the columns ``seed``, ``episode``, ``return`` and ``followed``, by title.
+        references: Returns of rules on the same images, by title and rule; their means are dashed lines.
         ylabel: Title of the vertical axis.
     """
     with _settings():
@@ -305,6 +308,10 @@ def episode_returns(panels: Mapping[str, Table], *, ylabel: str) -> bytes:
                 of = GREEDY if GREEDY in names else "all"
                 label = f"{of}: mean of the last {AVERAGED}"
                 axis.plot(list(means), list(means.values()), color="#000000", linewidth=1.3, label=label)
+            rules = references.get(title, {})
+            for rule, style in styles(list(rules)).items():
+                look = {"color": style.color, "linestyle": "--", "linewidth": 1.3, "label": f"the rule {rule}: mean"}
+                axis.axhline(float(np.mean(rules[rule])), **look)
             axis.locator_params(axis="x", integer=True)
             axis.axhline(0, color="#666666", linewidth=0.8)
             axis.set(xlabel="episode", title=title, ylabel="" if i % columns else ylabel)

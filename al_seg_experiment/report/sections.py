@@ -301,13 +301,19 @@ def variants(out: Document, results: Results, split: str, against: str) -> None:
         out.add(f"figure_E_{split}", title, caption, table, shown, picture)
 
 
-def training(out: Document, episodes: Table) -> None:
-    """Add the returns of the agents' episodes, by who was followed, and the variants' differences."""
+def training(out: Document, episodes: Table, references: Mapping[str, Mapping[str, list[float]]] | None = None) -> None:
+    """Add the returns of the agents' episodes, by who was followed, and the variants' differences.
+
+    Args:
+        out: Where they go.
+        episodes: See :func:`~al_seg_experiment.report.training_curves.episodes_table`.
+        references: Returns of heuristics on the same images, by variant.
+    """
     if not episodes.rows:
         out.omit("the training of the query agent: no agent has finished an episode")
         return
     panels = {variant: episodes.where(variant=variant) for variant in dict.fromkeys(episodes.column("variant"))}
-    shown = {"": returns_by_followed(episodes)}
+    shown = {"": returns_by_followed(episodes, references)}
     compared = returns_between_variants(episodes)
     if compared.rows:
         first = compared.rows[0][0]
@@ -318,7 +324,9 @@ def training(out: Document, episodes: Table) -> None:
         f"Return of each episode (gain in mean IoU on D_R, points), and the mean of {figures.AVERAGED} episodes of the "
         "agent's own choices; all seeds."
     )
-    picture = figures.episode_returns(panels, ylabel="gain in mean IoU [points]")
+    if references:
+        caption += " Dashed: the mean return of rules on the same images."
+    picture = figures.episode_returns(panels, references or {}, ylabel="gain in mean IoU [points]")
     out.add("figure_training", "Training of the query agent", caption, episodes, shown, picture)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from al_seg_env.storage.csv_values import parse_float, parse_int
 from al_seg_experiment.experiment import Experiment
 from al_seg_experiment.pieces import pieces
+from al_seg_experiment.records import read_references
 from al_seg_experiment.report.figures import GREEDY
 from al_seg_experiment.report.statistics import holm, paired_test, summary
 from al_seg_experiment.report.tables import Table, estimate
@@ -49,8 +51,27 @@ def episodes_table(experiment: Experiment, folder: Path) -> Table:
     return Table(COLUMNS, tuple(rows))
 
 
-def returns_by_followed(episodes: Table) -> Table:
-    """Return mean, deviation and number of returns, in the first and the second half of training."""
+def reference_returns(experiment: Experiment, folder: Path) -> dict[str, dict[str, list[float]]]:
+    """Return what heuristics reached beside all agents of a variant: ``{variant: {method: returns}}``.
+
+    Raises:
+        ValueError: If a record is damaged; it is named.
+    """
+    returns: dict[str, dict[str, list[float]]] = {}
+    for piece in pieces(experiment):
+        path = folder / piece.name / "references.csv"
+        if piece.kind == "query" and path.exists():
+            of_variant = returns.setdefault(" ".join(filter(None, (piece.variant, piece.method))), {})
+            for row in read_references(path):
+                of_variant.setdefault(row["method"], []).append(row["return"])
+    return returns
+
+
+def returns_by_followed(episodes: Table, references: Mapping[str, Mapping[str, list[float]]] | None = None) -> Table:
+    """Return mean, deviation and number of returns, in the first and the second half of training.
+
+    Rows of ``references`` (:func:`reference_returns`) follow: heuristics that played before the training.
+    """
     half = max(episodes.column("episode")) / 2
     rows = []
     for variant in dict.fromkeys(episodes.column("variant")):
@@ -59,6 +80,8 @@ def returns_by_followed(episodes: Table) -> Table:
             records = of_variant.where(followed=followed).records()
             halves = [[r for r in records if r["episode"] <= half], [r for r in records if r["episode"] > half]]
             rows.append((variant or "-", followed, *(_estimate([r["return"] for r in part]) for part in halves)))
+        for method, returns in (references or {}).get(variant, {}).items():
+            rows.append((variant or "-", f"the rule {method}", _estimate(returns), None))
     return Table(("variant", "followed", "first half", "second half"), tuple(rows))
 
 

@@ -14,7 +14,7 @@ from al_seg_experiment.report.requests import request_pictures, stacked
 from al_seg_experiment.report.results import FULL, SPLITS, Results, read_results
 from al_seg_experiment.report.sections import NAMES, Document
 from al_seg_experiment.report.tables import Table, markdown
-from al_seg_experiment.report.training_curves import episodes_table
+from al_seg_experiment.report.training_curves import episodes_table, reference_returns
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def report(
     if experiment is not None:
         document.heading("The query agent and its requests" if experiment.learnt_methods else "Requests")
         if experiment.learnt_methods:
-            sections.training(document, episodes_table(experiment, source))
+            sections.training(document, episodes_table(experiment, source), reference_returns(experiment, source))
         pictures = request_pictures(experiment, source)
         sections.requests(document, stacked(pictures) if pictures else None, experiment.seeds[0])
     path = document.folder / "REPORT.md"

@@ -116,6 +116,27 @@ def test_an_agent_is_trained_with_short_names_for_schedules(tmp_path):
         train_agent(tiny(), tmp_path / "other", episodes=1, epsilon_steps=4, epsilon=0.5)
 
 
+def test_heuristics_play_beside_the_training(tmp_path):
+    def train(episodes, **given):
+        return train_agent(tiny(budget=2), tmp_path, episodes=episodes, batch_size=2, plot=False, **given)
+
+    train(1, references=["entropy", "uniform"])
+    rows = rows_of(tmp_path / "references.csv")
+    assert [row["method"] for row in rows] == ["entropy"] * 5 + ["uniform"] * 5
+    env = tiny(budget=2, split="train", scores=["entropy"]).unwrapped
+    observation, _ = env.reset(seed=0)  # by hand, the first of them
+    action = observation["score_entropy"].argmax(axis=1)
+    assert float(rows[0]["return"]) == pytest.approx(env.step(action)[1], abs=1e-4)
+    before = (tmp_path / "references.csv").read_bytes()
+    train(2, references=["entropy", "uniform", "margin"])  # those that are there are not played again
+    assert (tmp_path / "references.csv").read_bytes().startswith(before)
+    assert len(rows_of(tmp_path / "references.csv")) == 15
+    with pytest.raises(
+        ValueError, match=r"references is \['dqn'\]; expected a list of different ones out of 'uniform'"
+    ):
+        train(3, references=["dqn"])
+
+
 def test_a_folder_belongs_to_one_process_and_one_job(tmp_path):
     with claimed(tmp_path / "job", "pretrain", {"a": 1}) as folder:
         assert json.loads((folder / "made_with.json").read_text())["job"] == "pretrain"

@@ -11,6 +11,7 @@ from al_seg_experiment.report.tables import Table
 from al_seg_experiment.report.training_curves import (
     COLUMNS,
     episodes_table,
+    reference_returns,
     returns_between_variants,
     returns_by_followed,
 )
@@ -36,6 +37,25 @@ def test_returns_are_told_apart_by_who_was_followed(tmp_path):
     assert not episodes_table(experiment, tmp_path / "none").rows
     training(out, Table(COLUMNS, ()))
     assert out.omitted == ["the training of the query agent: no agent has finished an episode"]
+
+
+def test_rules_on_the_same_images_are_lines_beside_the_agents(tmp_path):
+    experiment = load_experiment({**TINY, "methods": ["dqn"], "seeds": [0, 1]})
+    for seed, returns in {0: (1.0, 2.0), 1: (6.0,)}.items():
+        folder = tmp_path / "query" / str(seed)
+        folder.mkdir(parents=True)
+        (folder / "episodes.csv").write_text("episode,steps,return,followed\n1,2,4.0,greedy")
+        lines = [f"entropy,{n},{value}" for n, value in enumerate(returns, 1)]
+        (folder / "references.csv").write_text("\n".join(["method,episode,return", *lines]))
+    references = reference_returns(experiment, tmp_path)
+    assert references == {"": {"entropy": [1.0, 2.0, 6.0]}}
+    out = Document(tmp_path / "report")
+    training(out, episodes_table(experiment, tmp_path), references)
+    assert "| - | the rule entropy | 3.00 ± 2.65 (n = 3) | - |" in "".join(out.lines)
+    assert "Dashed: the mean return of rules" in "".join(out.lines)
+    (folder / "references.csv").write_text("method,episode,return\nentropy,1,x")
+    with pytest.raises(ValueError, match=r"references.csv is damaged .*remove it, and the heuristics play again"):
+        reference_returns(experiment, tmp_path)
 
 
 @pytest.mark.parametrize(
