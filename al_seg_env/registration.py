@@ -49,8 +49,8 @@ BUILD_OPTIONS = frozenset({"scores", "bald_samples", "render_mode", "cache", "or
 """What :func:`make_env` takes besides the fields of the two configurations."""
 STREETS_THETA_0 = Path(__file__).parent / "datasets/synthetic/theta_0.safetensors"
 """theta_0 of ``al_seg_env/SyntheticStreets-v0``, trained on renders by ``docs/tools/streets_theta_0.py``."""
-OTHER_STREETS_NETWORK = frozenset({"encoder", "encoder_weights", "network_options", "weights_seed"})
-"""Options with which it does not start from there: they ask for another network, or for a start of their own."""
+OWN_START = frozenset({"encoder", "encoder_weights", "weights", "weights_seed"})
+"""Options with which nothing of it is taken: they choose another encoder, or a start of their own."""
 
 
 def synthetic_streets(
@@ -64,8 +64,8 @@ def synthetic_streets(
 ) -> RegionSelectionEnv:
     """Return ``al_seg_env/SyntheticStreets-v0``: procedurally drawn scenes, nothing to download.
 
-    The network starts from :data:`STREETS_THETA_0`, which comes with the package, unless ``options`` choose other
-    weights or another network; ``weights=None`` is a random start.
+    The network starts from :data:`STREETS_THETA_0`, which comes with the package; another architecture on the same
+    encoder takes the encoder's weights. ``weights=None`` is a random start.
 
     Args:
         splits: See :func:`make_env`.
@@ -89,8 +89,9 @@ def synthetic_streets(
     }
     if options.get("architecture", "FPN") == "FPN":
         defaults["network_options"] = {"decoder_pyramid_channels": 64, "decoder_segmentation_channels": 32}
-        if not OTHER_STREETS_NETWORK & set(options):
-            defaults["weights"] = str(STREETS_THETA_0)
+    if not OWN_START & set(options):
+        whole = "network_options" in defaults and "network_options" not in options
+        defaults["weights" if whole else "encoder_weights"] = str(STREETS_THETA_0)
     data = SyntheticStreets(
         check_int("images", images, 1, MOST_SCENES), image_size, check_int("data_seed", data_seed), style
     )

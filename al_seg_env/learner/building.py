@@ -45,7 +45,7 @@ class LearnerConfig:
             :class:`~al_seg_env.learner.light.Light`.
         encoder: Name of an smp encoder, such as ``"resnet50"`` (appendix B).
         encoder_weights: ``None``; a name that smp knows (``"imagenet"``; downloaded when used); or a file of
-            the encoder's weights (``.safetensors``, ``.pth``).
+            the encoder's weights (``.safetensors``, ``.pth``), or of a whole network on it, whose encoder is taken.
         network_options: Further arguments of the architecture, such as ``{"decoder_pyramid_channels": 64}``.
         weights: File of theta_0, as :func:`save_weights` or ``examples/pretrain.py`` writes it; or a folder, as
             ``save_pretrained`` of segmentation-models-pytorch or :func:`~al_seg_env.learner.weights.save_smp` does.
@@ -191,7 +191,9 @@ def build_network(config: LearnerConfig, num_classes: int) -> nn.Module:
     if by_file and config.weights is None:
         assert config.encoder_weights is not None
         tensors = read_tensors(config.encoder_weights)
-        tensors = {key: value for key, value in tensors.items() if not key.startswith(CLASSIFIERS)}
+        inner = "encoder."
+        of_network = {key.removeprefix(inner): value for key, value in tensors.items() if key.startswith(inner)}
+        tensors = of_network or {key: value for key, value in tensors.items() if not key.startswith(CLASSIFIERS)}
         load_fitting(network.get_submodule("encoder"), tensors, config.encoder_weights)
     decoder = getattr(network, "decoder", None)
     if isinstance(decoder, FPNDecoder) and decoder.merge.policy == "add":

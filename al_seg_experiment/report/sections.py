@@ -275,12 +275,18 @@ def variants(out: Document, results: Results, split: str, against: str) -> None:
     """Add tables E.1 to E.3: mean IoU of every method in every variant, and the differences to one variant."""
     table = variant_table(results, split)
     shown = {f"{b} regions": pivot(table.where(budget=b), "method", "variant") for b in _budgets(table)}
-    budget = _common_budget(table, "variant")
-    at = table.where(budget=budget)
-    caption = f"Mean IoU on {NAMES[split]} by variant at {budget} regions, {_seeds(at)}."
+    where = unfolded = f"{_common_budget(table, 'variant')} regions"
+    at = table.where(budget=_common_budget(table, "variant"))
+    if not any(at.column("budget")):  # where regions differ in size, variants share no budget but theta_0's
+        last = {variant: max(_budgets(table.where(variant=variant))) for variant in table.column("variant")}
+        at = Table(table.columns, tuple(r for r in table.rows if r[2] == last[r[1]]))
+        where = f"the last budget ({', '.join(f'{name}: {regions}' for name, regions in last.items())})"
+        unfolded = "Last budgets"
+        shown = {unfolded: pivot(at, "method", "variant"), **shown}
+    caption = f"Mean IoU on {NAMES[split]} by variant at {where}, {_seeds(at)}."
     picture = figures.variant_points(at, ylabel=f"mean IoU, {NAMES[split]} [%]")
     title = f"Tables E: mean IoU by variant, {NAMES[split]}"
-    out.add(f"table_E_{split}", title, caption, table, shown, picture, f"{budget} regions")
+    out.add(f"table_E_{split}", title, caption, table, shown, picture, unfolded)
     tests = variant_comparison_table(results, split, against)
     if tests.rows:
         caption = f"Mean IoU on {NAMES[split]}: difference to the variant {against or '-'}, in points, seed by seed."

@@ -94,17 +94,30 @@ def test_streets_start_from_the_theta_0_that_comes_with_the_package():
     [
         {"weights": None},
         {"weights_seed": 1},
-        {"architecture": "Unet"},
-        {"architecture": "Light"},
         {"encoder": "tu-mobilenetv3_small_050"},
-        {"network_options": {"decoder_pyramid_channels": 16}},
     ],
 )
-def test_streets_with_another_start_or_network_do_not_load_it(options):
+def test_streets_with_a_start_of_their_own_do_not_load_it(options):
     learner = make_again(ID, device="cpu", precision="float32", **options).learner
     name = "encoder.model.conv_stem.weight"
     found, stored = learner.network.state_dict()[name], load_file(STREETS_THETA_0)[name]
     assert found.shape != stored.shape or not torch.allclose(found, stored.float(), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"architecture": "Unet"},
+        {"architecture": "Light", "trainable": "decoder"},
+        {"network_options": {"decoder_pyramid_channels": 16}},
+    ],
+)
+def test_another_network_on_the_same_encoder_takes_the_encoder_of_it(options):
+    learner = make_again(ID, device="cpu", precision="float32", **options).learner
+    found = getattr(learner, "whole_state_dict", learner.network.state_dict)()
+    encoder = {name: value for name, value in load_file(STREETS_THETA_0).items() if name.startswith("encoder.")}
+    assert len(encoder) > 100
+    assert all(torch.equal(found[name], value.to(found[name].dtype)) for name, value in encoder.items())
 
 
 def test_the_layout_is_plain_json_and_names_what_an_agent_relies_on():

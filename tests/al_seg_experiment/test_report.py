@@ -197,6 +197,19 @@ def test_variants(tmp_path):
     assert path.read_text().count("Full supervision (solid line)") == 5  # given once, without a variant
 
 
+def test_variants_whose_regions_differ_in_size_are_compared_at_their_last_budgets(tmp_path):
+    rows = make_rows(variants=("regions",), full=False) + make_rows(variants=("images",), budgets=(0, 2, 4), full=False)
+    path = report(write(tmp_path / "results.csv", rows), tmp_path / "out", figure="val_miou")
+    text = path.read_text()
+    assert re.search(r"by variant at the last budget \((regions: 96, images: 4|images: 4, regions: 96)\), n = 3", text)
+    rows = records(path.parent / "table_E_val.csv")
+    last = [r for r in rows if (r["variant"], r["budget"]) in {("regions", "96"), ("images", "4")}]
+    shown = text.split("Last budgets")[1].split("\n\n")[1]
+    for method in METHODS:
+        (line,) = (line for line in shown.splitlines() if line.startswith(f"| {method} |"))
+        assert [f"{float(r['mean']):.2f}" for r in last if r["method"] == method] == re.findall(r"([\d.]+) ±", line)
+
+
 def test_variants_are_compared_seed_by_seed(tmp_path):
     """Against scipy, on rows in random order; each variant's theta_0 (budget 0) is omitted."""
     rng = np.random.default_rng(0)

@@ -90,10 +90,13 @@ def test_from_theta_0_to_a_comparison(example):
 def test_the_quickstart_can_be_copied_and_run_again(tmp_path, monkeypatch, capsys):
     source = (EXAMPLES / "quickstart.py").read_text()
     assert len(source.splitlines()) <= 60
+    small = {name: TINY[name] for name in ("image_size", "images", "splits", "region_size", "regions_per_step")}
+    small |= {"pool_size": 2, "fit_iterations": 1, "device": "cpu", "precision": "float32"}
     for line, tiny in (
-        ("EPISODES, SEEDS, BUDGETS = .*", "EPISODES, SEEDS, BUDGETS = 1, (0, 1), (2, 4)"),
-        (r"\*\*SETTING", f"**{{**SETTING, **{TINY!r}}}"),
-        ('"updates": 100', '"updates": 1'),
+        ("EPISODES, SEEDS, BUDGET = .*", "EPISODES, SEEDS, BUDGET = 1, (0, 1), 4"),
+        (r"\*\*SETTING", f"**{{**SETTING, **{small!r}}}"),
+        ('"updates": 150', '"updates": 1'),
+        ("updates=300", "updates=1"),
     ):
         source, count = re.subn(line, tiny, source)
         assert count
