@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import torch
 
 import al_seg_env  # noqa: F401  (registers the environments)
 from al_seg_experiment import Stage, evaluate, pretrain, train_agent
@@ -25,6 +26,7 @@ SETTING: dict[str, Any] = {
     "image_size": (192, 256),
     "region_size": (48, 64),
     "architecture": "Light",  # a head on an encoder that has seen renderings only
+    "network_options": {"width": 64},
     "trainable": "decoder",  # images are encoded once, and steps train the head
     "regions_per_step": 8,
     "pool_size": 90,
@@ -32,16 +34,15 @@ SETTING: dict[str, Any] = {
     "fit_iterations": 24,
     "learning_rate": 0.03,
     "replay": 0.5,
-    "label_stride": 4,
-    "observation_stride": 4,
-    "reward_stride": 2,
     "labelled_before": "state",
     "sub_rewards": True,
     "similarity": [],
+    **{"label_stride": 4, "observation_stride": 4, "reward_stride": 2},
     "region_features": ["mean_probability", "max_probability", "location", "embedding", "surroundings", "labelled"],
 }
 FIT = {"batch_size": 24, "updates": 150, "replay": 0.5, "learning_rate": 0.1, "crop_size": None}
 
+torch.set_num_threads(1)  # more of them cost more than they bring for so small a head
 print("1/3  theta_0 learns drawn streets from the few images of D_S")
 env = gym.make(STREETS, **SETTING)
 stage = Stage(images="state", epochs=1, updates=300, batch_size=4, learning_rate=0.05, early_stopping=False)
