@@ -209,7 +209,8 @@ def differences(table: Table, *, xlabel: str) -> bytes:
     heuristics = list(dict.fromkeys(table.column("heuristic")))[::-1]
     with _settings():
         height = 0.24 * len(heuristics) + 1.3
-        figure, axes = _subplots(len(budgets), len(budgets), width=1.0 + 2.0 * 3 / max(3, len(budgets)), height=height)
+        width = {1: 5.6, 2: 3.2}.get(len(budgets), 1.0 + 6.0 / len(budgets))  # the key needs 5.6 inches in all
+        figure, axes = _subplots(len(budgets), len(budgets), width=width, height=height)
         for axis, budget in zip(axes, budgets, strict=True):
             for r in table.where(budget=budget).records():
                 y, color = heuristics.index(r["heuristic"]), "#0072B2" if r["above"] else "#D55E00"
