@@ -16,6 +16,7 @@ from segmentation_models_pytorch.decoders.fpn.decoder import FPNDecoder
 from torch import Tensor, nn
 
 from al_seg_env.datasets.segmentation_data import check_classes
+from al_seg_env.learner.cpu_tuning import run_forks_on_one_thread
 from al_seg_env.learner.feature_learner import FeatureLearner
 from al_seg_env.learner.feature_store import FEATURE_DTYPES
 from al_seg_env.learner.light import Light
@@ -124,6 +125,8 @@ class LearnerConfig:
             ValueError: If a name is unknown, weights do not fit, or there are too many classes.
         """
         classes = check_classes(classes)
+        if self.tune_cpu:
+            run_forks_on_one_thread()  # a forked worker would hang where weights are copied
         network = (
             build_network(self, len(classes)) if self.weights is None else network_with(self, self.weights, classes)
         )

@@ -42,6 +42,7 @@ EVERYTHING = {
             **{"policy_kwargs": {"optimizer_kwargs": {"momentum": 0.9}}, "train_freq": 1, "gradient_steps": 2},
         },
         "refit": {"gradient_steps": 1, "policy_kwargs": {"optimizer_kwargs": {"weight_decay": 0.1}}},
+        "references": ["uniform", "entropy"],
         "per_seed": True,
         "checkpoint_every": 1,
         "envs": 1,

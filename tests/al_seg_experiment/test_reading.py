@@ -114,7 +114,7 @@ from al_seg_experiment.reading import LARGEST_FILE, PRESETS, read_json, read_yam
         ({"query": {"agent": {"max_grad_norm": -1.0}}}, "query.agent: max_grad_norm is -1.0"),
         ({"query": {"agent": {"learning_rate": "x"}}}, "query.agent: .*"),
         ({"query": {"agent": {"policy_kwargs": {"x": 1}}}}, "query.agent: .*unexpected keyword argument 'x'"),
-        ({"query": {"agent": {"epsilon_steps": 0}}}, "query.agent: steps is 0"),
+        ({"query": {"agent": {"epsilon_steps": 0}}}, "query.agent: epsilon_steps is 0"),
         ({"query": {"agent": {"epsilon": 0.1, "epsilon_steps": 3}}}, "epsilon and epsilon_steps both say"),
         ({"query": {"agent": {"learning_rate_decay": 2}}}, "query.agent: decay is 2"),
         (
