@@ -42,6 +42,16 @@ class Box(NamedTuple):
         return array[..., self.top : self.bottom, self.left : self.right]
 
 
+def sixteenth(image_size: Size) -> Size:
+    """Return a sixteenth of an image, ``(height, width)``: the size of a region where none is given.
+
+    >>> sixteenth((90, 120))
+    (23, 30)
+    """
+    height, width = image_size
+    return -(-height // 4), -(-width // 4)
+
+
 class Boxes(NamedTuple):
     """n boxes of one size, in the images of a batch.
 

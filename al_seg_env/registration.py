@@ -17,7 +17,7 @@ from al_seg_env.config import EnvConfig
 from al_seg_env.datasets import GTA5, CamVid, Cityscapes, ImageFolder, SegmentationData, SyntheticStreets
 from al_seg_env.datasets.frames import Frames
 from al_seg_env.datasets.segmentation_data import labelled_images
-from al_seg_env.datasets.splits import SplitChoice, resolve_splits
+from al_seg_env.datasets.splits import SplitChoice, Splits, resolve_splits
 from al_seg_env.datasets.synthetic.streets import MOST_SCENES
 from al_seg_env.env import RegionSelectionEnv
 from al_seg_env.learner.building import LearnerConfig
@@ -39,7 +39,7 @@ from al_seg_env.observation.scores import (
     foreground_classes,
     location_rarity,
 )
-from al_seg_env.regions import RegionGrid
+from al_seg_env.regions import RegionGrid, sixteenth
 from al_seg_env.storage.validation import MOST_REPEATS, check_choices, check_int
 from al_seg_env.types import IntArray
 
@@ -216,7 +216,7 @@ def image_folder(
     return make_env(data, splits=splits, **options)
 
 
-def make_env(data: SegmentationData, *, splits: SplitChoice = 0, **options: Any) -> RegionSelectionEnv:
+def make_env(data: SegmentationData, *, splits: SplitChoice | Splits = 0, **options: Any) -> RegionSelectionEnv:
     """Return an environment over any images and masks.
 
     A function that returns it can be registered with gymnasium, and has an id from then on::
@@ -228,16 +228,17 @@ def make_env(data: SegmentationData, *, splits: SplitChoice = 0, **options: Any)
 
     Args:
         data: Images and masks: any object with the members of :class:`~al_seg_env.SegmentationData`.
-        splits: A seed to draw splits with; a JSON file of :meth:`~al_seg_env.datasets.splits.Splits.save`; the name
-            of published splits (``"ralis"``); or a mapping such as
-            ``{"seed": 0, "train": 50, "test": {"from": "test"}}`` to draw other sizes, or from other partitions; see
-            :func:`~al_seg_env.datasets.splits.resolve_splits`. By default a twentieth of the n images is in D_S (at
-            least one), a quarter in D_T, a sixth in D_R (at least one), a fifth in the test set, and all others in
-            D_V. Where the data have a partition ``train``, splits that are drawn follow the partitions: D_S, D_T and
-            D_V are drawn from it, D_R is ``val``, the test set is ``test``; without a ``val`` or ``test``, these are
-            drawn from ``train``, too. Where some images have no mask, D_V is all of these; of the n labelled ones, a
-            quarter is in D_R (at least one), a fifth in the test set (none if n is below 50), a twentieth in D_S (at
-            least one), and all others in D_T. With fewer than three labelled images, D_S is a twentieth of the others.
+        splits: :class:`~al_seg_env.datasets.splits.Splits`; a seed to draw them with; a JSON file of
+            :meth:`~al_seg_env.datasets.splits.Splits.save`; the name of published splits (``"ralis"``); or a mapping
+            such as ``{"seed": 0, "train": 50, "test": {"from": "test"}}`` to draw other sizes, or from other
+            partitions; see :func:`~al_seg_env.datasets.splits.resolve_splits`. By default a twentieth of the n images
+            is in D_S (at least one), a quarter in D_T, a sixth in D_R (at least one), a fifth in the test set, and all
+            others in D_V. Where the data have a partition ``train``, splits that are drawn follow the partitions: D_S,
+            D_T and D_V are drawn from it, D_R is ``val``, the test set is ``test``; without a ``val`` or ``test``,
+            these are drawn from ``train``, too. Where some images have no mask, D_V is all of these; of the n labelled
+            ones, a quarter is in D_R (at least one), a fifth in the test set (none if n is below 50), a twentieth in
+            D_S (at least one), and all others in D_T. With fewer than three labelled images, D_S is a twentieth of the
+            others.
         options: Fields of :class:`~al_seg_env.config.EnvConfig` and
             :class:`~al_seg_env.learner.building.LearnerConfig`; ``scores`` (names; see :func:`named_scores`),
             ``bald_samples``, ``render_mode``, ``oracle``, and ``cache``, a folder for decoded images and stored
@@ -290,9 +291,8 @@ def _partly_labelled_splits(labelled: int, unlabelled: int) -> dict[str, int | N
 
 def _small_defaults(data: SegmentationData) -> dict[str, Any]:
     """Return options for data of unknown kind and number: sixteen regions an image, and few of them at once."""
-    height, width = data.image_size
     return {
-        "region_size": (-(-height // 4), -(-width // 4)),
+        "region_size": sixteenth(data.image_size),
         "regions_per_step": 4,
         "pool_size": 8,
         "budget": 40,
@@ -308,7 +308,7 @@ def check_options(options: Iterable[str]) -> None:
 
 def _build(
     data: SegmentationData,
-    splits: SplitChoice,
+    splits: SplitChoice | Splits,
     sizes: Mapping[str, int | None],
     options: Mapping[str, Any],
     sources: Mapping[str, str | None] | None = None,
@@ -330,7 +330,8 @@ def _build(
             "crop_labels='all' needs trainable='all': with a frozen encoder there are no crops, and an update shows "
             "the labels of its regions alone; omit it, or see replay"
         )
-    chosen, cache = resolve_splits(data, splits, sizes, sources or {}), options.get("cache")
+    chosen = splits if isinstance(splits, Splits) else resolve_splits(data, splits, sizes, sources or {})
+    cache = options.get("cache")
     frames = Frames.shared(data, cache)
 
     grid = RegionGrid(data.image_size, config.region_size or data.image_size)

@@ -22,7 +22,6 @@ from al_seg_env.datasets import SegmentationData
 from al_seg_env.labelling.label_studio import LabelStudioOracle
 from al_seg_env.labelling.oracles import LabelsPending
 from al_seg_env.labelling.page.desk import Desk, page_is_installed
-from al_seg_env.registration import LEARNER_OPTIONS
 from al_seg_experiment.evaluation import evaluate
 from al_seg_experiment.experiment import Experiment, Stage
 from al_seg_experiment.exporting import export
@@ -401,7 +400,7 @@ class Label(Images):
             else:
                 session.run(self.tool or "folder", wait=self.wait)
         except LabelsPending as pending:
-            say(f"{pending}: run the same command again")
+            say(f"{pending.told}; then run the same command again")
             return
         say(f"the budget is spent; al-seg-env export {self.out} writes masks and network")
 
@@ -424,10 +423,13 @@ class Label(Images):
 
 @dataclass(frozen=True)
 class Suggest(Images):
-    """Rank the regions of unlabelled images once, and write the first ones as a list and a picture."""
+    """Rank the regions of unlabelled images once, and write the first ones as a list and a picture.
 
-    score: str = "entropy"
-    """What ranks: entropy, margin, bald, ripu."""
+    Images that have a mask are not ranked.
+    """
+
+    policy: Annotated[str, arg(aliases=("--score",))] = "entropy"
+    """What ranks: entropy, margin, bald, ripu, or a trained agent (agent.safetensors)."""
     count: int = 200
     """Regions to list, at most."""
     per_image: Annotated[int | None, arg(metavar="INT")] = None
@@ -440,20 +442,13 @@ class Suggest(Images):
     def __call__(self) -> None:
         """Run the command."""
         options = {**NETWORK_OPTIONS, **assignments(self.set, "--set")}
-        if self.weights is not None:
-            options["weights"] = str(self.weights)
-        say(
-            suggest(
-                self.settings().data(),
-                self.out,
-                score=self.score,
-                count=self.count,
-                per_image=self.per_image,
-                region_size=options.pop("region_size", None),
-                learner={name: value for name, value in options.items() if name in LEARNER_OPTIONS},
-                cache=self.cache,
-            )
-        )
+        for name, path in {"weights": self.weights, "cache": self.cache}.items():
+            if path is not None:
+                options[name] = str(path)
+        by = "agent" if self.policy.endswith(AGENT_SUFFIX) else "score"
+        choice: dict[str, Any] = {by: self.policy}
+        data = self.settings().data()
+        say(suggest(data, self.out, **choice, count=self.count, per_image=self.per_image, options=options))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from al_seg_env.datasets import ImageFolder, SegmentationData, Splits
 from al_seg_env.datasets.folder import read_classes
@@ -25,7 +26,7 @@ from al_seg_env.labelling.oracles import AnswersRequests, FolderOracle, LabelsPe
 from al_seg_env.labelling.request import requests_of
 from al_seg_env.learner.fitting import FitSettings, fit_to_convergence
 from al_seg_env.learner.weights import save_weights
-from al_seg_env.regions import RegionGrid
+from al_seg_env.regions import RegionGrid, sixteenth
 from al_seg_env.registration import check_options, make_env
 from al_seg_env.storage import folder_lock, load_tree, read_json, save_tree, write_json
 from al_seg_env.storage.validation import check, check_choice, check_int
@@ -238,9 +239,9 @@ class LabelSession:
         images = self._reward_images
         if not images:
             return self.data
-        height, width = self.data.image_size
-        size = self.settings.options.get("region_size", (-(-height // 4), -(-width // 4)))
-        grid = RegionGrid((height, width), (int(size[0]), int(size[1])))
+        self.make_env(self.data, reward=None)  # before anyone paints: what does not work can still be changed
+        size = self.settings.options.get("region_size") or sixteenth(self.data.image_size)
+        grid = RegionGrid(self.data.image_size, (int(size[0]), int(size[1])))
         rng = np.random.default_rng([self.settings.seed, 1])
         boxes = []
         for image in images:
@@ -279,7 +280,10 @@ class LabelSession:
             action = kept["action"]
         terminated = info["next_active"] == 0
         self._show(oracle, env, info)
-        with tqdm(total=env.config.budget, initial=int(self._spent(env)), desc="labelled", leave=False) as bar:
+        with (
+            tqdm(total=env.config.budget, initial=int(self._spent(env)), desc="labelled", leave=False) as bar,
+            logging_redirect_tqdm([logger]),  # messages stand above the bar
+        ):
             while not terminated:
                 if action is None:
                     action, _ = policy.predict(observation, deterministic=True)
@@ -327,7 +331,7 @@ def _until_answered(ask: Callable[[], Any], wait: bool) -> Any:
             if not wait:
                 raise
             if not told:
-                logger.warning("%s", pending)
+                logger.warning("%s", pending.told)
             told = True
             time.sleep(POLL_SECONDS)
 

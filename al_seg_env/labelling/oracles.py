@@ -149,14 +149,18 @@ class LabelsPending(RuntimeError):
 
     Attributes:
         missing: The same.
+        told: What to tell people: how many regions wait, and the remedy.
     """
 
     def __init__(self, missing: Sequence[Any], remedy: str) -> None:
-        super().__init__(
-            f"{len(missing)} regions wait for their labels: {remedy}; then make the same step again, in this process "
-            "or, from a saved state, in another"
-        )
         self.missing = list(missing)
+        regions = (
+            "1 region waits for its labels" if len(missing) == 1 else f"{len(missing)} regions wait for their labels"
+        )
+        self.told = f"{regions}: {remedy}"
+        super().__init__(
+            f"{self.told}; then make the same step again, in this process or, from a saved state, in another"
+        )
 
 
 class PeopleOracle(ABC):

@@ -168,14 +168,25 @@ def test_labelled_images_make_theta_0_first(photos, masks):
     assert set(splits["reward"] + splits["train"] + splits["state"]) == {"house/0", "garden/1", "house/2"}
 
 
-def test_an_agent_that_was_trained_on_the_labelled_images_chooses(photos, masks, capsys, monkeypatch):
+@pytest.fixture
+def agent(photos, masks):
+    """Return an agent that was trained on the labelled images."""
     session = LabelSession(photos / "before", settings(photos, **masks))
     env = session.make_env(session.data, split="train")
     agent = SubActionDQN("QueryPolicy", env, seed=0, batch_size=2)
     agent.learn(2)
     agent.save(photos / "agent.safetensors")
+    return agent
+
+
+def command_line(photos):
+    """Return what the commands share: images, classes, size and options."""
     changes = [f"--set={name}={json.dumps(value)}" for name, value in OPTIONS.items()]
-    images = [str(photos / "photos"), "--classes", str(photos / "classes.json"), "--image-size", "64", "64", *changes]
+    return [str(photos / "photos"), "--classes", str(photos / "classes.json"), "--image-size", "64", "64", *changes]
+
+
+def test_an_agent_that_was_trained_on_the_labelled_images_chooses(photos, masks, agent, capsys, monkeypatch):
+    images = command_line(photos)
     sizes = ["--budget", "2", "--regions-per-step", "2", "--masks", masks["masks"]]
     for folder in (photos, photos / "photos"):  # the same command from anywhere
         monkeypatch.chdir(folder)
@@ -188,6 +199,61 @@ def test_an_agent_that_was_trained_on_the_labelled_images_chooses(photos, masks,
     stranger = ["label", *images, *sizes, "--tool", "folder", "--out", str(photos / "o"), *policy, "--seed", "1"]
     assert main(stranger) == 2
     assert "The agent does not fit this environment: layout.state_images" in capsys.readouterr().err
+
+
+def suggestions(out):
+    with (out / "suggestions.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_an_agent_ranks_all_regions_at_once(photos, masks, agent, capsys):
+    images, policy = (
+        [*command_line(photos), "--out", str(photos / "s")],
+        ["--policy", str(photos / "agent.safetensors")],
+    )
+    assert main(["suggest", *images, "--masks", masks["masks"], *policy]) == 0
+    rows = suggestions(photos / "s")
+    values = [float(row["score"]) for row in rows]
+    assert values == sorted(values, reverse=True)
+    assert {row["image"] for row in rows} == {"garden/3", "house/4", "garden/5"}  # all that have no mask
+    # What is first is what the agent takes out of one pool of all regions.
+    session = LabelSession(photos / "before")
+    one_pool = {"pool_size": len(rows), "regions_per_step": 1, "budget": 1, "reward": None}
+    env = session.make_env(session.data, weights_seed=0, **one_pool)
+    agent = SubActionDQN.load(photos / "agent.safetensors", env=env)
+    observation, _ = env.reset(seed=1)
+    (best,), _ = agent.predict(observation, deterministic=True)
+    box = env.grid.box(int(env.pools[0][best]))
+    region = session.data.original(box.image).region(box)
+    assert rows[0]["image"] == session.data.names[box.image]
+    assert (int(rows[0]["top"]), int(rows[0]["left"])) == (region.top, region.left)
+    # It needs the images that it looks at, and regions as large as those it knows.
+    (photos / "photos" / f"{agent.layout['state_images'][0]}.png").unlink()
+    assert main(["suggest", *images, *policy]) == 2
+    assert "looks at the 1 images of its D_S to see how good the network is, of which 1 are" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--set=region_size=[32,32]"], "layout.region_size is [16, 16] for the agent, [32, 32] in the environment"),
+        (["--set=entropy_pools=[]"], "The agent does not fit this environment"),
+        (["--policy", "nowhere.safetensors"], "nowhere.safetensors"),
+    ],
+)
+def test_an_agent_that_does_not_fit_ranks_nothing(photos, agent, capsys, more, message):
+    policy = ["--policy", str(photos / "agent.safetensors"), *more]
+    assert main(["suggest", *command_line(photos), "--out", str(photos / "s"), *policy]) == 2
+    assert message in capsys.readouterr().err
+    assert not (photos / "s").exists()
+
+
+def test_images_that_all_have_masks_need_no_suggestion(photos, masks, capsys):
+    for path in sorted((photos / "photos").rglob("*.png")):
+        if not (photos / "masks" / path.relative_to(photos / "photos")).exists():
+            path.unlink()
+    assert main(["suggest", *command_line(photos), "--out", str(photos / "s"), "--masks", masks["masks"]]) == 2
+    assert "all 3 images have masks; there is nothing to suggest" in capsys.readouterr().err
 
 
 def test_more_labels_may_be_bought_but_nothing_else_may_differ(photos):
@@ -205,8 +271,10 @@ def test_more_labels_may_be_bought_but_nothing_else_may_differ(photos):
 
 
 def test_settings_that_do_not_work_can_be_mended(photos):
+    nonsense = {"options": {**OPTIONS, "encoder": "nonsense"}}
     for wrong, message in (
-        ({"options": {**OPTIONS, "encoder": "nonsense"}}, "cannot build architecture='FPN', encoder='nonsense'"),
+        (nonsense, "cannot build architecture='FPN', encoder='nonsense'"),
+        ({**nonsense, "reward_images": 2}, "cannot build architecture='FPN', encoder='nonsense'"),  # before it asks
         ({"budget": 400}, "budget is 400, but split 'eval' has only"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -273,8 +341,7 @@ def test_through_cvat(photos):
 
 
 def test_the_commands(photos, capsys):
-    changes = [f"--set={name}={json.dumps(value)}" for name, value in OPTIONS.items()]
-    images = [str(photos / "photos"), "--classes", str(photos / "classes.json"), "--image-size", "64", "64", *changes]
+    images = command_line(photos)
     label = [
         "label",
         *images,
@@ -288,7 +355,10 @@ def test_the_commands(photos, capsys):
         "2",
     ]
     assert main(label) == 0
-    assert "2 regions wait for their labels" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert re.search(
+        r"^2 regions wait for their labels: put a mask .*\.png; then run the same command again$", out, re.M
+    )
     paint(LabelSession(photos / "out"))
     assert main(label) == 0
     assert "the budget is spent; al-seg-env export" in capsys.readouterr().out
@@ -303,8 +373,7 @@ def test_the_commands(photos, capsys):
     assert main(["suggest", *images, "--out", str(photos / "s"), "--per-image", "-1"]) == 2
     assert "per_image is -1; expected a whole number of at least 1" in capsys.readouterr().err
     assert main(["suggest", *images, "--out", str(photos / "s"), "--count", "9", "--per-image", "3"]) == 0
-    with (photos / "s" / "suggestions.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = suggestions(photos / "s")
     assert [row["rank"] for row in rows] == [str(rank) for rank in range(1, 10)]
     scores = [float(row["score"]) for row in rows]
     assert scores == sorted(scores, reverse=True)

@@ -184,9 +184,7 @@ def test_the_folder_oracle_exports_what_people_need(tmp_path):
     data = opened(tmp_path)
     oracle = FolderOracle(data, tmp_path / "exchange")
     requests = requests_of(data, [Box(0, 10, 20, 10, 20)], lambda image: np.ones((30, 40), np.uint8))
-    with pytest.raises(
-        LabelsPending, match="1 regions wait for their labels: put a mask for each picture in"
-    ) as pending:
+    with pytest.raises(LabelsPending, match="1 region waits for its labels: put a mask for each picture in") as pending:
         oracle.answer(requests)
     (path,) = pending.value.missing
     assert path.name == "p_20_20_20x20.png"

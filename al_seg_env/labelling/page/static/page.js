@@ -127,7 +127,8 @@ async function next(told = "") {
       const done = found.progress.budget !== null && found.progress.spent >= found.progress.budget;
       message(done ? "The budget is spent. al-seg-env export writes the masks."
         : found.progress.waiting ? "Others have the regions that are left. Yours come next."
-          : "The network is learning. The next regions come in a moment.");
+          : found.progress.labelled ? "The network is learning. The next regions come in a moment."
+        : "The first regions are being chosen.");
       setTimeout(next, POLL_MS);
     }
   } catch (error) {
