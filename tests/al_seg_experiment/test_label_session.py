@@ -5,14 +5,18 @@ import json
 import os
 import re
 import shutil
+import sys
+import time
+import urllib.request
 import zipfile
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
 from PIL import Image
-from processes import in_child
+from processes import in_child, killed_at_the_end
 
 from agents import SubActionDQN
 from al_seg_env import LabelsPending
@@ -60,6 +64,12 @@ def settings(photos, **changes):
         "options": OPTIONS,
     }
     return SessionSettings(**{**given, **changes})
+
+
+def command_line(photos):
+    """Return what the commands share: images, classes, size and options."""
+    changes = [f"--set={name}={json.dumps(value)}" for name, value in OPTIONS.items()]
+    return [str(photos / "photos"), "--classes", str(photos / "classes.json"), "--image-size", "64", "64", *changes]
 
 
 def paint(session):
@@ -140,6 +150,102 @@ def test_a_session_that_is_killed_asks_the_same_again_and_loses_nothing(photos):
     assert len(session.label_folder.regions()) == 4
 
 
+class Person:
+    """Someone who labels what ``al-seg-env label`` asks for on its page, started anew for each ``with session``."""
+
+    def __init__(self, photos):
+        self.runs_of = pytest.importorskip("al_seg_env.labelling.page.server").runs_of
+        self.command = ["label", *command_line(photos), "--out", str(photos / "out"), "--tool", "page", "--port", "0"]
+        self.command += ["--budget", "4", "--regions-per-step", "2"]
+        self.said = photos / "said.txt"
+        self.answers = []  # that the server has acknowledged
+
+    def run(self):
+        with self.said.open("w") as sys.stdout:
+            assert main(self.command) == 0
+
+    @contextmanager
+    def session(self):
+        self.said.unlink(missing_ok=True)
+        with killed_at_the_end(self.run):
+            found = None
+            while not found:
+                time.sleep(0.05)
+                found = self.said.exists() and re.search(r"http://\S+(?=/ )", self.said.read_text())
+            self.address = found[0]
+            yield
+
+    def call(self, path, **body):
+        sent = json.dumps({"person": "a" * 16, **body}).encode()
+        url, kind = f"{self.address}/api/{path}", {"Content-Type": "application/json"}
+        with urllib.request.urlopen(urllib.request.Request(url, sent, kind), timeout=60) as response:
+            return json.load(response)
+
+    def task(self):
+        """Return the region that is shown, once there is one."""
+        while (task := self.call("next")["task"]) is None:
+            time.sleep(0.05)
+        return task
+
+    def paint(self, task, what):
+        """Send a draft or an answer; return what was painted, ``(h, w)`` uint8."""
+        mask = np.random.default_rng(len(self.answers)).integers(0, 2, (task["height"], task["width"]), np.uint8)
+        self.call(f"tasks/{task['id']}/{what}", runs=self.runs_of(mask), seconds=3.0, clicks=5, by=None)
+        if what == "answer":
+            self.answers.append(mask)
+        return mask
+
+
+def test_the_command_is_killed_at_any_moment_and_goes_on(photos, monkeypatch):
+    monkeypatch.setattr("al_seg_experiment.label_session.POLL_SECONDS", 0.05)
+    monkeypatch.setattr("al_seg_experiment.cli.LAST_LOOK", 0.0)
+    person = Person(photos)
+
+    def stored():
+        folder = LabelSession(photos / "out").label_folder
+        return [folder.read(region).mask for region in folder.regions()]
+
+    def nothing_is_lost():
+        missing = [each for each in person.answers if not any(np.array_equal(each, mask) for mask in stored())]
+        assert not missing
+        assert len(stored()) == len(person.answers)
+
+    with person.session():  # before anything is requested
+        pass
+    with person.session():  # when a region is shown
+        first = person.task()["id"]
+    with person.session():  # in the middle of a region
+        task = person.task()
+        assert task["id"] == first
+        draft = person.paint(task, "draft")
+    with person.session():  # after an answer
+        task = person.task()
+        assert (task["id"], task["clicks"], task["draft"]) == (first, 5, person.runs_of(draft))
+        person.paint(task, "answer")
+        second = person.task()["id"]
+    nothing_is_lost()
+    with person.session():  # as the network begins to learn
+        task = person.task()
+        assert task["id"] == second
+        person.paint(task, "answer")
+    nothing_is_lost()
+    with person.session():  # when it has learnt, as the state of the session is stored
+        while not (photos / "out" / "network.safetensors").exists():
+            time.sleep(0.002)
+    nothing_is_lost()
+    with person.session():
+        third = person.task()
+        person.paint(third, "answer")
+        assert third["id"] not in (first, second)
+    with person.session():
+        fourth = person.task()
+        person.paint(fourth, "answer")
+        assert fourth["id"] not in (first, second, third["id"])
+        while "the budget is spent" not in person.said.read_text():
+            time.sleep(0.05)
+    nothing_is_lost()
+
+
 def test_the_first_labels_become_the_images_that_measure(photos):
     assert label_all(photos, photos / "out", reward_images=2) == 3
     session = LabelSession(photos / "out")
@@ -177,12 +283,6 @@ def agent(photos, masks):
     agent.learn(2)
     agent.save(photos / "agent.safetensors")
     return agent
-
-
-def command_line(photos):
-    """Return what the commands share: images, classes, size and options."""
-    changes = [f"--set={name}={json.dumps(value)}" for name, value in OPTIONS.items()]
-    return [str(photos / "photos"), "--classes", str(photos / "classes.json"), "--image-size", "64", "64", *changes]
 
 
 def test_an_agent_that_was_trained_on_the_labelled_images_chooses(photos, masks, agent, capsys, monkeypatch):

@@ -274,6 +274,107 @@ def test_people_get_different_regions_and_skip_some(shop):
         assert len(set(seen)) == len(seen) - 1 >= 4  # what was skipped comes again when all others were shown
 
 
+@pytest.fixture
+def new_shop(tmp_path, browser):
+    shop = Shop(tmp_path, browser)
+    with PageServer(shop.desk, port=0) as shop.server:
+        yield shop
+
+
+def test_two_people_at_once_share_the_work(new_shop):
+    with new_shop.person() as one, new_shop.person() as other:
+        people = {"Ann": one, "Ben": other}
+        seen = {}
+        for name, page in people.items():
+            page.fill("#by", name)
+            page.focus("#view")
+            seen[name] = [page.evaluate("task.id")]
+        while len(seen["Ann"]) + len(seen["Ben"]) < len(new_shop.requests):
+            for page, key in zip(people.values(), "12", strict=True):
+                page.keyboard.press(key)
+                page.keyboard.press("f")
+            for page in people.values():  # both before either has got the next region
+                page.keyboard.press("Enter")
+            for name, page in people.items():
+                seen[name].append(wait_for_region(page, seen[name][-1]))
+        one.keyboard.press("f")
+        one.keyboard.press("Enter")
+        until(one, "task === null")
+        until(one, "at('message').textContent === 'Others have the regions that are left. Yours come next.'")
+        other.keyboard.press("2")
+        other.keyboard.press("f")
+        other.keyboard.press("Enter")
+        for page in people.values():
+            until(page, "at('message').textContent.startsWith('The network is learning.')")
+    assert len({*seen["Ann"], *seen["Ben"]}) == len(new_shop.requests) == len(seen["Ann"]) + len(seen["Ben"])
+    for label, (name, tasks) in enumerate(seen.items()):
+        for task in tasks:
+            answer = new_shop.desk.labels.read(new_shop.desk.task(task).request.region)
+            assert (answer.mask == label).all()
+            assert answer.by == name
+
+
+def test_all_is_done_by_keyboard_alone(new_shop):
+    """Nothing but keys: tools, their size, classes, zoom, the name and each button by Tab."""
+    with new_shop.person() as page:
+        press = page.keyboard.press
+
+        def tab_to(name):
+            for _ in range(40):
+                press("Tab")
+                if page.evaluate("document.activeElement.id") == name:
+                    assert page.evaluate("document.activeElement.matches(':focus-visible')")
+                    return
+            raise AssertionError(f"{name} can't be reached")
+
+        size, middle = (60, 80), (40.5, 30.5)
+        assert page.evaluate("document.activeElement.id") == "view"
+        task = page.evaluate("task.id")
+        while page.evaluate("Number(at('size').value)") > 5:
+            press("[")
+        press("]")
+        diameter = page.evaluate("Number(at('size').value)")
+        press(".")  # the second class
+        page.keyboard.down(" ")
+        for _ in range(4):
+            press("Shift+ArrowRight")
+        page.keyboard.up(" ")
+        expected = np.full(size, 255)
+        expected[stroke(size, middle, (44.5, 30.5), diameter)] = 1
+        np.testing.assert_array_equal(painted(page), expected)
+        press("e")
+        press(" ")
+        erased = np.where(stroke(size, (44.5, 30.5), (44.5, 30.5 + 1e-9), diameter), 255, expected)
+        np.testing.assert_array_equal(painted(page), erased)
+        press("u")
+        np.testing.assert_array_equal(painted(page), expected)
+        press("+")
+        assert page.evaluate("view.scale") > page.evaluate("fit(), view.scale")
+        press("s")
+        until(page, "task.segments !== null")
+        press(",")  # the first class
+        press(" ")
+        segments = new_shop.desk.superpixels(task)
+        expected[segments == segments[30, 44]] = 0
+        np.testing.assert_array_equal(painted(page), expected)
+        tab_to("predict")
+        press("Enter")
+        truth = new_shop.desk.task(task).prelabel
+        np.testing.assert_array_equal(painted(page), np.where(expected == 255, truth, expected))
+        assert page.evaluate("document.activeElement.id") == "view"
+        tab_to("by")
+        page.keyboard.type("Nora 1")  # in a field, letters and digits are a name
+        tab_to("submit")
+        press(" ")
+        following = wait_for_region(page, task)
+        tab_to("skip")
+        press("Enter")
+        wait_for_region(page, following)
+    answer = new_shop.desk.labels.read(new_shop.desk.task(task).request.region)
+    np.testing.assert_array_equal(answer.mask, np.where(expected == 255, truth, expected))
+    assert answer.by == "Nora 1"
+
+
 def test_a_browser_that_is_closed_in_mid_stroke(shop):
     with shop.person() as page:
         task = page.evaluate("task.id")

@@ -39,7 +39,7 @@ class Office:
         self.desk = Desk(self.data, folder, self.clock)
         self.requests = requests_of(self.data, BOXES, predict=self.data.mask)
         self.client = TestClient(make_app(self.desk, **options), base_url="http://localhost")
-        with pytest.raises(LabelsPending, match="3 regions|2 regions|1 regions"):
+        with pytest.raises(LabelsPending, match="3 regions|2 regions|1 region"):
             self.desk.answer(self.requests)
 
     def next(self, person):
