@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from al_seg_env.datasets.image_files import orientation_of
 from al_seg_env.datasets.originals import original_of, whole
 from al_seg_env.datasets.segmentation_data import IGNORE_LABEL
 from al_seg_env.env import RegionSelectionEnv
@@ -22,7 +24,7 @@ from al_seg_env.learner.building import LearnerConfig, network_with
 from al_seg_env.learner.light import Light
 from al_seg_env.learner.weights import save_smp
 from al_seg_env.registration import LEARNER_OPTIONS
-from al_seg_env.storage import write_bytes, write_json, write_png, write_text
+from al_seg_env.storage import open_image, write_bytes, write_json, write_png, write_text
 from al_seg_env.storage.validation import check_choice
 from al_seg_env.types import UInt8Array
 from al_seg_experiment.label_session import NETWORK, LabelSession
@@ -33,12 +35,14 @@ class FullMask(NamedTuple):
 
     Attributes:
         name: Path below a folder, without a suffix.
+        file: The image's file, as a path below the images' folder.
         url: Where a Label Studio finds the image, if it serves the folder that the images' folder is in.
         labels: What people labelled, ``(h, w)`` uint8.
         predicted: The same with what the network predicts for the rest, if that was requested.
     """
 
     name: str
+    file: str
     url: str
     labels: UInt8Array
     predicted: UInt8Array | None
@@ -50,6 +54,7 @@ class FullMask(NamedTuple):
 
 
 FullMasks = Iterator[FullMask]
+logger = logging.getLogger("al_seg_env")
 
 
 def _png(out: Path, masks: FullMasks, classes: Sequence[str], palette: UInt8Array) -> Path:
@@ -66,13 +71,14 @@ def _cvat(out: Path, masks: FullMasks, classes: Sequence[str], palette: UInt8Arr
 
 
 def _coco(out: Path, masks: FullMasks, classes: Sequence[str], palette: UInt8Array) -> Path:
-    write_coco(out / "instances.json", ((f"{mask.name}.png", mask.shown) for mask in masks), classes)
+    write_coco(out / "instances.json", ((mask.file, mask.shown) for mask in masks), classes)
     return out / "instances.json"
 
 
 def _label_studio(out: Path, masks: FullMasks, classes: Sequence[str], palette: UInt8Array) -> Path:
     write_text(out / "interface.xml", label_config(classes, palette) + "\n")
-    write_tasks(out / "tasks.json", masks, classes)
+    tasks = ((mask.name, mask.url, mask.labels, mask.predicted) for mask in masks)
+    write_tasks(out / "tasks.json", tasks, classes)
     return out / "tasks.json"
 
 
@@ -88,9 +94,10 @@ FORMATS: dict[str, Callable[[Path, FullMasks, Sequence[str], UInt8Array], Path]]
 def export(session: LabelSession, out: str | Path, *, format: str = "png", predictions: bool = False) -> Path:
     """Write the labels of a session at full size, and its network if there is one yet.
 
-    Beside the masks, ``network.safetensors`` holds the network for ``weights=`` of this package, and the folder ``smp``
-    what ``segmentation_models_pytorch.from_pretrained`` loads; not for the architecture ``Light``, which is none of
-    theirs.
+    Masks are of the images as they are shown, which is as their EXIF orientation says; a warning counts those that it
+    turns. Beside the masks, ``network.safetensors`` holds the network for ``weights=`` of this package, and the folder
+    ``smp`` what ``segmentation_models_pytorch.from_pretrained`` loads; not for the architecture ``Light``, which is
+    none of theirs.
 
     Args:
         session: The session.
@@ -121,18 +128,35 @@ def export(session: LabelSession, out: str | Path, *, format: str = "png", predi
     env = session.make_env(data, weights=str(session.out / NETWORK)) if predictions else None
 
     def masks() -> FullMasks:
+        turned = 0
         for image in tqdm(images, desc="export", leave=False):
             labels = data.full_mask(image)
             filled = None if env is None else np.where(labels == IGNORE_LABEL, _predicted(env, image), labels)
-            yield FullMask(_file_stem(data.names[image]), _url(session, image), labels, filled)
+            path = _path(session, image)
+            with open_image(path) as opened:
+                turned += orientation_of(opened) != 1
+            file = f"{data.names[image]}{path.suffix}"
+            yield FullMask(_file_stem(data.names[image]), file, _url(session, path), labels, filled)
+        if turned:
+            logger.warning(
+                "%d of the %d images are turned by their EXIF orientation, and so are their masks. What reads them "
+                "must turn the images, too: with Pillow, ImageOps.exif_transpose",
+                turned,
+                len(images),
+            )
 
     return FORMATS[format](out, masks(), data.classes, data.palette)
 
 
-def _url(session: LabelSession, image: int) -> str:
-    """Return the address of an image's file in a Label Studio that serves the folder above the images' one."""
-    folder, path = Path(session.settings.images), session.data.original(image).path
+def _path(session: LabelSession, image: int) -> Path:
+    path = session.data.original(image).path
     assert path is not None  # they are files
+    return path
+
+
+def _url(session: LabelSession, path: Path) -> str:
+    """Return the address of an image's file in a Label Studio that serves the folder above the images' one."""
+    folder = Path(session.settings.images)
     return f"/data/local-files/?d={quote((folder.resolve().name / path.relative_to(folder)).as_posix())}"
 
 

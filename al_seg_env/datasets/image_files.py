@@ -291,13 +291,13 @@ def _header(path: Path, problems: list[str], kind: str) -> tuple[int, int] | Non
                 problems.append(f"{kind} {path} {problem}")
             tags = getattr(image, "tag_v2", {})  # Pillow versions differ in whether .size is turned for TIFF
             width, height = tags.get(_TIFF_WIDTH, image.width), tags.get(_TIFF_HEIGHT, image.height)
-            return (width, height) if _orientation(image) >= 5 else (height, width)
+            return (width, height) if orientation_of(image) >= 5 else (height, width)
     except Exception as error:  # decoders raise all sorts
         problems.append(f"{path} can't be read ({type(error).__name__}: {error})")
         return None
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 to 8; from 5 on, height and width change places."""
     if image.format == "PNG" and "exif" not in image.info:
         return 1  # getexif would decode the whole image
@@ -310,9 +310,9 @@ def _load(path: Path, kind: str) -> Image.Image:
     try:
         with open_image(path) as image:
             problem = _problem(image, kind)
-            orientation = _orientation(image)
+            orientation = orientation_of(image)
             image.load()
-            if image.format == "PNG" and _orientation(image) != orientation:
+            if image.format == "PNG" and orientation_of(image) != orientation:
                 raise ValueError("its EXIF orientation comes after the pixels; store EXIF first, or none")
             turned = ImageOps.exif_transpose(image) if orientation != 1 else image
     except Exception as error:  # decoders raise all sorts

@@ -15,15 +15,17 @@ import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from processes import in_child, killed_at_the_end
 
 from agents import SubActionDQN
-from al_seg_env import LabelsPending
+from al_seg_env import FolderOracle, LabelsPending
 from al_seg_env.labelling.brush import decode_brush
 from al_seg_env.labelling.cvat import write_cvat
 from al_seg_env.labelling.label_folder import LabelFolder
+from al_seg_env.labelling.request import requests_of
 from al_seg_env.learner.building import normalisation
+from al_seg_env.regions import Box
 from al_seg_experiment.cli import main
 from al_seg_experiment.exporting import export
 from al_seg_experiment.label_session import LabelSession, SessionSettings
@@ -480,6 +482,46 @@ def test_the_commands(photos, capsys):
     assert max(sum(row["image"] == name for row in rows) for name in {row["image"] for row in rows}) <= 3
     assert all(re.fullmatch(r"\d+", row[key]) for row in rows for key in ("top", "left", "height", "width"))
     assert Image.open(photos / "s" / "suggestions.png").size[0] > 100
+
+
+def test_others_read_what_is_exported_of_turned_photographs(tmp_path, caplog):
+    pycocotools, datumaro = pytest.importorskip("pycocotools.coco"), pytest.importorskip("datumaro")
+    shown = {}
+    for name, orientation in {"plain": 1, "overhead": 3, "upright": 6}.items():
+        exif, path = Image.Exif(), tmp_path / "photos" / f"{name}.jpg"
+        exif[0x0112] = orientation
+        path.parent.mkdir(exist_ok=True)
+        pixels = np.full((48, 64, 3), 20, np.uint8)
+        pixels[:20, :25] = 230
+        Image.fromarray(pixels).save(path, exif=exif, quality=95, subsampling=0)
+        shown[name] = (np.asarray(ImageOps.exif_transpose(Image.open(path))).mean(-1) > 128).astype(np.uint8)
+    (tmp_path / "classes.json").write_text(json.dumps(CLASSES))
+    session = LabelSession(tmp_path / "out", settings(tmp_path))
+    requests = requests_of(session.data, [Box(image, 0, 64, 0, 64) for image in range(3)])
+    oracle = FolderOracle(session.data, tmp_path / "out" / "labels")
+    with pytest.raises(LabelsPending):
+        oracle.answer(requests)
+    paint(session)
+    for path in export(session, tmp_path / "png").iterdir():
+        np.testing.assert_array_equal(np.asarray(Image.open(path)), shown[path.stem])
+    assert "2 of the 3 images are turned by their EXIF orientation" in caplog.text
+    coco = pycocotools.COCO(str(export(session, tmp_path / "coco", format="coco")))
+    for image in coco.loadImgs(coco.getImgIds()):
+        assert (tmp_path / "photos" / image["file_name"]).exists()
+        found = np.full((image["height"], image["width"]), 255, np.uint8)
+        for annotation in coco.loadAnns(coco.getAnnIds(image["id"])):
+            found[coco.annToMask(annotation) == 1] = annotation["category_id"] - 1
+        np.testing.assert_array_equal(found, shown[image["file_name"].removesuffix(".jpg")])
+    with zipfile.ZipFile(export(session, tmp_path / "cvat", format="cvat")) as archive:
+        archive.extractall(tmp_path / "voc")
+    dataset = datumaro.Dataset.import_from(str(tmp_path / "voc"), "voc_segmentation")
+    names = [label.name for label in dataset.categories()[datumaro.AnnotationType.label]]
+    for item in dataset:
+        found = np.full(shown[item.id].shape, 255, np.uint8)
+        for annotation in item.annotations:
+            found[np.asarray(annotation.image, bool)] = CLASSES.index(names[annotation.label])
+        np.testing.assert_array_equal(found, shown[item.id])
+    assert {item.id for item in dataset} == set(shown)
 
 
 def test_two_labellers_do_not_use_one_folder_at_once(photos):
