@@ -83,7 +83,7 @@ def test_the_file_of_a_continued_training_is_that_of_an_undisturbed_one(kind, tm
             model = (
                 SubActionDQN("QueryPolicy", env, seed=0, device="cpu", exploration="episode", batch_size=4)
                 if kind == "dqn"
-                else PPO("MultiInputPolicy", env, n_steps=4, batch_size=4, seed=0, device="cpu")
+                else PPO("MultiInputPolicy", env, n_steps=4, batch_size=4, n_epochs=2, seed=0, device="cpu")
             )
             checkpoint = Checkpoint(folder)
             checkpoint.resume(model)

@@ -59,7 +59,7 @@ def test_learns_to_choose_better_than_uniform(td_target):
         epsilon=0.3,
         max_grad_norm=5.0,
     )
-    agent.learn(400)
+    agent.learn(200)
     test_env = Monitor(FakeRegionEnv(pools=4, candidates=6, budget=12))  # other K and N than in training
     test_env.reset(seed=7)
     learnt, _ = evaluate_policy(agent, test_env, n_eval_episodes=20)
@@ -166,7 +166,8 @@ def test_an_episode_is_explored_with_one_guide_or_not_at_all(tmp_path):
     """Of 2 environments side by side, with episodes of 4 steps: each episode follows the score, or else the network."""
     envs = VecMonitor(DummyVecEnv([lambda: FakeRegionEnv(scores=True)] * 2))
     settings = {"exploration": "episode", "guides": ["score_entropy", "uniform"], "epsilon": 0.5, "buffer_size": 10_000}
-    agent = make_agent(envs, gradient_steps=1, learning_rate=1e-9, **settings)
+    agent = make_agent(envs, **settings)
+    agent.gradient_steps = 0  # who is followed does not depend on what is learnt
     agent.learn(2 * 4 * 120, callback=(recorder := EpisodeRecorder(tmp_path / "episodes.csv")))
     buffer = agent.replay_buffer
     n_steps = 4 * 120
@@ -211,7 +212,7 @@ def test_learns_what_pays_only_later():
         guides=("uniform", "score_entropy"),
         epsilon=0.7,
         buffer_size=3000,
-    ).learn(800)
+    ).learn(480)
     test_env = Monitor(FakeRegionEnv(pools=3, candidates=6, budget=12))
     test_env.reset(seed=7)
     learnt, _ = evaluate_policy(agent, test_env, n_eval_episodes=20)
@@ -222,12 +223,12 @@ def test_a_refit_learns_from_the_replay_alone(tmp_path):
     """An agent that only ever explored, its network not trained at all, is as good as one that learnt on the way."""
     agent = make_agent(FakeRegionEnv(pools=2), learning_rate=0.02, gamma=0.3, epsilon=1.0, buffer_size=3000)
     agent.gradient_steps = 0
-    agent.learn(400)
+    agent.learn(240)
     untrained, steps = weights(agent), agent.num_timesteps
     replay = tree_digest(agent.replay_buffer.stored)
     agent.save_replay_buffer(tmp_path / "replay")
     decay = {"optimizer_kwargs": {"momentum": 0.9, "weight_decay": 0.02}}
-    agent.refit(400, decay)
+    agent.refit(240, decay)
     assert (agent.num_timesteps, tree_digest(agent.replay_buffer.stored)) == (steps, replay)
     assert agent.policy.optimizer.param_groups[0]["weight_decay"] == 0.02
     assert not torch.equal(untrained, weights(agent))

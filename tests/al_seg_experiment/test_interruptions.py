@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from experiments import SMALLEST_EXPERIMENT as SMALLEST
 from experiments import TINY_EXPERIMENT as TINY
-from experiments import contents, quick_pieces
+from experiments import contents, quick_pieces, rows_of
 from processes import in_child
 
 from al_seg_experiment import load_experiment, run
@@ -54,16 +54,19 @@ def test_killed_at_each_write_in_turn_ends_with_the_same_bytes(tmp_path, monkeyp
 
 @pytest.mark.slow
 def test_killed_at_many_writes_one_run_after_another(whole, tmp_path):
-    """The real pieces, each run killed a few writes after the one before it."""
-    experiment, folder, rng = load_experiment(TINY), tmp_path / "killed", np.random.default_rng(0)
-    statuses = [run_killed_at(int(rng.integers(8, 30)), experiment, folder) for _ in range(6)]
+    """The real pieces of one seed, each run killed a few writes after the one before it."""
+    experiment = load_experiment({**TINY, "seeds": [0], "full": 1})
+    folder, rng = tmp_path / "killed", np.random.default_rng(0)
+    statuses = [run_killed_at(int(rng.integers(8, 25)), experiment, folder) for _ in range(6)]
     assert statuses.count(-signal.SIGKILL) >= 5
     assert in_child(lambda: run(experiment, folder)) == 0
     after, undisturbed = contents(folder), contents(whole)
-    clocks = ("result-", "finished.json", "checkpoint")  # which hold the seconds it took, or checksums of that
-    same = [name for name in undisturbed if not any(each in name for each in clocks) and "report" not in name]
-    assert {name: after.get(name) for name in same} == {name: undisturbed[name] for name in same}
-    assert len(same) > 30
+    differ = ("result-", "finished.json", "checkpoint", "experiment.json", "results.csv")  # by clocks and seeds
+    same = [name for name in after if not any(each in name for each in differ)]
+    assert {name: after[name] for name in same} == {name: undisturbed[name] for name in same}
+    assert len(same) > 20
+    rows = rows_of(whole / "results.csv")
+    assert rows_of(folder / "results.csv") == [row for row in rows if row["seed"] == "0"]
 
 
 def test_killed_in_the_very_first_write(tmp_path, monkeypatch):

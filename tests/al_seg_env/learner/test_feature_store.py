@@ -1,15 +1,17 @@
 """Features are computed once and shared; whatever is damaged, foreign or half-written is never read."""
 
 import errno
+import multiprocessing
+import os
 import pickle
-import subprocess
-import sys
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from fakes import numbered_data
+from processes import in_child
 from torch import nn
 
 from al_seg_env.datasets.frames import Frames
@@ -258,50 +260,45 @@ def test_a_store_sent_to_another_process_leaves_its_features_behind(tmp_path):
     assert sent.encoder.module.seen == 0
 
 
-KILLED = """
-import os, sys
-sys.path[:0] = {paths!r}
-from test_feature_store import *
-write, writes = feature_store.write_maps, []
-def killing(path, offset, content):
-    if len(writes) == {after}:
-        write(path, offset, content[:len(content) // 2])
-        os.kill(os.getpid(), 9)
-    writes.append(path)
-    write(path, offset, content)
-feature_store.write_maps = killing
-store({cache!r}).prepare(range(IMAGES))
-"""
-MAKING = """
-import sys
-sys.path[:0] = {paths!r}
-from test_feature_store import *
-subject = store({cache!r})
-subject.prepare(range(IMAGES))
-print(subject.encoder.module.seen)
-"""
-
-
-def script(text, **values):
-    paths = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "support")]
-    return [sys.executable, "-c", text.format(paths=paths, **values)]
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("after", [8, 9])
 def test_a_process_killed_while_it_writes_leaves_nothing_wrong(tmp_path, after):
-    done = subprocess.run(script(KILLED, after=after, cache=str(tmp_path)), capture_output=True, text=True, check=False)
-    assert done.returncode == -9, done.stderr
+    def killed():
+        torch.set_num_threads(1)
+        write, writes = feature_store.write_maps, []
+
+        def killing(path, offset, content):
+            if len(writes) == after:
+                write(path, offset, content[: len(content) // 2])
+                os.kill(os.getpid(), signal.SIGKILL)
+            writes.append(path)
+            write(path, offset, content)
+
+        feature_store.write_maps = killing
+        store(tmp_path).prepare(range(IMAGES))
+
+    assert in_child(killed) == -signal.SIGKILL
     again = store(tmp_path)
     assert equal(contents(again), contents(store()))
     assert again.encoder.module.seen == CONSTRUCTION + IMAGES - after // 2
 
 
-@pytest.mark.slow
 def test_processes_that_make_one_store_share_the_work(tmp_path):
-    command = script(MAKING, cache=str(tmp_path))
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    seen = [int(process.communicate()[0]) for process in running]
+    forked = multiprocessing.get_context("fork")
+    counts = forked.SimpleQueue()
+
+    def making():
+        torch.set_num_threads(1)
+        subject = store(tmp_path)
+        subject.prepare(range(IMAGES))
+        counts.put(subject.encoder.module.seen)
+
+    running = [forked.Process(target=making) for _ in range(3)]
+    for process in running:
+        process.start()
+    for process in running:
+        process.join()
+    assert [process.exitcode for process in running] == [0, 0, 0]
+    seen = [counts.get() for _ in running]
     assert sum(seen) == 3 * CONSTRUCTION + IMAGES
     again = store(tmp_path)
     assert equal(contents(again), contents(store()))
