@@ -19,6 +19,7 @@ from typing import Annotated, Any, TypeVar
 import gymnasium as gym
 import tyro
 from gymnasium.envs.registration import EnvSpec
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from al_seg_env.env import RegionSelectionEnv
 from al_seg_env.registration import environment_spec, make_again, make_wrapped
@@ -28,6 +29,9 @@ logger = logging.getLogger(__name__)
 Options = TypeVar("Options")
 Assignments = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE"), tyro.conf.UseAppendAction]
 """The type of an option that may be repeated, each time with ``NAME=VALUE``."""
+
+_TYPES = ConstructorRegistry()
+"""How values are read, where tyro's own way is not ours."""
 
 USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError, MemoryError, gym.error.Error)
 """What a user's mistake raises in this package; the message says how to mend it."""
@@ -67,6 +71,20 @@ class EnvironmentOptions:
     def make_unwrapped(self, **arguments: Any) -> RegionSelectionEnv:
         """Make the chosen environment without gymnasium's wrappers."""
         return make_again(self.spec, **arguments)
+
+
+@_TYPES.primitive_rule
+def _path(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
+    """Refuse the empty text, which Path takes for the current folder: a shell's variable that is not set."""
+
+    def read(given: list[str]) -> Path:
+        if not given[0]:
+            raise ValueError("the path is empty")
+        return Path(given[0])
+
+    if kind.type is not Path:
+        return None
+    return PrimitiveConstructorSpec(1, "PATH", read, lambda value: isinstance(value, Path), lambda path: [str(path)])
 
 
 def assignments(items: Iterable[str], option: str) -> dict[str, Any]:
@@ -113,7 +131,7 @@ def run(
     messages = io.StringIO()
     try:
         with contextlib.redirect_stderr(messages):
-            chosen = tyro.cli(options, prog=prog, args=argv, description=description)
+            chosen = tyro.cli(options, prog=prog, args=argv, description=description, registry=_TYPES)
     except SystemExit as stop:
         if stop.code:
             sys.stderr.write(f"{prog}: {_one_line(messages.getvalue())}\n")
@@ -143,8 +161,9 @@ def _one_line(box: str) -> str:
 def _read_object(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} can't be read: {error}; expected JSON") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"--env-file {path} can't be read: {error}; expected JSON") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds {type(content).__name__}; expected an object of environment arguments")
+        found = type(content).__name__
+        raise ValueError(f"--env-file {path} holds {found}; expected an object of environment arguments")
     return content

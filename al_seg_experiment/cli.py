@@ -22,10 +22,11 @@ from al_seg_env.datasets import SegmentationData
 from al_seg_env.labelling.label_studio import LabelStudioOracle
 from al_seg_env.labelling.oracles import LabelsPending
 from al_seg_env.labelling.page.desk import Desk, page_is_installed
+from al_seg_env.storage.validation import check_choice
 from al_seg_experiment.evaluation import evaluate
 from al_seg_experiment.experiment import Experiment, Stage
 from al_seg_experiment.exporting import export
-from al_seg_experiment.label_session import NETWORK_OPTIONS, LabelSession, SessionSettings
+from al_seg_experiment.label_session import NETWORK_OPTIONS, TOOLS, LabelSession, SessionSettings
 from al_seg_experiment.policies import AGENT_SUFFIX
 from al_seg_experiment.pretraining import pretrain
 from al_seg_experiment.query_training import train_agent
@@ -383,6 +384,8 @@ class Label(Images):
 
     def __call__(self) -> None:
         """Run the command."""
+        if self.tool is not None:
+            check_choice("tool", self.tool, ("page", *TOOLS))
         is_file = self.policy.endswith(AGENT_SUFFIX) and "=" not in self.policy
         settings = self.settings(
             policy=str(Path(self.policy).resolve()) if is_file else self.policy,

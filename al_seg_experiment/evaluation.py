@@ -21,7 +21,7 @@ from al_seg_experiment.acquisition import acquire, is_acquired, measure_theta_0,
 from al_seg_experiment.checking import equal_budgets
 from al_seg_experiment.experiment import MOST, close_match
 from al_seg_experiment.folders import claimed, identity
-from al_seg_experiment.policies import NamedPolicy, make_policy, parse_policy
+from al_seg_experiment.policies import NamedPolicy, make_policy, parse_policy, policy_function
 from al_seg_experiment.trial_results import read_results_of, result_row, set_damaged_aside, write_rows
 
 PolicyMaker: TypeAlias = Callable[[RegionSelectionEnv, int], Any]
@@ -75,6 +75,9 @@ def evaluate(
     first = make_again(spec)
     if problem := next(equal_budgets(tuple(budgets), first.config.regions_per_step, compared[0][0].name), None):
         raise ValueError(f"budgets is {budgets}; {problem}")
+    for named, maker in compared:
+        if named.agent is not None:  # so that one that does not fit is refused before anything is written
+            maker(first, seeds[0])
     if "crop_size" not in (fit or {}):
         settings = replace(settings, crop_size=first.config.crop_size)
     folder = Path(folder)
@@ -109,6 +112,8 @@ def _named(policies: Sequence[str] | Mapping[str, PolicyMaker]) -> list[tuple[Na
         found = [(NamedPolicy(name, _described(make)), make) for name, make in policies.items()]
     else:
         parsed = [parse_policy(text) for text in ([policies] if isinstance(policies, str) else policies)]
+        for own in (each.policy for each in parsed if ":" in each.policy):
+            policy_function(own)
         found = [(each, _maker(each)) for each in parsed]
     names = [named.name for named, _ in found]
     if not names or len(set(names)) != len(names):

@@ -52,6 +52,9 @@ def pretrain(env: str | gym.Env | EnvSpec, stages: Sequence[Stage], folder: str 
         ValueError: If the folder holds results of other stages or of another environment.
     """
     spec, seed = environment_spec(env), check_int("seed", seed)
+    target = make_again(spec)
+    for number, stage in enumerate(stages):  # so that a mistake leaves nothing behind
+        _source(spec, target, stage, number)
     made_with = {**identity(spec), "stages": [stage.model_dump(mode="json") for stage in stages], "seed": seed}
     with claimed(folder, "pretrain", made_with) as claimed_folder:
         weights = run_stages(spec, stages, claimed_folder, seed=seed)
@@ -99,15 +102,7 @@ def _is_trained(weights: Path, history: Path, stage: Stage) -> bool:
 
 
 def _train_stage(spec: EnvSpec, env: RegionSelectionEnv, stage: Stage, checkpoint: Path, number: int, seed: int) -> Fit:
-    source = env
-    if stage.env is not None or stage.arguments:
-        source_id, arguments = source_of(stage, spec.id, spec.kwargs)
-        source = make_again(source_id, **arguments)
-        if source.data.classes != env.data.classes or source.grid.image_size != env.grid.image_size:
-            raise ValueError(
-                f"stage {number} trains on {source.grid.image_size} images of {list(source.data.classes)}, but the "
-                f"environment's are {env.grid.image_size} of {list(env.data.classes)}; they must be the same"
-            )
+    source = _source(spec, env, stage, number)
     splits = source.splits
     images = (*splits.state, *splits.train, *splits.eval) if stage.images == "all" else getattr(splits, stage.images)
     frames, validation = source.frames, source.splits.reward
@@ -123,6 +118,20 @@ def _train_stage(spec: EnvSpec, env: RegionSelectionEnv, stage: Stage, checkpoin
     return fit_to_convergence(
         env.learner, frames, whole, images, frames.mask, validation, settings, rng, f"stage {number}", checkpoint
     )
+
+
+def _source(spec: EnvSpec, env: RegionSelectionEnv, stage: Stage, number: int) -> RegionSelectionEnv:
+    """Return the environment whose images a stage trains on; refuse one of other classes or another size."""
+    if stage.env is None and not stage.arguments:
+        return env
+    source_id, arguments = source_of(stage, spec.id, spec.kwargs)
+    source = make_again(source_id, **arguments)
+    if source.data.classes != env.data.classes or source.grid.image_size != env.grid.image_size:
+        raise ValueError(
+            f"stage {number} trains on {source.grid.image_size} images of {list(source.data.classes)}, but the "
+            f"environment's are {env.grid.image_size} of {list(env.data.classes)}; they must be the same"
+        )
+    return source
 
 
 def _curves(folder: Path, stages: Sequence[Stage]) -> list[dict[str, Any]]:

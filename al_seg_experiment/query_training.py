@@ -85,14 +85,16 @@ def train_agent(
     check_int("envs", envs, 1)
     if checkpoint_every is not None:
         check_int("checkpoint_every", checkpoint_every, 1)
+    references = check_choices("references", list(references), [name for name in METHODS if name != LEARNT])
     if not resume:
         _refuse_training(folder)
-    with folder_lock(folder):
-        players = make_players(environment_spec(env, split="train"), envs)
-        per_episode = steps_per_episode(players)
-        steps = episodes * per_episode
-        agent = SubActionDQN(policy, players, seed=seed, **agent_arguments(settings, steps))
-        means = play_references(environment_spec(env, split="train"), references, folder, seed=seed)
+    spec = environment_spec(env, split="train")
+    players = make_players(spec, envs)
+    per_episode = steps_per_episode(players)
+    steps = episodes * per_episode
+    agent = SubActionDQN(policy, players, seed=seed, **agent_arguments(settings, steps))
+    with folder_lock(folder):  # and not before: a mistake leaves nothing behind
+        means = play_references(spec, references, folder, seed=seed)
 
         def after_episode() -> None:
             agent.save(folder / AGENT)
@@ -119,10 +121,9 @@ def play_references(spec: EnvSpec, references: Sequence[str], folder: Path, *, s
     """Let heuristics play some episodes; return the mean return of each, and keep all returns as ``references.csv``.
 
     Raises:
-        ValueError: If one is unknown, or a record of before is damaged.
+        ValueError: If a record of before is damaged.
     """
-    known = [name for name in METHODS if name != LEARNT]
-    references, path = check_choices("references", list(references), known), folder / REFERENCES
+    path = folder / REFERENCES
     rows = read_references(path) if path.exists() else []
     for method in references:
         if any(row["method"] == method for row in rows):

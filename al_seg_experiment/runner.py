@@ -63,11 +63,11 @@ def run(experiment: Experiment, folder: str | Path, ray_address: str | None = No
             not fit each other. Nothing has been run then.
     """
     folder = Path(folder)
-    _check_folder(experiment, folder)
+    if not _check_folder(experiment, folder):
+        check_data(experiment)  # before the folder is made
     with folder_lock(folder):
         begun = _check_folder(experiment, folder)
         if not begun:
-            check_data(experiment)
             write_record(folder / EXPERIMENT, experiment.as_dict())
             write_record(folder / NUMERICS, _measured(experiment))
         numerics = read_record(folder / NUMERICS)
@@ -146,6 +146,8 @@ def _check_folder(experiment: Experiment, folder: Path) -> bool:
             stored = read_experiment(folder)
             _check_agents(experiment, stored, folder)
             refuse_differences(_settled(stored), _settled(experiment), folder / EXPERIMENT)
+        else:
+            read_record(folder / EXPERIMENT)  # a file of that name that is somebody else's is not replaced
     elif begun:
         raise ValueError(
             f"{folder / EXPERIMENT} is missing, and {folder} holds pieces of an experiment; restore it, or choose "

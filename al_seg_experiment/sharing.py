@@ -79,6 +79,11 @@ def share(
         raise ValueError("there is nothing to share: give agent=, or an environment with weights= (theta_0)")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} holds something; expected a new folder, since a card may have been edited by hand")
+    for path in (agent, results):
+        if path is not None:
+            require_file(Path(path))
+    if results is not None:
+        read_results(results)
     made = make_again(spec)
     played = None if agent is None else SubActionDQN.load(agent, made)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -204,7 +209,6 @@ def _write_theta_0(spec: EnvSpec, env: RegionSelectionEnv, folder: Path) -> str:
 
 
 def _copy_results(results: Path, folder: Path) -> None:
-    require_file(results)
     shutil.copyfile(results, folder / RESULTS)
     for name in FIGURES:
         if (figure := results.parent / "report" / name).is_file():

@@ -254,6 +254,13 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds other files and no experiment, such as thesis.txt; choose"):
         run(load_experiment(TINY), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    mine = tmp_path / "mine" / "experiment.json"  # which may be the very file that is run
+    mine.parent.mkdir()
+    mine.write_text(json.dumps(TINY))
+    with pytest.raises(ValueError, match="experiment.json holds .*; expected 'al-seg-env experiment'"):
+        run(load_experiment(mine), mine.parent)
+    assert json.loads(mine.read_text()) == TINY
+    assert list(mine.parent.iterdir()) == [mine]
 
 
 def test_the_command_line_runs_shows_and_reports(whole, tmp_path, capsys):

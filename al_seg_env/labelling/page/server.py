@@ -340,7 +340,7 @@ def _listen(host: str, port: int) -> socket.socket:
         except BaseException:
             listening.close()
             raise
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         raise OSError(
             f"the page can't listen on {host}, port {port} ({error}); choose others: --host, --port"
         ) from error
