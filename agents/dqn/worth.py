@@ -9,8 +9,12 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 
-SPREAD = 2.0
-"""Standard deviation of the classes' worth before any reward is seen, as a multiple of what all of them share."""
+SPREAD = 0.5
+"""Standard deviation of the classes' worth before any reward is seen, as a multiple of what all of them share.
+
+Returns of 40 episodes predict those of other sets of regions as well with 0.5 as with 2 (CamVid's D_T and D_R), and
+where rewards tell little, classes stay worth about the same.
+"""
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,17 @@ from segmentation_models_pytorch.base import SegmentationModel
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 
-from al_seg_env.storage.validation import check, check_int
+from al_seg_env.storage.validation import check, check_choice, check_int
 
-STRIDE = 16
+DEEPEST = 32
+STRIDES = (16, 8, 4)
 
 
 class Light(SegmentationModel):  # type: ignore[misc] # smp is untyped
-    """A head of a few layers on the strides 16 and 32 of an encoder, with the interface of smp's networks.
+    """A head of a few layers on an encoder's deep strides, by default 16 and 32, with the interface of smp's networks.
 
-    Both strides are projected to ``width`` channels and added at stride 16, a convolution looks at the neighbours,
-    residual convolutions look further, and after dropout a last layer gives logits, which are upsampled 16 times.
+    The strides are projected to ``width`` channels and added at the finest of them, a convolution looks at the
+    neighbours, residual convolutions look further, and after dropout a last layer gives logits, which are upsampled.
     docs/design/light_head.md has what it reaches. There is no normalisation, so that an update on windows equals one on
     whole images; where an encoder's features are much larger or smaller than those of efficientnet-lite, whose mean
     size is 2.7, choose the learning rate accordingly.
@@ -29,8 +30,10 @@ class Light(SegmentationModel):  # type: ignore[misc] # smp is untyped
         encoder_weights: Name of its weights, or ``None``.
         classes: C.
         width: Channels.
-        dilations: Of the residual convolutions, one after another, in cells of stride 16; each of them lets logits see
-            so much further. There may be none.
+        stride: The finest that is read, 16, 8 or 4: with 8, the strides 8, 16 and 32 are. The head costs four times as
+            much for each halving; things smaller than a cell are hardly seen.
+        dilations: Of the residual convolutions, one after another, in cells of the finest stride; each of them lets
+            logits see so much further. There may be none.
         dropout: Share of channels that are dropped before the last layer.
         in_channels: Channels of an image.
 
@@ -38,7 +41,7 @@ class Light(SegmentationModel):  # type: ignore[misc] # smp is untyped
         reach: Pixels around a pixel that its logits depend on, given the encoder's features.
 
     Raises:
-        ValueError: If the encoder has no strides 16 and 32, or ``dilations`` are no positive whole numbers.
+        ValueError: If the encoder lacks one of the strides, or ``dilations`` are no positive whole numbers.
     """
 
     requires_divisible_input_shape = True
@@ -50,22 +53,27 @@ class Light(SegmentationModel):  # type: ignore[misc] # smp is untyped
         classes: int = 1,
         *,
         width: int = 96,
+        stride: int = STRIDES[0],
         dilations: Sequence[int] = (),
         dropout: float = 0.1,
         in_channels: int = 3,
     ) -> None:
         super().__init__()
         self.encoder = get_encoder(encoder_name, in_channels=in_channels, depth=5, weights=encoder_weights)
-        if self.encoder.output_stride != 2 * STRIDE:
+        if self.encoder.output_stride != DEEPEST:
             raise ValueError(
-                f"architecture 'Light' needs an encoder of output stride 32; {encoder_name!r} has "
+                f"architecture 'Light' needs an encoder of output stride {DEEPEST}; {encoder_name!r} has "
                 f"{self.encoder.output_stride}"
             )
-        self.decoder = LightDecoder(self.encoder.out_channels, width, dilations)
+        self.stride = check_choice("stride", stride, STRIDES)
+        read = self.encoder.out_channels[-2 - STRIDES.index(stride) :]
+        if 0 in read:
+            raise ValueError(f"architecture 'Light' at stride {stride} reads what encoder {encoder_name!r} does not have")
+        self.decoder = LightDecoder(read, width, dilations)
         self.segmentation_head = nn.Sequential(
             nn.Dropout2d(dropout),
             nn.Conv2d(width, classes, 1),
-            nn.Upsample(scale_factor=STRIDE, mode="bilinear", align_corners=False),
+            nn.Upsample(scale_factor=stride, mode="bilinear", align_corners=False),
         )
         self.classification_head = None
         self.name = f"light-{encoder_name}"
@@ -77,20 +85,20 @@ class Light(SegmentationModel):  # type: ignore[misc] # smp is untyped
 
     @property
     def reach(self) -> int:
-        """Half a cell of stride 16 and half a cell of stride 32, for the two upsamplings, and what is between them."""
-        return STRIDE // 2 + STRIDE * self.decoder.cells_around + STRIDE
+        """Half a cell of the finest and half a cell of the deepest stride, for the upsamplings, and what is between."""
+        return self.stride // 2 + self.stride * self.decoder.cells_around + DEEPEST // 2
 
 
 class LightDecoder(nn.Module):
     """The part of :class:`Light` that is trained, except for the last layer.
 
     Args:
-        channels: Of all the encoder's outputs, of which the last two, of strides 16 and 32, are read.
+        channels: Of the encoder's outputs that are read, its last ones.
         width: Channels.
         dilations: Of the residual convolutions.
 
     Attributes:
-        cells_around: How many cells of stride 16 around a cell its values depend on.
+        cells_around: How many cells around a cell, of the finest stride, its values depend on.
     """
 
     def __init__(self, channels: Sequence[int], width: int, dilations: Sequence[int]) -> None:
@@ -98,7 +106,7 @@ class LightDecoder(nn.Module):
         listed = isinstance(dilations, Sequence) and not isinstance(dilations, str)
         check("dilations", dilations, listed, "a list of whole numbers of at least 1")
         dilations = [check_int("dilations", dilation, 1) for dilation in dilations]
-        self.projections = nn.ModuleList(nn.Conv2d(count, width, 1) for count in channels[-2:])
+        self.projections = nn.ModuleList(nn.Conv2d(count, width, 1) for count in channels)
         self.neighbours = nn.Conv2d(width, width, 3, padding=1)
         self.further = nn.ModuleList(
             nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation) for dilation in dilations
@@ -106,9 +114,11 @@ class LightDecoder(nn.Module):
         self.cells_around = 1 + sum(dilations)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Return ``(B, width, H / 16, W / 16)``."""
-        fine, deep = (project(values) for project, values in zip(self.projections, features[-2:], strict=True))
-        together = fine + F.interpolate(deep, size=fine.shape[2:], mode="bilinear", align_corners=False)
+        """Return ``(B, width, h, w)``, of the size of the finest stride."""
+        read = features[-len(self.projections) :]
+        together, *deeper = (project(values) for project, values in zip(self.projections, read, strict=True))
+        for values in deeper:
+            together = together + F.interpolate(values, together.shape[2:], mode="bilinear", align_corners=False)
         seen = torch.relu(self.neighbours(torch.relu(together)))
         for convolution in self.further:
             seen = seen + torch.relu(convolution(seen))

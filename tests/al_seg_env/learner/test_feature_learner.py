@@ -30,11 +30,11 @@ def frames():
     return Frames(numbered_data(6, SIZE, void=0.1))
 
 
-def network(architecture="Light", dropout=True, dilations=()):
+def network(architecture="Light", dropout=True, dilations=(), stride=16):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         if architecture == "Light":
-            made = Light(ENCODER, classes=3, width=16, dilations=dilations)
+            made = Light(ENCODER, classes=3, width=16, stride=stride, dilations=dilations)
         else:
             made = smp.create_model(architecture, encoder_name=ENCODER, encoder_weights=None, classes=3)
     for module in made.modules():
@@ -143,12 +143,15 @@ def test_logits_of_boxes_are_those_of_whole_images(frames, architecture, stride)
         assert torch.allclose(of_boxes, pixels.gather(logits), atol=1e-5)
 
 
-@pytest.mark.parametrize("dilations", [(), (2,), (1, 3)])
+HEADS = [((), 16), ((2,), 16), ((1, 3), 16), ((), 8), ((3,), 8), ((2,), 4)]
+
+
+@pytest.mark.parametrize(("dilations", "stride"), HEADS)
 @pytest.mark.parametrize("region_size", [(40, 48), (33, 27)])
-def test_windows_of_light_hold_all_that_logits_depend_on(region_size, dilations):
+def test_windows_of_light_hold_all_that_logits_depend_on(region_size, dilations, stride):
     size = (410, 460)
     frames = Frames(numbered_data(2, size))
-    grid, subject = RegionGrid(size, region_size), learner(network(dilations=dilations))
+    grid, subject = RegionGrid(size, region_size), learner(network(dilations=dilations, stride=stride))
     inputs = subject.inputs(frames)
     batch = inputs.whole([0, 1])
     logits = subject.predict(batch)
@@ -163,20 +166,28 @@ def test_windows_of_light_hold_all_that_logits_depend_on(region_size, dilations)
         assert torch.allclose(found, pixels.gather(logits), atol=1e-5)
 
 
-@pytest.mark.parametrize("dilations", [(), (2,), (1, 3)])
-def test_the_reach_of_light_is_not_larger_than_needed(dilations):
-    # By gradients: what the logits of a pixel depend on, in pixels of the cells of stride 16 and 32.
-    made = network(dilations=dilations).eval()
+@pytest.mark.parametrize(("dilations", "stride"), HEADS)
+def test_the_reach_of_light_is_not_larger_than_needed(dilations, stride):
+    # By gradients: what the logits of a pixel depend on, in pixels of the cells of all the strides that are read.
+    made = network(dilations=dilations, stride=stride).eval()
+    strides = [cell for cell in (4, 8, 16, 32) if cell >= stride]
     maps = [torch.rand(1, count, 512 // 2**n, 512 // 2**n) for n, count in enumerate(made.encoder.out_channels)]
     maps = [values.requires_grad_() for values in maps]
     reached = 0
     for pixel in range(240, 272):
         logits = made.segmentation_head(made.decoder(maps))[0, :, pixel, pixel]
-        for values, stride in zip(torch.autograd.grad(logits.sum(), maps[-2:]), (16, 32), strict=True):
+        gradients = torch.autograd.grad(logits.sum(), maps[-len(strides) :])
+        for values, cell in zip(gradients, strides, strict=True):
             cells = values[0].abs().sum(dim=(0, 2)).nonzero().flatten()
-            first, last = int(cells[0]) * stride, int(cells[-1]) * stride
-            reached = max(reached, pixel - (first + stride - 1), last - pixel)
+            first, last = int(cells[0]) * cell, int(cells[-1]) * cell
+            reached = max(reached, pixel - (first + cell - 1), last - pixel)
     assert reached == made.reach
+
+
+@pytest.mark.parametrize("stride", [2, 32, 12, "8", 8.5, None])
+def test_strides_that_light_does_not_read_are_refused(stride):
+    with pytest.raises(ValueError, match="stride is"):
+        network(stride=stride)
 
 
 @pytest.mark.parametrize("dilations", [2, "2", (0,), (1.5,), (True,)])
