@@ -1,4 +1,4 @@
-"""What does the head Light reach with all labels, and what does a forward pass of it cost, by its width and dilations?
+"""What does the head Light reach with all labels, and what does a forward pass of it cost?
 
 Each network trains on stored features by a fixed number of updates, on all labels of D_T, or of D_T and D_V, and is
 tested on every pixel of D_R; with D_V, of the test set, too. Forward passes are timed in turn, in one process:
@@ -34,7 +34,7 @@ class Options(EnvironmentOptions):
     """What is measured."""
 
     heads: tuple[str, ...] = ("48", "96", "192", "96:2", "192:2")
-    """Heads, each WIDTH or WIDTH:DILATION,DILATION,..."""
+    """Heads, each WIDTH, WIDTH@STRIDE, WIDTH:DILATION,DILATION,... or WIDTH@STRIDE:DILATION,..."""
     labels: Literal["train", "train+eval"] = "train"
     """Whose labels are trained on: those of D_T, or of D_T and D_V."""
     seeds: tuple[int, ...] = (0,)
@@ -81,12 +81,14 @@ def main(options: Options) -> None:
 
 
 def network_options(head: str) -> dict[str, Any]:
-    """Return the arguments of Light that WIDTH:DILATION,DILATION,... stands for."""
-    width, _, dilations = head.partition(":")
+    """Return the arguments of Light that WIDTH@STRIDE:DILATION,DILATION,... stands for."""
+    size, _, dilations = head.partition(":")
+    width, _, stride = size.partition("@")
     try:
-        return {"width": int(width), "dilations": [int(dilation) for dilation in dilations.split(",") if dilation]}
+        options = {"width": int(width), "dilations": [int(dilation) for dilation in dilations.split(",") if dilation]}
+        return options | ({"stride": int(stride)} if stride else {})
     except ValueError:
-        raise ValueError(f"--heads has {head!r}; expected WIDTH or WIDTH:DILATION,DILATION,...") from None
+        raise ValueError(f"--heads has {head!r}; expected WIDTH@STRIDE:DILATION,DILATION,...") from None
 
 
 def train(env: RegionSelectionEnv, options: Options, seed: int) -> None:

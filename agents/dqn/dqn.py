@@ -52,7 +52,7 @@ from agents.dqn.saving import (
 )
 from agents.dqn.spaces import Sizes, check_same_task, read_layout
 from agents.dqn.targets import TD_TARGETS, td_targets
-from agents.dqn.worth import Worth
+from agents.dqn.worth import SPREAD, Worth
 from agents.observations import Observation
 from agents.training_state import set_parameters
 from al_seg_env.storage import well_formed
@@ -120,6 +120,8 @@ class SubActionDQN(OffPolicyAlgorithm):
             the segmentation network gave it before. What that is worth, class by class, is learnt from the step's
             reward (:class:`agents.dqn.worth.Worth`), and each episode of training plays with a draw of what it may be
             (posterior sampling).
+        worth_spread: With ``"class_rewards"``, how far the worth of classes is believed to differ before rewards say so:
+            its standard deviation, as a multiple of what all classes share.
         exploration: ``"sub_action"`` explores each of the K sub-actions by itself; ``"step"`` all or none of
             them, like the released code; ``"episode"`` all or none of an episode's. K independent choices hardly
             change the reward that they share; a whole episode played in one way does (docs/paper/results_small.md).
@@ -169,6 +171,7 @@ class SubActionDQN(OffPolicyAlgorithm):
         td_target: str = "paper",
         loss: str = "squared",
         credit: str = CREDITS[0],
+        worth_spread: float = SPREAD,
         exploration: str = "sub_action",
         epsilon: Epsilon = ExponentialEpsilon(),  # noqa: B008 - it is frozen
         guides: Sequence[str] = (UNIFORM,),
@@ -212,6 +215,7 @@ class SubActionDQN(OffPolicyAlgorithm):
         self.td_target = check_choice("td_target", td_target, TD_TARGETS)
         self.loss = check_choice("loss", loss, tuple(LOSSES))
         self.credit = check_choice("credit", credit, CREDITS)
+        self.worth_spread = check_number("worth_spread", worth_spread, above=0)
         self.exploration = check_choice("exploration", exploration, EXPLORATIONS)
         self.epsilon = epsilon
         epsilon_at(epsilon, 0)
@@ -551,7 +555,7 @@ class SubActionDQN(OffPolicyAlgorithm):
         """Let the policy value classes as the replay's rewards say, and return what they say."""
         assert isinstance(self.policy, CandidatePolicy)
         assert self.replay_buffer is not None
-        posterior = Worth.learnt(*self.replay_buffer.beginnings())
+        posterior = Worth.learnt(*self.replay_buffer.beginnings(), spread=self.worth_spread)
         self.policy.worth = posterior.positive
         return posterior
 

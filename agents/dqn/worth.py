@@ -10,11 +10,6 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float64]
 
 SPREAD = 0.5
-"""Standard deviation of the classes' worth before any reward is seen, as a multiple of what all of them share.
-
-Returns of 40 episodes predict those of other sets of regions as well with 0.5 as with 2 (CamVid's D_T and D_R), and
-where rewards tell little, classes stay worth about the same.
-"""
 
 
 @dataclass(frozen=True)
@@ -37,12 +32,14 @@ class Worth:
     covariance: FloatArray
 
     @classmethod
-    def unknown(cls, n_classes: int) -> Worth:
+    def unknown(cls, n_classes: int, spread: float = SPREAD) -> Worth:
         """Return what is believed before the first reward."""
-        return cls(np.ones(n_classes), SPREAD**2 * np.eye(n_classes))
+        return cls(np.ones(n_classes), spread**2 * np.eye(n_classes))
 
     @classmethod
-    def learnt(cls, added: npt.ArrayLike, returns: npt.ArrayLike, steps: npt.ArrayLike) -> Worth:
+    def learnt(
+        cls, added: npt.ArrayLike, returns: npt.ArrayLike, steps: npt.ArrayLike, spread: float = SPREAD
+    ) -> Worth:
         """Return what the beginnings of episodes tell.
 
         What all classes share, and the deviation of the noise, are those of the regression of the returns on the sum
@@ -52,6 +49,8 @@ class Worth:
             added: What each of n beginnings added to the label levels, ``(n, C)``.
             returns: Sum of its rewards, ``(n,)``.
             steps: Number of its steps, ``(n,)``.
+            spread: Standard deviation of the classes' worth before any reward is seen, as a multiple of what all of
+                them share. Where rewards tell little, classes stay worth about the same.
         """
         d, r, t = np.array(added, np.float64), np.array(returns, np.float64), np.asarray(steps)
         for step in np.unique(t):  # the constants of t
@@ -59,13 +58,13 @@ class Worth:
             r[t == step] -= r[t == step].mean()
         n_classes, total = d.shape[1], d.sum(axis=1)
         if len(t) - len(np.unique(t)) < 2 or not np.var(total) > 0 or not np.var(r) > 0:
-            return cls.unknown(n_classes)
+            return cls.unknown(n_classes, spread)
         shared = max(float(total @ r / (total @ total)), 0.0)
         noise = max(float(np.var(r - shared * total)), 1e-9 * float(np.var(r)))  # above 0 where all is explained
         # Where the sum says nothing, a class may still be worth what would explain all returns.
         shared = max(shared, float(np.std(r) / np.std(total)) / n_classes)
         prior = np.full(n_classes, shared)
-        covariance = np.linalg.inv(d.T @ d / noise + np.eye(n_classes) / (SPREAD * shared) ** 2)
+        covariance = np.linalg.inv(d.T @ d / noise + np.eye(n_classes) / (spread * shared) ** 2)
         mean = prior + covariance @ d.T @ (r - d @ prior) / noise
         return cls(mean, (covariance + covariance.T) / 2)
 

@@ -41,7 +41,7 @@ class Light(SegmentationModel):  # type: ignore[misc] # smp is untyped
         reach: Pixels around a pixel that its logits depend on, given the encoder's features.
 
     Raises:
-        ValueError: If the encoder lacks one of the strides, or ``dilations`` are no positive whole numbers.
+        ValueError: If the encoder's deepest stride is not 32, ``stride`` is another, or ``dilations`` are no positive whole numbers.
     """
 
     requires_divisible_input_shape = True
@@ -67,8 +67,6 @@ class Light(SegmentationModel):  # type: ignore[misc] # smp is untyped
             )
         self.stride = check_choice("stride", stride, STRIDES)
         read = self.encoder.out_channels[-2 - STRIDES.index(stride) :]
-        if 0 in read:
-            raise ValueError(f"architecture 'Light' at stride {stride} reads what encoder {encoder_name!r} does not have")
         self.decoder = LightDecoder(read, width, dilations)
         self.segmentation_head = nn.Sequential(
             nn.Dropout2d(dropout),

@@ -66,6 +66,18 @@ def test_it_learns_what_labels_add_and_what_that_is_worth(tmp_path):
     np.testing.assert_array_equal(policy.predict(observation)[0], agent.predict(observation, deterministic=True)[0])
 
 
+def test_worth_stays_the_same_for_all_classes_where_little_spread_is_believed():
+    env = CreditedEnv(pools=4, candidates=6, budget=16)
+    env.worth = 4.0
+    options = {"credit": "class_rewards", "seed": 0, "device": "cpu"}
+    worth = [
+        SubActionDQN("CandidatePolicy", env, worth_spread=spread, **options).learn(40).policy.worth.numpy()
+        for spread in (1e-3, 2.0)
+    ]
+    assert worth[0][1] == pytest.approx(worth[0][0], rel=1e-2)
+    assert worth[1][1] < 0.5 * worth[1][0]
+
+
 def test_columns_that_are_not_all_given_are_found():
     kwargs = {"labelled": [2, 4]}
     agent = SubActionDQN("CandidatePolicy", CreditedEnv(), credit="class_rewards", policy_kwargs=kwargs, device="cpu")

@@ -401,6 +401,7 @@ def test_refuses_spaces_of_another_kind():
         {"guides": "uniform"},
         {"guides": (1,)},
         {"n_steps": 0},
+        {"worth_spread": 0},
         {"epsilon": 2.0},
         {"epsilon": lambda step: -1.0},
         {"max_grad_norm": 0.0},

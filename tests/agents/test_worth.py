@@ -36,6 +36,16 @@ def test_it_is_the_posterior_of_a_normal_prior():
     np.testing.assert_allclose(found.covariance, prior - gain @ d @ prior, rtol=1e-6, atol=1e-9)
 
 
+def test_the_spread_leads_from_classes_of_equal_worth_to_least_squares():
+    added, returns, steps = beginnings(np.array([1.0, 3.0, 0.5]), noise=2.0, n=60)
+    told = [np.concatenate([(steps == step)[:, None] for step in (1, 2, 3)], axis=1), added]
+    least_squares = np.linalg.lstsq(np.hstack(told), returns, rcond=None)[0][3:]
+    near, between, far = (Worth.learnt(added, returns, steps, spread).mean for spread in (1e-4, 0.5, 1e4))
+    np.testing.assert_allclose(near, near[0], rtol=1e-3)
+    np.testing.assert_allclose(far, least_squares, rtol=1e-4)
+    assert np.std(near) < np.std(between) < np.std(far)
+
+
 @pytest.mark.parametrize("n", [0, 1, 2])
 def test_before_there_are_returns_all_classes_are_worth_the_same(n):
     found = Worth.learnt(np.ones((n, 3)), np.ones(n), np.arange(n))

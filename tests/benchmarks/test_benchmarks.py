@@ -19,7 +19,7 @@ SMALLEST = {
     "frozen_scaling": ["--steps", "1", "--pool", "1100"],
     "frozen_step_cost": ["--steps", "1", "--whole", "timm-tf_efficientnet_lite0/1"],
     "kl_cost": ["--candidates", "8", "--labelled", "4", "--classes", "3", "--rounds", "1"],
-    "light_head": ["--heads", "8", "8:2", "--updates", "2", "--batch-size", "4", "--rounds", "1"],
+    "light_head": ["--heads", "8", "8:2", "8@8:1", "--updates", "2", "--batch-size", "4", "--rounds", "1"],
     "memory": ["--steps", "1"],
     "precision_cost": ["--steps", "1", "--train", "2", "--epochs", "1"],
     "reward_signal": ["--episodes=2", "--settings=0.01:1", "--sets=2", "--fits=2", "--labels=4", "--updates=1"],
