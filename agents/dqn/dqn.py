@@ -120,8 +120,8 @@ class SubActionDQN(OffPolicyAlgorithm):
             the segmentation network gave it before. What that is worth, class by class, is learnt from the step's
             reward (:class:`agents.dqn.worth.Worth`), and each episode of training plays with a draw of what it may be
             (posterior sampling).
-        worth_spread: With ``"class_rewards"``, how far the worth of classes is believed to differ before rewards say so:
-            its standard deviation, as a multiple of what all classes share.
+        worth_spread: With ``"class_rewards"``, how far the worth of classes is believed to differ before rewards say
+            so: its standard deviation, as a multiple of what all classes share.
         exploration: ``"sub_action"`` explores each of the K sub-actions by itself; ``"step"`` all or none of
             them, like the released code; ``"episode"`` all or none of an episode's. K independent choices hardly
             change the reward that they share; a whole episode played in one way does (docs/paper/results_small.md).

@@ -41,7 +41,8 @@ class Light(SegmentationModel):  # type: ignore[misc] # smp is untyped
         reach: Pixels around a pixel that its logits depend on, given the encoder's features.
 
     Raises:
-        ValueError: If the encoder's deepest stride is not 32, ``stride`` is another, or ``dilations`` are no positive whole numbers.
+        ValueError: If the encoder's deepest stride is not 32, ``stride`` is another, or ``dilations`` are no positive
+            whole numbers.
     """
 
     requires_divisible_input_shape = True
