@@ -31,7 +31,7 @@ from al_seg_experiment.policies import AGENT_SUFFIX
 from al_seg_experiment.pretraining import pretrain
 from al_seg_experiment.query_training import train_agent
 from al_seg_experiment.reading import described, load_experiment
-from al_seg_experiment.records import status
+from al_seg_experiment.records import EXPERIMENT, read_experiment, status
 from al_seg_experiment.report import report
 from al_seg_experiment.runner import run as run_experiment
 from al_seg_experiment.sharing import push, share
@@ -58,7 +58,7 @@ class ExperimentOptions:
     """What all commands on an experiment share."""
 
     file: Annotated[Positional[str], arg(metavar="FILE")]
-    """YAML or TOML file, or the name of a preset, such as synthetic_small."""
+    """YAML or TOML file, the name of a preset, such as synthetic_small, or the folder of a begun experiment."""
     out: Annotated[Path | None, arg(metavar="PATH")] = None
     """Folder of the results; runs/NAME if omitted."""
     set: Assignments = ()
@@ -66,6 +66,9 @@ class ExperimentOptions:
 
     def load(self) -> tuple[Experiment, Path]:
         """Return the experiment and its folder."""
+        folder = Path(self.file)
+        if (folder / EXPERIMENT).is_file() and self.out is None and not self.set:
+            return read_experiment(folder), folder
         experiment = load_experiment(self.file, assignments(self.set, "--set"))
         return experiment, self.out or Path("runs") / experiment.name
 

@@ -85,6 +85,9 @@ def test_an_experiment_is_run_shown_and_reported(tmp_path, capsys):
     assert capsys.readouterr().out.strip() == str(tmp_path / "out" / "report" / "REPORT.md")
     assert call("experiment", "status", file, *out, "--set", "budgets=[2]") == 0
     assert "3 of 3 pieces finished" in capsys.readouterr().out
+    for command in ("status", "run", "report"):  # the folder alone says what was begun
+        assert call("experiment", command, tmp_path / "out") == 0
+    assert str(tmp_path / "out" / "report" / "REPORT.md") in capsys.readouterr().out
     assert call("experiment", "report", tmp_path / "out" / "results.csv", "--out", tmp_path / "by_hand") == 0
     assert_picture(tmp_path / "by_hand" / "figure_4_val.png")
     assert experiment_module.main(["status", str(file), *map(str, out), "--set", "budgets=[2]"]) == 0
