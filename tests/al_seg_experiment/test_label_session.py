@@ -469,7 +469,7 @@ def test_the_commands(photos, capsys):
     assert main(["export", str(photos / "out"), "--format", "gif"]) == 2
     assert "format is 'gif'; expected one of 'png', 'coco', 'cvat', 'label-studio'" in capsys.readouterr().err
     assert main(["label", *images, "--out", str(photos / "o"), "--tool", "pencil"]) == 2
-    assert "tool is 'pencil'; expected one of 'folder', 'cvat', 'label-studio'" in capsys.readouterr().err
+    assert "tool is 'pencil'; expected one of 'page', 'folder', 'cvat', 'label-studio'" in capsys.readouterr().err
     assert main(["suggest", *images, "--out", str(photos / "s"), "--count", "0"]) == 2
     assert "count is 0; expected a whole number of at least 1" in capsys.readouterr().err
     assert main(["suggest", *images, "--out", str(photos / "s"), "--per-image", "-1"]) == 2
