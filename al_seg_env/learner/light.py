@@ -30,8 +30,8 @@ class Light(SegmentationModel):  # type: ignore[misc] # smp is untyped
         encoder_weights: Name of its weights, or ``None``.
         classes: C.
         width: Channels.
-        stride: The finest that is read, 16, 8 or 4: with 8, the strides 8, 16 and 32 are. The head costs four times as
-            much for each halving; things smaller than a cell are hardly seen.
+        stride: The finest that is read, 16, 8 or 4: with 8, the strides 8, 16 and 32 are. Each halving makes four times
+            as many cells; things smaller than a cell are hardly seen.
         dilations: Of the residual convolutions, one after another, in cells of the finest stride; each of them lets
             logits see so much further. There may be none.
         dropout: Share of channels that are dropped before the last layer.
@@ -113,7 +113,7 @@ class LightDecoder(nn.Module):
         self.cells_around = 1 + sum(dilations)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Return ``(B, width, h, w)``, of the size of the finest stride."""
+        """Return ``(B, width, H / stride, W / stride)``, of the finest stride."""
         read = features[-len(self.projections) :]
         together, *deeper = (project(values) for project, values in zip(self.projections, read, strict=True))
         for values in deeper:

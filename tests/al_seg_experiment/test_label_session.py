@@ -153,7 +153,7 @@ def test_a_session_that_is_killed_asks_the_same_again_and_loses_nothing(photos):
 
 
 class Person:
-    """Someone who labels what ``al-seg-env label`` asks for on its page, started anew for each ``with session``."""
+    """Someone who labels what ``al-seg-env label`` asks for on its page, which each ``with session`` starts again."""
 
     def __init__(self, photos):
         self.runs_of = pytest.importorskip("al_seg_env.labelling.page.server").runs_of
