@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import multiprocessing
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -146,6 +147,7 @@ def make_players(spec: EnvSpec, envs: int) -> VecEnv:
     """Return environments that play side by side, in processes of their own if there are several."""
     if envs == 1:
         return DummyVecEnv([lambda: Monitor(make_wrapped(spec))])
+    multiprocessing.set_forkserver_preload(["al_seg_env", "stable_baselines3"])  # once, and not by each
     # Without gymnasium's wrappers, whose state in other processes can't be restored.
     return VecMonitor(SubprocVecEnv([partial(make_again, spec)] * envs))
 

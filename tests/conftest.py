@@ -1,5 +1,6 @@
 """Tests need no accelerator, and compare results bit for bit: all of them run on the CPU."""
 
+import gc
 import os
 import zlib
 
@@ -16,6 +17,11 @@ settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCh
 settings.load_profile("busy")
 
 
+def pytest_collection_finish():
+    """What imports and the collection have made stays: it needs no walk at each collection of garbage."""
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def the_same_draws_in_every_run(request, monkeypatch):
     """What nobody has seeded (an action space, a reset without a seed) draws the same whenever a test is run."""
@@ -28,3 +34,11 @@ def the_same_draws_in_every_run(request, monkeypatch):
         return draw(seed)
 
     monkeypatch.setattr(gymnasium.utils.seeding, "np_random", seeded)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def the_disk_is_not_waited_for():
+    """What a killed process has written is there without it: only power failures, which no test makes, lose it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield

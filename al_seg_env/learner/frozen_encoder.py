@@ -174,12 +174,12 @@ def divided(network: nn.Module, name: str, prepare: Preparation) -> tuple[Frozen
     # The stub is copied in place of the encoder, wherever the network refers to it.
     rest: nn.Module = copy.deepcopy(network, {id(module): stub}).eval()
     rest.to(prepare.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    whole = copy.deepcopy(network).eval()
+    whole = copy.deepcopy(network, {id(module): encoder.module}).eval()
     whole.to(prepare.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     reason = "from what that returns, the rest of the network computes other logits than the whole network does"
     try:
         stub.read = encoder.read = _outputs_read(rest, encoder.probe)
-        encoder.probe = encoder(encoder.images)
+        encoder.probe = FeatureMaps(tuple(encoder.probe.maps[n] for n in encoder.read), size)
         with torch.inference_mode():
             expected = whole(prepare(encoder.images[:1]))
             difference = (rest(encoder.probe[:1]) - expected).abs().max()

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-
-try:
-    from scipy import stats
-except ImportError as error:
-    raise ImportError('the statistics need scipy; install it with: pip install "al-seg-env[examples]"') from error
 
 
 class Summary(NamedTuple):
@@ -73,7 +68,7 @@ def paired_test(ours: Mapping[int, float], theirs: Mapping[int, float], confiden
     if any(differences):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # scipy warns of ties
-            wilcoxon_p = float(stats.wilcoxon(differences).pvalue)
+            wilcoxon_p = float(_scipy_stats().wilcoxon(differences).pvalue)
     else:
         t_p = 1.0
     return PairedTest(len(seeds), float(np.mean(differences)), low, high, t_p, wilcoxon_p)
@@ -83,7 +78,7 @@ def _t_test(values: Sequence[float], confidence: float) -> tuple[float, float, f
     """Return two-sided p that the mean of at least 2 values is 0, and the interval of the mean."""
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # scipy warns of equal values, for which p = 0 is the limit
-        test = stats.ttest_1samp(values, 0)
+        test = _scipy_stats().ttest_1samp(values, 0)
         interval = test.confidence_interval(confidence)
     return float(test.pvalue), float(interval.low), float(interval.high)
 
@@ -151,4 +146,13 @@ def class_entropy(counts: Sequence[float]) -> float:
 
     It is 0 if all are of one class and ``log C`` if all C classes are alike; NaN if nothing was counted.
     """
-    return float(stats.entropy(counts)) if any(counts) else float("nan")
+    return float(_scipy_stats().entropy(counts)) if any(counts) else float("nan")
+
+
+def _scipy_stats() -> Any:
+    """Import it where it is needed: it takes long, and commands that report nothing do without it."""
+    try:
+        from scipy import stats
+    except ImportError as error:
+        raise ImportError('the statistics need scipy; install it with: pip install "al-seg-env[examples]"') from error
+    return stats

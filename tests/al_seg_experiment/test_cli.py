@@ -46,12 +46,12 @@ def test_from_theta_0_to_a_comparison(tmp_path, env_file, capsys):
     assert call(*train, "--episodes", 3, "--resume", "--gamma", 0.5) == 2
     assert "gamma is 0.99 there, 0.5 here" in capsys.readouterr().err
 
-    policies = ("--policies", "uniform", "entropy", f"dqn={agent / 'agent.safetensors'}")
+    policies = ("--policies", "uniform", f"dqn={agent / 'agent.safetensors'}")
     evaluate = ("evaluate", *weighted, *policies, "--budgets", 2, 4, "--epochs", 1, "--updates", 1, "--out", out)
     assert call(*evaluate, "--seeds", 0) == 0
     first = rows_of(out / "results.csv")
     assert {(row["method"], row["budget"]) for row in first} == {
-        (method, budget) for method in ("uniform", "entropy", "dqn") for budget in "024"
+        (method, budget) for method in ("uniform", "dqn") for budget in "024"
     }
     assert_picture(out / "report" / "figure_4_test.png")
     kept = {path: path.stat().st_mtime_ns for path in out.glob("trials/*/result-*.json")}

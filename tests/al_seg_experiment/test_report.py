@@ -64,10 +64,11 @@ def records(path):
         return list(csv.DictReader(file))
 
 
-@pytest.fixture
-def whole(tmp_path):
-    """The folder of a report on everything."""
-    return report(write(tmp_path / "results.csv", make_rows()), tmp_path / "out").parent
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a report on everything; read-only."""
+    folder = tmp_path_factory.mktemp("whole")
+    return report(write(folder / "results.csv", make_rows()), folder / "out").parent
 
 
 def test_everything_is_there(whole):
@@ -89,9 +90,9 @@ def test_pictures_open_and_are_not_blank(whole):
     assert pictures
     for path in pictures:
         with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
-        assert min(pixels.shape[:2]) > 300
-        assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20, path
+            colours = image.convert("RGB").getcolors(image.width * image.height)
+        assert min(image.size) > 300
+        assert len(colours) > 20, path
 
 
 def test_links_of_the_report_lead_to_its_files(whole):
@@ -123,12 +124,12 @@ def test_classes_a_split_lacks_are_left_out(whole):
     assert {r["class"] for r in records(whole / "table_1_test.csv")} == {"road", "car", "mIoU"}
 
 
-@pytest.mark.parametrize("variants", [(None,), ("1H", "3H+KL")])
-def test_same_rows_give_the_same_bytes(tmp_path, variants):
+@pytest.mark.parametrize(("variants", "figure"), [((None,), "both"), (("1H", "3H+KL"), "val_miou")])
+def test_same_rows_give_the_same_bytes(tmp_path, variants, figure):
     rows = make_rows(variants=variants)
-    one = report(write(tmp_path / "results.csv", rows), tmp_path / "one")
+    one = report(write(tmp_path / "results.csv", rows), tmp_path / "one", figure=figure)
     shuffled = np.random.default_rng(1).permutation(len(rows))
-    other = report(write(tmp_path / "other.csv", [rows[i] for i in shuffled]), tmp_path / "two")
+    other = report(write(tmp_path / "other.csv", [rows[i] for i in shuffled]), tmp_path / "two", figure=figure)
     assert texts(one.parent) == texts(other.parent)
 
 

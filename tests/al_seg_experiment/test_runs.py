@@ -308,12 +308,10 @@ def test_variants_are_run_and_compared(tmp_path):
         "1H": {"arguments": {"entropy_pools": ["max"], "similarity": []}},
         "huber": {"agent": {"loss": "huber"}},
     }
-    experiment = load_experiment({**TINY, "variants": variants, "methods": ["dqn"], "seeds": [0], "full": False})
-
-    def work():
-        run(experiment, tmp_path / "run")
-
-    assert in_child(work) == 0
+    theta_0 = [{"epochs": 1, "updates": 1}]
+    small = {**TINY, "methods": ["dqn"], "seeds": [0], "theta_0": theta_0, "full": False}
+    experiment = load_experiment({**small, "variants": variants})
+    assert in_child(lambda: run(experiment, tmp_path / "run")) == 0
     assert {(row["variant"], row["budget"]) for row in rows_of(tmp_path / "run" / "results.csv")} == {
         (variant, budget) for variant in variants for budget in "024"
     }

@@ -1,5 +1,4 @@
 import math
-import runpy
 import sys
 
 import numpy as np
@@ -8,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from al_seg_experiment.report import statistics
 from al_seg_experiment.report.statistics import (
     area_under_curve,
     bootstrap_interval,
@@ -145,4 +143,6 @@ def test_class_entropy_is_shannons(counts):
 def test_without_scipy(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy", None)
     with pytest.raises(ImportError, match=r"pip install \"al-seg-env\[examples\]\""):
-        runpy.run_path(statistics.__file__)
+        class_entropy([1, 2])
+    with pytest.raises(ImportError, match="the statistics need scipy"):
+        mean_interval([1.0, 2.0])

@@ -11,7 +11,12 @@ def in_child(work, kill_after=None):
     """Run ``work`` in a forked process, killed after this many seconds; return its exit status, -9 if it was killed."""
     pid = _forked(work)
     if kill_after is not None:
-        time.sleep(kill_after)
+        until = time.monotonic() + kill_after
+        while time.monotonic() < until:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.005)
         os.kill(pid, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from al_seg_env.datasets.synthetic import scenery
 from al_seg_env.datasets.synthetic.canvas import value_noise
 from al_seg_env.datasets.synthetic.street_scene import Look, Street, Weather, draw_street, plan_street
 from al_seg_env.storage.validation import check_choice, check_int
-from al_seg_env.types import FloatArray, UInt8Array
+from al_seg_env.types import FloatArray, Size, UInt8Array
 
 _CLASSES: tuple[tuple[str, tuple[int, int, int]], ...] = (  # in the order of the labels in _scenery
     ("road", (128, 64, 128)),
@@ -101,6 +101,10 @@ _MIN_SIDE = 32
 MOST_SCENES = 10**6
 """Images of a data set at most."""
 _MAX_CACHED_BYTES = 64 * 2**20
+_Scene: TypeAlias = tuple[int, str, Size, int]  # seed, style, size and number: what it depends on
+_drawn_bytes = 0
+_drawn: dict[_Scene, tuple[UInt8Array, UInt8Array]] = {}
+"""Scenes of all data sets of this process, so that equal environments draw each once."""
 
 
 _VERSION = 1  # of the drawing: raise it whenever a scene changes
@@ -120,8 +124,8 @@ class SyntheticStreets:
 
     Image ``i`` depends on ``seed``, ``style``, ``image_size`` and ``i`` alone, neither on ``count`` nor on
     what was requested before: a larger ``count`` adds images. Another size shows the same streets, a wider
-    one more of them. Scenes are drawn on request, in a few milliseconds each, and kept (up to 64 MB);
-    pickling omits them.
+    one more of them. Scenes are drawn on request, in a few milliseconds each, and kept for all data sets
+    of the process (up to 64 MB).
 
     Args:
         count: Number of images, at most a million.
@@ -160,7 +164,6 @@ class SyntheticStreets:
         self.classes = tuple(name for name, _ in _CLASSES)
         self.palette: UInt8Array = np.array([colour for _, colour in _CLASSES], np.uint8)
         self.names = tuple(f"{style}-{index:04d}" for index in range(count))
-        self._drawn: dict[int, tuple[UInt8Array, UInt8Array]] = {}
 
     def __len__(self) -> int:
         return len(self.names)
@@ -169,9 +172,6 @@ class SyntheticStreets:
         return (
             f"SyntheticStreets(count={len(self)}, image_size={self.image_size}, seed={self.seed}, style={self.style!r})"
         )
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_drawn": {}}
 
     @property
     def fingerprint(self) -> str | None:
@@ -199,13 +199,23 @@ class SyntheticStreets:
     def _scene(self, index: int) -> tuple[UInt8Array, UInt8Array]:
         if not 0 <= index < len(self):
             raise IndexError(f"there is no image {index}: this data set holds images 0 to {len(self) - 1}")
-        scene = self._drawn.get(index)
+        key = (self.seed, self.style, self.image_size, int(index))
+        scene = _drawn.get(key)
         if scene is None:
-            scene = draw_scene(self.seed, self.style, self.image_size, int(index))
-            if (len(self._drawn) + 1) * (scene[0].nbytes + scene[1].nbytes) > _MAX_CACHED_BYTES:
-                self._drawn.clear()
-            self._drawn[index] = scene
+            scene = draw_scene(*key)
+            _keep(key, scene)
         return scene
+
+
+def _keep(key: _Scene, scene: tuple[UInt8Array, UInt8Array]) -> None:
+    """Remember a scene; forget all others if they would be too many."""
+    global _drawn_bytes
+    size = scene[0].nbytes + scene[1].nbytes
+    if _drawn_bytes + size > _MAX_CACHED_BYTES:
+        _drawn.clear()
+        _drawn_bytes = 0
+    _drawn[key] = scene
+    _drawn_bytes += size
 
 
 def draw_scene(seed: int, style: str, size: tuple[int, int], index: int) -> tuple[UInt8Array, UInt8Array]:

@@ -76,22 +76,25 @@ def test_an_image_depends_on_neither_count_nor_order(style):
 
 def test_what_was_dropped_from_the_cache_is_drawn_again_the_same(monkeypatch):
     monkeypatch.setattr("al_seg_env.datasets.synthetic.streets._MAX_CACHED_BYTES", 1)
-    data = SyntheticStreets(count=3, image_size=SMALL)
+    data = SyntheticStreets(count=3, image_size=SMALL, seed=10**9 + 2)
     first = data.image(0)
     data.image(1)
     np.testing.assert_array_equal(data.image(0), first)
 
 
-def test_a_scene_is_drawn_once(monkeypatch):
+def test_a_scene_is_drawn_once_for_all_data_sets_that_hold_it(monkeypatch):
     from al_seg_env.datasets.synthetic import streets
 
     drawn, draw = [], streets.draw_scene
     monkeypatch.setattr(streets, "draw_scene", lambda *args: drawn.append(args) or draw(*args))
-    data = SyntheticStreets(count=2, image_size=SMALL)
+    data, larger = (SyntheticStreets(count=count, image_size=SMALL, seed=10**9) for count in (2, 3))
     assert not drawn
-    for _ in range(3):
-        data.mask(1), data.image(1)
+    for each in (data, larger, pickle.loads(pickle.dumps(data))):
+        each.mask(1), each.image(1)
     assert len(drawn) == 1
+    for other in ({"seed": 10**9 + 1}, {"style": "render"}, {"image_size": (40, 32)}):
+        SyntheticStreets(**{"count": 2, "image_size": SMALL, "seed": 10**9, **other}).image(1)
+    assert len(drawn) == 4
 
 
 def test_seeds_and_indexes_give_different_scenes():
