@@ -420,7 +420,7 @@ class Label(Images):
             def opened(data: SegmentationData, folder: Path) -> Desk:
                 desk = Desk(data, folder)
                 page = serving.enter_context(PageServer(desk, self.host, self.port, self.token))
-                say(f"label at {page.address} (Ctrl-C ends; the same command goes on)")
+                say(f"label at {page.address} (Ctrl-C stops; run the same command to resume)")
                 return desk
 
             session.run(opened, wait=True)
