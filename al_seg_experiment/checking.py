@@ -67,8 +67,13 @@ def mistakes(experiment: Experiment) -> list[str]:
     """Return a line for each mistake that shows without the data."""
     found: dict[str, None] = {}
     told: set[str] = set()
+    checked: set[str] = set()
 
-    def add(where: str, messages: Iterator[str]) -> None:
+    def add(where: str, messages: Iterator[str], *checks: object) -> None:
+        if checks:  # what the messages follow from, which many places share
+            if repr(checks) in checked:
+                return
+            checked.add(repr(checks))
         for message in messages:
             if message not in told:  # the experiment's own arguments are in those of all its environments
                 told.add(message)
@@ -76,7 +81,7 @@ def mistakes(experiment: Experiment) -> list[str]:
 
     for place in _places(experiment):
         add(place.where, _fixed(place))
-        add(place.where, _environment(place.env, place.arguments))
+        add(place.where, _environment(place.env, place.arguments), place.env, place.arguments)
     for where, part in _variants(experiment):
         for name, method in part.methods.items():
             add(f"{where}methods[{name!r}]", _method(part, method))
@@ -86,9 +91,10 @@ def mistakes(experiment: Experiment) -> list[str]:
         add(f"{where}budgets", _budgets(part))
     if not found and experiment.learnt_methods:
         for where, part in _variants(experiment):
-            add(f"{where}query.agent", _agent(part, part.query))
-            for name in part.learnt_methods:
-                add(f"{where}methods[{name!r}].agent", _agent(part, part.query_of(name)))
+            queries = {"query": part.query}
+            queries |= {f"methods[{name!r}]": part.query_of(name) for name in part.learnt_methods}
+            for name, query in queries.items():
+                add(f"{where}{name}.agent", _agent(part, query), part.arguments, query)
     return list(found)
 
 
@@ -165,7 +171,7 @@ def _environment(env: str, arguments: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with the arguments of an environment."""
     try:
         creator = _creator(env)
-        hints = get_type_hints(creator)
+        hints = _hints(creator)
     except (gym.error.Error, ImportError, AttributeError, TypeError, ValueError, NameError) as error:
         yield f"env is {env!r}; expected a registered environment ({error})"
         return
@@ -189,7 +195,7 @@ def _options(arguments: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with the settings of an environment and its learner."""
     for settings, names in ((EnvConfig, ENV_OPTIONS), (LearnerConfig, LEARNER_OPTIONS)):
         given = {name: value for name, value in arguments.items() if name in names}
-        wrong = dict(_of_type(given, get_type_hints(settings)))
+        wrong = dict(_of_type(given, _hints(settings)))
         yield from wrong.values()
         fitting = {name: value for name, value in given.items() if name not in wrong}
         yield from _refused(lambda settings=settings, fitting=fitting: settings(**fitting))
@@ -209,6 +215,11 @@ def _of_type(arguments: Mapping[str, Any], hints: Mapping[str, Any]) -> Iterator
             except ValidationError as error:
                 expected = " or ".join(dict.fromkeys(each["msg"] for each in error.errors(include_url=False)))
                 yield name, f"{name} is {arguments[name]!r}; {expected.replace('Input should be', 'expected')}"
+
+
+@cache
+def _hints(declared: Any) -> dict[str, Any]:
+    return get_type_hints(declared)
 
 
 @cache

@@ -1,5 +1,6 @@
 """Tests need no accelerator, and compare results bit for bit: all of them run on the CPU."""
 
+import functools
 import gc
 import os
 import zlib
@@ -15,6 +16,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers side by side would wait for e
 # A test must not fail because the machine is busy.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
+
+
+def pytest_collection_modifyitems(items):
+    """Files with the longest tests are first, so that no process is left alone with one of them at the end."""
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)
 
 
 def pytest_collection_finish():
@@ -41,4 +48,23 @@ def the_disk_is_not_waited_for():
     """What a killed process has written is there without it: only power failures, which no test makes, lose it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def how_encoders_are_divided_is_looked_up_once():
+    """For each network, segmentation-models-pytorch makes its encoder a second time, only to read its strides."""
+    import timm
+    import torch
+
+    create = timm.create_model
+    known = functools.cache(functools.partial(create, features_only=True))
+
+    def create_model(name, *arguments, **options):
+        if not arguments and options == {"features_only": True} and torch.get_default_device().type == "meta":
+            return known(name)
+        return create(name, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timm, "create_model", create_model)
         yield

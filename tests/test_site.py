@@ -31,6 +31,7 @@ def site(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_reference_holds_every_public_class_and_function(site):
     public = set()
     for path in FILES:

@@ -95,7 +95,7 @@ def test_a_killed_training_ends_where_an_undisturbed_one_ends(algorithm, env, tm
     if algorithm == "dqn, episodes" and env in ("two", "normalised"):
         pytest.skip("Stable-Baselines3 allows it for one environment only")
     make_model = lambda: ALGORITHMS[algorithm](ENVS[env]())  # noqa: E731
-    undisturbed = train(make_model, tmp_path / "whole")
+    undisturbed = train(make_model, tmp_path / "whole", every=100)
     killed = train(make_model, tmp_path / "killed", kills=(1, 5, 14))
     assert tree_digest(killed) == tree_digest(undisturbed)
     seldom = train(make_model, tmp_path / "seldom", kills=(5, 16), every=7)
@@ -119,7 +119,7 @@ def test_draws_of_worth_and_what_they_are_learnt_from(n_envs, tmp_path):
             credit="class_rewards", exploration="episode", epsilon=0.3,
         )  # fmt: skip
 
-    undisturbed = train(make_model, tmp_path / "whole")
+    undisturbed = train(make_model, tmp_path / "whole", every=100)
     assert tree_digest(train(make_model, tmp_path / "killed", kills=(1, 5, 14))) == tree_digest(undisturbed)
 
 
@@ -127,13 +127,13 @@ def test_environments_of_other_processes(tmp_path):
     def make_model():
         return dqn(SubprocVecEnv([closed_form_env, closed_form_env], start_method="fork"))
 
-    undisturbed = train(make_model, tmp_path / "whole", steps=12)
+    undisturbed = train(make_model, tmp_path / "whole", steps=12, every=100)
     assert tree_digest(train(make_model, tmp_path / "killed", kills=(4, 8), steps=12)) == tree_digest(undisturbed)
 
 
 def test_a_run_can_be_moved(tmp_path):
     make_model = lambda: dqn(closed_form_env())  # noqa: E731
-    undisturbed = train(make_model, tmp_path / "whole", steps=12)
+    undisturbed = train(make_model, tmp_path / "whole", steps=12, every=100)
     first = train(make_model, tmp_path / "here", steps=6)
     shutil.move(tmp_path / "here", tmp_path / "elsewhere" / "there")
     assert tree_digest(train(make_model, tmp_path / "elsewhere" / "there", steps=12)) == tree_digest(undisturbed)
@@ -142,7 +142,7 @@ def test_a_run_can_be_moved(tmp_path):
 
 def test_the_last_two_are_kept_and_a_damaged_newest_falls_back(tmp_path):
     make_model = lambda: dqn(closed_form_env())  # noqa: E731
-    undisturbed = train(make_model, tmp_path / "whole", steps=12)
+    undisturbed = train(make_model, tmp_path / "whole", steps=12, every=100)
     train(make_model, tmp_path / "run", steps=8)
     older, newest = checkpoints(tmp_path / "run")
     assert [path.name for path in (older, newest)] == [f"checkpoint-00000000{n}.safetensors" for n in (7, 8)]
@@ -164,7 +164,7 @@ def test_a_training_that_a_callback_ends_leaves_a_checkpoint_that_is_whole(tmp_p
             return self.num_timesteps < 5
 
     make_model = lambda: dqn(closed_form_env())  # noqa: E731
-    undisturbed = train(make_model, tmp_path / "whole", steps=12)
+    undisturbed = train(make_model, tmp_path / "whole", steps=12, every=100)
     make_model().learn(12, callback=[Checkpoint(tmp_path / "run", every=3), Stop()])
     assert tree_digest(train(make_model, tmp_path / "run", steps=12)) == tree_digest(undisturbed)
 

@@ -28,6 +28,7 @@ def call(*arguments):
     return main([str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 def test_from_theta_0_to_a_comparison(tmp_path, env_file, capsys):
     theta_0, agent, out = (tmp_path / name for name in ("theta_0", "agent", "out"))
     source = ("--source-arg", "style=render", "--source-arg", "data_seed=1")

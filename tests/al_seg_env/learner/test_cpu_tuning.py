@@ -123,6 +123,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_forked_workers_have_one_thread_and_do_not_hang_whether_their_parent_tuned_or_not():
     """In stable-baselines3's SubprocVecEnv(start_method="fork"), no environment is made in the parent."""
