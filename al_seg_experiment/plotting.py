@@ -51,12 +51,14 @@ def plot_panels(
         axis: Properties of all axes, such as ``ylim=(0, None)``.
     """
     try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError('figures need matplotlib; install it with: pip install "al-seg-env[examples]"') from error
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(6.4, 4.2) if len(panels) == 1 else (4 * columns, 3 * rows), layout="constrained")
+    size = (6.4, 4.2) if len(panels) == 1 else (4 * columns, 3 * rows)
+    figure = Figure(figsize=size, dpi=120, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax, (title, lines) in zip(axes, panels.items(), strict=False):
         for (name, line), style in zip(lines.items(), styles(list(lines)).values(), strict=True):
@@ -71,4 +73,4 @@ def plot_panels(
         if len(lines) > 1:
             ax.legend(fontsize=8)
     with replacing(path) as unfinished:
-        figure.savefig(unfinished, dpi=120, format="png")
+        FigureCanvasAgg(figure).print_png(unfinished)  # savefig draws all twice

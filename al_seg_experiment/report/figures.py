@@ -341,7 +341,7 @@ def _subplots(panels: int, columns: int, width: float, height: float) -> tuple[F
     from matplotlib.figure import Figure
 
     rows = -(-panels // columns)
-    figure = Figure(figsize=(width * columns, height * rows))
+    figure = Figure(figsize=(width * columns, height * rows), dpi=200)
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel().tolist()
     for axis in axes[panels:]:
         axis.set_axis_off()
@@ -385,6 +385,8 @@ def _legend_on_the_right(figure: Figure, axes: Sequence[Axes]) -> None:
 
 
 def _png(figure: Figure) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=200, metadata={"Software": None})
+    FigureCanvasAgg(figure).print_png(content, metadata={"Software": None})  # savefig draws all twice
     return content.getvalue()
