@@ -28,6 +28,7 @@ REGION_FEATURES = (
     "location",
     "embedding",
     "surroundings",
+    "forecast",
     "labelled",
 )
 _COUNTS = {
@@ -107,7 +108,8 @@ class EnvConfig:
         entropy_bins: Values per side of a pooled entropy map, at most 256.
         region_features: Further features, out of those in :mod:`~al_seg_env.observation.composition`:
             ``"mean_probability"``, ``"root_probability"``, ``"max_probability"``, ``"class_entropy"``, ``"location"``,
-            ``"embedding"``, ``"surroundings"``, ``"labelled"``.
+            ``"embedding"``, ``"surroundings"``, ``"labelled"``; and ``"forecast"``, see
+            :class:`~al_seg_env.observation.forecast.Forecast`.
         similarity: Reference sets of the KL histograms, out of ``"labelled"`` and ``"unlabelled"``.
         kl_bins: Bins per KL histogram, at most 65,536.
         kl_edges: ``"fixed"`` edges, or each ``"row"``'s own range (released code).

@@ -32,6 +32,7 @@ from al_seg_env.learner.rehearsal import Replay
 from al_seg_env.metrics import class_iou, mean_iou
 from al_seg_env.observation.composition import class_rewards, label_levels, named_features, sub_rewards
 from al_seg_env.observation.features import Feature, paper_features, paper_similarity
+from al_seg_env.observation.forecast import Forecast
 from al_seg_env.observation.observer import Observer
 from al_seg_env.observation.scores import Score
 from al_seg_env.regions import RegionGrid
@@ -106,6 +107,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         features: Parts of a region's description; the paper's, as configured, if omitted.
         render_mode: ``"rgb_array"`` or ``None``.
         cache: Folder for decoded images, for data larger than memory; see :class:`~al_seg_env.datasets.frames.Frames`.
+        forecast: File of the networks that the feature ``"forecast"`` needs.
 
     Raises:
         ValueError: If data, splits, learner and configuration do not fit each other.
@@ -125,11 +127,12 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         features: Sequence[Feature] | None = None,
         render_mode: str | None = None,
         cache: str | Path | None = None,
+        forecast: str | Path | None = None,
     ) -> None:
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ValueError(f"render_mode {render_mode!r} is unknown; use 'rgb_array' or None")
         self.data, self.splits, self.learner, self.config = data, splits, learner, config
-        self.render_mode, self.cache = render_mode, cache
+        self.render_mode, self.cache, self.forecast = render_mode, cache, forecast
         image_size = (int(data.image_size[0]), int(data.image_size[1]))
         self.grid = RegionGrid(image_size, config.region_size or image_size)
         self.frames = Frames.shared(data, cache)
@@ -171,9 +174,14 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         self._answered: dict[int, Answered] = {}  # by the oracle, for a step that failed afterwards
 
     def _configured_features(self) -> tuple[Feature, ...]:
-        further = named_features(
-            self.config.region_features, self.frames, self.inputs, self.grid, self.splits.train or self.splits.eval
-        )
+        frames, inputs, grid, splits = self.frames, self.inputs, self.grid, self.splits
+
+        def forecast() -> Forecast:
+            stride = self.config.observation_stride
+            return Forecast(self.forecast, frames, inputs, grid, self.learner, splits, stride)
+
+        images = splits.train or splits.eval
+        further = named_features(self.config.region_features, frames, inputs, grid, images, forecast)
         return (*paper_features(self.config), *further)
 
     def _known_counts(self) -> IntArray:
@@ -374,6 +382,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
             features=self.observer.features,
             render_mode=self.render_mode,
             cache=self.cache,
+            forecast=self.forecast,
         )
         twin.set_state({**self.get_state(), "identity": twin._identity})
         return twin
@@ -579,6 +588,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
             if config[name] == value:
                 del config[name]
         names = self.data.names
+        forecasts = [feature.digest for feature in self.observer.features if isinstance(feature, Forecast)]
         return {
             "config": config,
             "classes": list(self.data.classes),
@@ -590,6 +600,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
             },
             "observation": {key: list(space.shape or ()) for key, space in self.observer.space.items()},
             "theta_0": self._theta_0,
+            **({"forecast": forecasts} if forecasts else {}),
         }
 
 

@@ -45,7 +45,7 @@ from al_seg_env.types import IntArray
 
 ENV_OPTIONS = frozenset(field.name for field in fields(EnvConfig))
 LEARNER_OPTIONS = frozenset(field.name for field in fields(LearnerConfig))
-BUILD_OPTIONS = frozenset({"scores", "bald_samples", "render_mode", "cache", "oracle"})
+BUILD_OPTIONS = frozenset({"scores", "bald_samples", "render_mode", "cache", "oracle", "forecast"})
 """What :func:`make_env` takes besides the fields of the two configurations."""
 STREETS_THETA_0 = Path(__file__).parent / "datasets/synthetic/theta_0.safetensors"
 """theta_0 of ``al_seg_env/SyntheticStreets-v0``, trained on renders by ``docs/tools/streets_theta_0.py``."""
@@ -241,8 +241,9 @@ def make_env(data: SegmentationData, *, splits: SplitChoice | Splits = 0, **opti
             others.
         options: Fields of :class:`~al_seg_env.config.EnvConfig` and
             :class:`~al_seg_env.learner.building.LearnerConfig`; ``scores`` (names; see :func:`named_scores`),
-            ``bald_samples``, ``render_mode``, ``oracle``, and ``cache``, a folder for decoded images and stored
-            features. By default a region is a sixteenth of an image, K is 4, N is 8 and the budget 40.
+            ``bald_samples``, ``render_mode``, ``oracle``, ``cache``, a folder for decoded images and stored features,
+            and ``forecast``, the file of the networks that the feature ``"forecast"`` needs. By default a region is a
+            sixteenth of an image, K is 4, N is 8 and the budget 40.
 
     Raises:
         TypeError: If an option is unknown; the known ones are listed.
@@ -350,6 +351,7 @@ def _build(
         scores=named_scores(options.get("scores", ()), options.get("bald_samples", 20), counts),
         render_mode=options.get("render_mode"),
         cache=cache,
+        forecast=options.get("forecast"),
     )
 
 

@@ -10,13 +10,14 @@ or, in Python::
     run(load_experiment("synthetic_small"), "runs/small")
     report("runs/small")
 
-Its steps by themselves, on any environment, are :func:`pretrain`, :func:`train_agent`, :func:`acquire` and
-:func:`evaluate`.
+Its steps by themselves, on any environment, are :func:`pretrain`, :func:`train_forecast`, :func:`train_agent`,
+:func:`acquire` and :func:`evaluate`.
 """
 
 from al_seg_experiment.acquisition import acquire
 from al_seg_experiment.evaluation import evaluate
-from al_seg_experiment.experiment import Convergence, Experiment, Method, Query, Refit, Stage, Variant
+from al_seg_experiment.experiment import Convergence, Experiment, Forecast, Method, Query, Refit, Stage, Variant
+from al_seg_experiment.forecasting import train_forecast
 from al_seg_experiment.pieces import Piece, pieces
 from al_seg_experiment.pretraining import pretrain
 from al_seg_experiment.query_training import train_agent
@@ -29,6 +30,7 @@ from al_seg_experiment.sharing import load_shared, push, share
 __all__ = [
     "Convergence",
     "Experiment",
+    "Forecast",
     "Method",
     "Piece",
     "Query",
@@ -48,4 +50,5 @@ __all__ = [
     "share",
     "status",
     "train_agent",
+    "train_forecast",
 ]

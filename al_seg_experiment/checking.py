@@ -36,7 +36,13 @@ from al_seg_experiment.policies import policy_function
 
 NOT_DATA = ("splits", "image_size", "images", "cache", "render_mode")
 """Arguments of the ids' own that show the same images: another choice, size or number of them."""
-OPTIONS = {"scores": list[str], "bald_samples": int, "render_mode": str | None, "cache": str | None}
+OPTIONS = {
+    "scores": list[str],
+    "bald_samples": int,
+    "render_mode": str | None,
+    "cache": str | None,
+    "forecast": str | None,
+}
 """What the ids take besides their own arguments and the settings of environment and learner."""
 FOLDERS = ("cache", "tensorboard_log")
 """Arguments that name a place to write to: an experiment writes into its own folder, whoever wrote its file."""
@@ -89,6 +95,9 @@ def mistakes(experiment: Experiment) -> list[str]:
             for number, stage in enumerate(getattr(part, entry)):
                 add(f"{where}{entry}[{number}]", _images(part, stage, entry))
         add(f"{where}budgets", _budgets(part))
+    for place in _places(experiment):
+        if "forecast" in place.arguments.get("region_features", ()) and experiment.forecast is None:
+            add(place.where, iter(["region_features names 'forecast'; add the entry forecast, or omit the feature"]))
     if not found and experiment.learnt_methods:
         for where, part in _variants(experiment):
             queries = {"query": part.query}
@@ -112,7 +121,10 @@ def _variants(experiment: Experiment) -> Iterator[tuple[str, Experiment]]:
 
 
 def _places(experiment: Experiment) -> Iterator[_Place]:
-    split = {"split": "the protocol acquires from D_T in training and from D_V in evaluation"}
+    split = {
+        "split": "the protocol acquires from D_T in training and from D_V in evaluation",
+        "forecast": "the experiment trains the networks of that feature itself, where it has the entry forecast",
+    }
     weights = {**split, "weights": "theta_0 is what the stages of theta_0 and query_theta_0 make"}
     base = experiment.arguments
     yield _Place("arguments", experiment.env, base, base, split)

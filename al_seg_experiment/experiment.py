@@ -209,6 +209,22 @@ def source_of(stage: Stage, env: str, arguments: Mapping[str, Any]) -> tuple[str
     return source, {**kept, **stage.arguments}
 
 
+class Forecast(Entry):
+    """Training of the networks that the feature ``"forecast"`` needs.
+
+    See :func:`~al_seg_experiment.train_forecast`.
+    """
+
+    networks: Annotated[int, Field(ge=2, le=100)] = 5
+    """Networks; each is trained without one of as many parts of D_T."""
+    updates: Count = 400
+    """Updates of each, at a rate that rises and decays in one cycle."""
+    batch_size: Batch = 16
+    """Images in an update."""
+    learning_rate: Rate = 0.1
+    """The highest of the cycle."""
+
+
 class Refit(Entry):
     """Fitting the trained agent's network again, from scratch, to its replay.
 
@@ -345,6 +361,8 @@ class Experiment(Entry):
     query_theta_0: Annotated[tuple[Stage, ...], Field(strict=False)] = (Stage(images="state"),)
     """The same before the training of the query agent. D_T must not be among their images: its labels would be no
     news."""
+    forecast: Forecast | None = None
+    """Training of the networks that the feature ``"forecast"`` needs, where it is among ``region_features``."""
     query: Query = Query()
     """Training of the agent."""
     fit: Convergence = Convergence()

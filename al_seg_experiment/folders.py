@@ -11,7 +11,8 @@ from typing import Any
 from gymnasium.envs.registration import EnvSpec
 
 from al_seg_env.learner.weights import weights_digest
-from al_seg_env.storage import folder_lock
+from al_seg_env.observation.forecast import KIND as FORECAST
+from al_seg_env.storage import folder_lock, load_tree, tree_digest
 from al_seg_experiment.records import read_record, refuse_differences, write_record
 
 MADE_WITH = "made_with.json"
@@ -43,7 +44,7 @@ def claimed(folder: str | Path, job: str, made_with: Mapping[str, Any]) -> Itera
 
 
 def identity(spec: EnvSpec) -> dict[str, Any]:
-    """Return what identifies an environment on any machine: theta_0 by its tensors, not by its path.
+    """Return what identifies an environment on any machine: theta_0 and forecast by their tensors, not by their paths.
 
     Raises:
         ValueError: If the weights can't be read.
@@ -51,4 +52,6 @@ def identity(spec: EnvSpec) -> dict[str, Any]:
     arguments = {name: value for name, value in spec.kwargs.items() if name != "cache"}
     if isinstance(weights := arguments.get("weights"), str):
         arguments["weights"] = weights_digest(weights)
+    if isinstance(forecast := arguments.get("forecast"), str):
+        arguments["forecast"] = tree_digest(load_tree(forecast, FORECAST))
     return {"env": spec.id, "arguments": arguments}

@@ -7,7 +7,7 @@ from typing import Literal
 
 from al_seg_experiment.experiment import Experiment, Variant
 
-Kind = Literal["theta_0", "query_theta_0", "query", "reference", "full", "trial"]
+Kind = Literal["theta_0", "query_theta_0", "forecast", "query", "reference", "full", "trial"]
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,8 @@ class Piece:
     Attributes:
         name: Its folder within the experiment's; a path with ``/``.
         kind: ``"theta_0"`` and ``"query_theta_0"`` (pretraining for evaluation and for the training of the agent),
-            ``"query"`` (training of an agent), ``"reference"`` (theta_0 tested), ``"full"`` (full supervision) or
-            ``"trial"`` (one method, one seed).
+            ``"forecast"`` (training of the networks of that feature), ``"query"`` (training of an agent),
+            ``"reference"`` (theta_0 tested), ``"full"`` (full supervision) or ``"trial"`` (one method, one seed).
         variant: The variant it belongs to; empty if it belongs to none.
         method: The method of a trial, or of an agent that only this method plays.
         seed: The seed of an agent or a trial.
@@ -44,18 +44,21 @@ def pieces(experiment: Experiment) -> list[Piece]:
         theta_0 = Piece(f"{shared}theta_0", "theta_0", owner)
         query_theta_0 = Piece(f"{shared}query_theta_0", "query_theta_0", owner)
         first = [theta_0, Piece(f"{prefix}reference", "reference", variant, needs=(theta_0.name,))]
-        first += [query_theta_0] if learnt else []
+        forecast = Piece(f"{shared}forecast", "forecast", owner, needs=(query_theta_0.name,))
+        forecasts = () if experiment.forecast is None else (forecast.name,)
+        first += [query_theta_0] if learnt or forecasts else []
+        first += [forecast] if forecasts else []
         found += [piece for piece in first if piece not in found]
         owners = {method: method if experiment.methods[method].agent else "" for method in learnt}
         for seed in agents:
             for method in dict.fromkeys(owners.values()):
                 name = prefix + agent_name(method, seed)
-                found.append(Piece(name, "query", variant, method, seed, (query_theta_0.name,)))
+                found.append(Piece(name, "query", variant, method, seed, (query_theta_0.name, *forecasts)))
         for seed in experiment.seeds:
             trained = seed if seed in agents else experiment.seeds[0]
             for method in experiment.methods:
                 agent = (prefix + agent_name(owners[method], trained),) if method in owners else ()
-                needs = (theta_0.name, *agent)
+                needs = (theta_0.name, *forecasts, *agent)
                 found.append(Piece(f"{prefix}trials/{method}-{seed}", "trial", variant, method, seed, needs))
         supervised = experiment.seeds if experiment.full is True else experiment.seeds[: int(experiment.full)]
         for seed in supervised:

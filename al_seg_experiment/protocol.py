@@ -16,18 +16,21 @@ from al_seg_env.env import RegionSelectionEnv
 from al_seg_env.registration import environment_spec, make_again
 from al_seg_experiment import acquisition
 from al_seg_experiment.experiment import Experiment, Stage
+from al_seg_experiment.forecasting import FORECAST, run_forecast
 from al_seg_experiment.policies import make_policy
 from al_seg_experiment.pretraining import WEIGHTS, run_stages
 from al_seg_experiment.query_training import AGENT, train_agent
 
 __all__ = [
     "AGENT",
+    "FORECAST",
     "WEIGHTS",
     "make_environment",
     "pretrain",
     "run_full",
     "run_theta_0",
     "run_trial",
+    "train_forecast",
     "train_query",
 ]
 
@@ -40,6 +43,12 @@ def make_environment(experiment: Experiment, *arguments: Mapping[str, Any], **mo
 def pretrain(experiment: Experiment, stages: Sequence[Stage], folder: Path) -> None:
     """Train theta_0 in stages; write ``theta_0.safetensors`` and ``pretrain.csv``."""
     run_stages(_spec(experiment), stages, folder)
+
+
+def train_forecast(experiment: Experiment, weights: Path, folder: Path) -> None:
+    """Train the networks of the feature ``"forecast"``; write ``forecast.safetensors`` and ``forecast.csv``."""
+    assert experiment.forecast is not None
+    run_forecast(_spec(experiment, weights=str(weights)), experiment.forecast, folder)
 
 
 def train_query(experiment: Experiment, weights: Path, folder: Path, seed: int, method: str = "") -> None:

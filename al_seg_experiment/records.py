@@ -106,6 +106,8 @@ def products(experiment: Experiment, piece: Piece) -> list[str]:
     stages = {"theta_0": part.theta_0, "query_theta_0": part.query_theta_0}
     if piece.kind in ("theta_0", "query_theta_0"):
         return ["theta_0.safetensors", *(["pretrain.csv"] if stages[piece.kind] else [])]
+    if piece.kind == "forecast":
+        return ["forecast.safetensors", "forecast.csv"]
     if piece.kind == "query":
         return ["agent.safetensors", "episodes.csv", *(["references.csv"] if part.query.references else [])]
     if piece.kind == "trial":
@@ -250,7 +252,7 @@ def made_with(
     """
     plain = experiment.as_dict()
     variant = experiment.variants.get(piece.variant, Variant())
-    shared = variant == Variant() or (not piece.variant and piece.kind in ("theta_0", "query_theta_0"))
+    shared = variant == Variant() or (not piece.variant and piece.kind in ("theta_0", "query_theta_0", "forecast"))
     method = plain["methods"].get(piece.method)
     if method is not None and not method["agent"]:  # pieces from before have no such entry
         del method["agent"]

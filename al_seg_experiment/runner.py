@@ -40,7 +40,7 @@ from al_seg_experiment.records import (
 
 logger = logging.getLogger(__name__)
 
-WITH_WEIGHTS = ("theta_0", "query_theta_0", "query")
+WITH_WEIGHTS = ("theta_0", "query_theta_0", "forecast", "query")
 """Kinds of pieces that leave weights which others need."""
 
 _UNFINISHED = re.compile(rf"\..+\.unfinished|\.{re.escape(EXPERIMENT)}\.\d+")
@@ -105,14 +105,17 @@ def run_piece(experiment: Experiment, folder: Path, numerics: Mapping[str, Any],
     for each in needed:
         refuse_damage(experiment, folder, each)
     claim(folder, piece, made_with(experiment, piece, numerics, weights_of(folder, needed)))
-    cache = {"cache": str(folder / "cache")} if experiment.cache else {}
-    part = experiment_of(experiment.with_arguments({**numerics, **cache}), piece)
     folders = {each.kind: folder / each.name for each in needed}
+    places = {"cache": str(folder / "cache")} if experiment.cache else {}
+    if "forecast" in folders:
+        places["forecast"] = str(folders["forecast"] / protocol.FORECAST)
+    part = experiment_of(experiment.with_arguments({**numerics, **places}), piece)
     weights = folders.get("theta_0", own) / protocol.WEIGHTS
     agent = folders["query"] / protocol.AGENT if "query" in folders else None
     work: dict[str, Callable[[], None]] = {
         "theta_0": lambda: protocol.pretrain(part, part.theta_0, own),
         "query_theta_0": lambda: protocol.pretrain(part, part.query_theta_0, own),
+        "forecast": lambda: protocol.train_forecast(part, folders["query_theta_0"] / protocol.WEIGHTS, own),
         "query": lambda: protocol.train_query(
             part, folders["query_theta_0"] / protocol.WEIGHTS, own, piece.seed, piece.method
         ),

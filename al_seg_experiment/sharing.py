@@ -21,6 +21,7 @@ from al_seg_env.learner.weights import SMP_CONFIG, save_smp, save_weights
 from al_seg_env.registration import environment_spec, make_again
 from al_seg_env.storage import read_json, require_file, well_formed, write_json, write_text
 from al_seg_env.storage.validation import check, check_text
+from al_seg_experiment.forecasting import FORECAST
 from al_seg_experiment.pretraining import WEIGHTS
 from al_seg_experiment.query_training import AGENT
 from al_seg_experiment.report.analysis import curve_table
@@ -52,8 +53,8 @@ def share(
     The folder holds ``README.md``, the card, with the front matter that the Hub reads; ``environment.json``, the
     environment's id and arguments without paths of this machine; ``agent.safetensors``; theta_0 in the format of
     segmentation-models-pytorch (``config.json``, ``model.safetensors``, ``classes.json``), or as
-    ``theta_0.safetensors`` if its network is none of theirs; ``splits.json`` if the splits came from a file; and the
-    results with their figures.
+    ``theta_0.safetensors`` if its network is none of theirs; ``splits.json`` if the splits came from a file;
+    ``forecast.safetensors`` if the environment has a forecast; and the results with their figures.
 
     Args:
         env: What the agent played, or theta_0 is for: an id, an environment or its ``spec``. Its argument ``weights``
@@ -180,6 +181,9 @@ def _without_paths(spec: EnvSpec, env: RegionSelectionEnv, folder: Path) -> dict
         elif name == "splits":
             env.splits.save(folder / SPLITS, env.data)
             files[name] = SPLITS
+        elif name == "forecast":
+            shutil.copyfile(value, folder / FORECAST)
+            files[name] = FORECAST
         else:
             needed.append(name)
     return {"env": spec.id, "arguments": arguments, "files": files, "needed": needed}

@@ -150,7 +150,7 @@ class Embedding:
 
     def __call__(self, prediction: Prediction) -> Tensor:
         """Return ``(M, size)``."""
-        return _of_regions(self.of_image, prediction)
+        return looked_up(self.of_image, prediction)
 
     def of_image(self, image: int) -> Tensor:
         """Return the whitened components of an image's regions, ``(R, size)``."""
@@ -205,7 +205,7 @@ class Surroundings:
 
     def __call__(self, prediction: Prediction) -> Tensor:
         """Return ``(M, 2 size)``."""
-        return _of_regions(self._around, prediction)
+        return looked_up(self._around, prediction)
 
     def _around(self, image: int) -> Tensor:
         """Return what is around the regions of an image, ``(R, 2 size)``."""
@@ -219,7 +219,7 @@ class Surroundings:
         return self._of_image[image]
 
 
-def _of_regions(of_image: Callable[[int], Tensor], prediction: Prediction) -> Tensor:
+def looked_up(of_image: Callable[[int], Tensor], prediction: Prediction) -> Tensor:
     """Return the rows of a prediction's regions, ``(M, D)``, of what is known of each image's regions, ``(R, D)``."""
     assert prediction.image_of is not None
     images, places = np.unique(prediction.image_of, return_inverse=True)
@@ -250,9 +250,20 @@ def _over_regions(values: Tensor, grid: RegionGrid) -> Tensor:
 
 
 def named_features(
-    names: tuple[str, ...], frames: Frames, inputs: Inputs, grid: RegionGrid, images: tuple[int, ...]
+    names: tuple[str, ...],
+    frames: Frames,
+    inputs: Inputs,
+    grid: RegionGrid,
+    images: tuple[int, ...],
+    forecast: Callable[[], Feature],
 ) -> tuple[Feature, ...]:
-    """Return the features of these names, out of those that ``EnvConfig.region_features`` knows."""
+    """Return the features of these names, out of those that ``EnvConfig.region_features`` knows.
+
+    Args:
+        names: The names.
+        frames, inputs, grid, images: See :class:`Embedding`.
+        forecast: Makes the feature ``"forecast"``.
+    """
     known: dict[str, Feature] = {
         "mean_probability": MeanProbability(),
         "root_probability": MeanProbability(root=True),
@@ -264,6 +275,8 @@ def named_features(
     if {"embedding", "surroundings"} & set(names):
         known["embedding"] = embedding = Embedding(frames, inputs, grid, images)
         known["surroundings"] = Surroundings(embedding)
+    if "forecast" in names:
+        known["forecast"] = forecast()
     return tuple(known[name] for name in names)
 
 
