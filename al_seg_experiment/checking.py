@@ -88,6 +88,7 @@ def mistakes(experiment: Experiment) -> list[str]:
     for place in _places(experiment):
         add(place.where, _fixed(place))
         add(place.where, _environment(place.env, place.arguments), place.env, place.arguments)
+        add(place.where, _forecast(experiment, place))
     for where, part in _variants(experiment):
         for name, method in part.methods.items():
             add(f"{where}methods[{name!r}]", _method(part, method))
@@ -95,9 +96,6 @@ def mistakes(experiment: Experiment) -> list[str]:
             for number, stage in enumerate(getattr(part, entry)):
                 add(f"{where}{entry}[{number}]", _images(part, stage, entry))
         add(f"{where}budgets", _budgets(part))
-    for place in _places(experiment):
-        if "forecast" in place.arguments.get("region_features", ()) and experiment.forecast is None:
-            add(place.where, iter(["region_features names 'forecast'; add the entry forecast, or omit the feature"]))
     if not found and experiment.learnt_methods:
         for where, part in _variants(experiment):
             queries = {"query": part.query}
@@ -177,6 +175,12 @@ def _takes_options(env: str) -> bool:
 def _creator(env: str) -> Any:
     entry_point = gym.spec(env).entry_point
     return load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+
+
+def _forecast(experiment: Experiment, place: _Place) -> Iterator[str]:
+    named = place.arguments.get("region_features")
+    if experiment.forecast is None and isinstance(named, list) and "forecast" in named:
+        yield "region_features names 'forecast'; add the entry forecast, or omit the feature"
 
 
 def _environment(env: str, arguments: Mapping[str, Any]) -> Iterator[str]:

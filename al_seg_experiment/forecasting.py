@@ -94,7 +94,7 @@ def _train(
     env: RegionSelectionEnv, settings: Forecast, images: list[int], unseen: list[int], checkpoint: Path, seed: list[int]
 ) -> dict[str, Any]:
     """Return a network's state, and its mean IoU in percent on the images that it was not trained on."""
-    crop_size = env.config.crop_size
+    env.learner.reset()  # so that a training that is resumed is recognised by its start
     fit = fit_to_convergence(
         env.learner,
         env.frames,
@@ -103,7 +103,7 @@ def _train(
         env.frames.mask,
         unseen,
         FitSettings(
-            crop_size,
+            env.config.crop_size,
             settings.batch_size,
             updates=settings.updates,
             replay=0.0,

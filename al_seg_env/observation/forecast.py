@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,8 @@ class Forecast:
             try:
                 self._learner.load_state_dict(state)
             except Exception as error:  # what a learner raises is not known here
-                raise ValueError(f"{path}: its networks do not fit this one: {error}") from error
+                why = shorten(str(error), 200)
+                raise ValueError(f"{path}: its networks do not fit this one: {why}") from error
             self._networks.append((state, frozenset(known[name] for name in trained_on if name in known)))
         self._observer = Observer(
             frames,

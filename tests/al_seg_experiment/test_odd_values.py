@@ -30,6 +30,7 @@ EVERYTHING = {
         {"env": "al_seg_env/SyntheticStreets-v0", "arguments": {"style": "render"}, "images": "all", "epochs": 1},
         {"epochs": 1, "patience": 1, "updates": 1, "batch_size": 2, "learning_rate": 0.01, "early_stopping": False},
     ],
+    "forecast": {"networks": 2, "updates": 1, "batch_size": 2, "learning_rate": 0.1},
     "query": {
         "episodes": 2,
         "policy": "QueryPolicy",

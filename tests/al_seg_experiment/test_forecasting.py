@@ -1,0 +1,161 @@
+"""Training the networks of the feature "forecast": by themselves, after a kill, in an experiment, and shared."""
+
+from __future__ import annotations
+
+import json
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from experiments import TINY, rows_of
+from fakes import same
+
+from agents import SubActionDQN
+from al_seg_env import ArrayData, Splits, make_env
+from al_seg_env.storage import load_tree
+from al_seg_experiment import Forecast, load_experiment, load_shared, run, share, status, train_forecast
+from al_seg_experiment.cli import main
+
+ID = "al_seg_env/SyntheticStreets-v0"
+LIGHT = {"architecture": "Light", "network_options": {"width": 8}, "trainable": "decoder", "device": "cpu"}
+FEATURES = {"region_features": ["mean_probability", "forecast", "labelled"], "entropy_pools": [], "similarity": []}
+ARGUMENTS = {**TINY, **LIGHT, **FEATURES}
+SETTINGS = Forecast(networks=3, updates=3, batch_size=4)
+EXPERIMENT = {
+    "name": "tiny",
+    "arguments": ARGUMENTS,
+    "methods": ["uniform", "rarity_regression", "dqn"],
+    "seeds": [0],
+    "budgets": [2, 4],
+    "theta_0": [{"images": "state", "epochs": 1, "updates": 2, "early_stopping": False}],
+    "query_theta_0": [{"images": "state", "epochs": 1, "updates": 2, "early_stopping": False}],
+    "forecast": {"networks": 2, "updates": 3, "batch_size": 4},
+    "query": {
+        "episodes": 2,
+        "policy": "CandidatePolicy",
+        "arguments": {"sub_rewards": True},
+        "agent": {"credit": "class_rewards", "gamma": 0.0, "batch_size": 4},
+    },
+    "fit": {"crop_size": None, "batch_size": 4, "updates": 2},
+    "full": False,
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return train_forecast(gym.make(ID, **ARGUMENTS), tmp_path_factory.mktemp("trained") / "forecast", SETTINGS)
+
+
+def test_each_network_is_trained_without_a_part_of_d_t(trained):
+    env = gym.make(ID, **ARGUMENTS).unwrapped
+    names = {split: {env.data.names[i] for i in getattr(env.splits, split)} for split in ("state", "train")}
+    known = [set(part["images"]) for part in load_tree(trained, "forecast")["networks"]]
+    left_out = [names["train"] - each for each in known]
+    assert all(names["state"] <= each <= names["state"] | names["train"] for each in known)
+    assert sorted(map(len, left_out)) == [2, 2, 2]
+    assert set.union(*left_out) == names["train"]
+    rows = rows_of(trained.parent / "forecast.csv")
+    assert [(row["network"], row["images"], row["unseen"]) for row in rows] == [(str(n), "6", "2") for n in range(3)]
+    assert len({row["miou"] for row in rows}) == 3
+
+
+def test_labels_of_an_image_change_no_network_that_forecasts_it(tmp_path):
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (32, 40, 3), dtype=np.uint8) for _ in range(12)]
+    masks = [rng.integers(0, 3, (32, 40)).astype(np.uint8) for _ in range(12)]
+    kept = {"region_size": (16, 20), "budget": 4, "regions_per_step": 2, "pool_size": 2}
+    options = {**LIGHT, **FEATURES, **kept, "encoder": "tu-tf_mobilenetv3_small_minimal_100", "precision": "float32"}
+
+    def make(labels, **more):
+        splits = Splits(state=(0, 1), train=(2, 3, 4, 5), reward=(6,), eval=(7, 8, 9), test=(10, 11))
+        data = ArrayData(images, labels, ("a", "b", "c"), [f"{i}" for i in range(12)])
+        return make_env(data, splits=splits, **options, **more)
+
+    noise = [rng.integers(0, 3, (32, 40)).astype(np.uint8) if i in (3, *range(6, 12)) else masks[i] for i in range(12)]
+    described = []
+    for labels, name in ((masks, "clean"), (noise, "noisy")):
+        gym.register(f"tests/{name}-v0", entry_point=lambda labels=labels, **more: make(labels, **more))
+        path = train_forecast(f"tests/{name}-v0", tmp_path / name, SETTINGS)
+        env = gym.make(f"tests/{name}-v0", forecast=str(path)).unwrapped
+        columns = env.feature_columns(env.layout["features"][-2])
+        rows = env.observer.described(env.grid.regions_of(range(12)), np.zeros(3, np.int64))
+        described.append(rows.reshape(12, 4, -1)[:, :, columns])
+    changed = [i for i in range(12) if not np.array_equal(described[0][i], described[1][i])]
+    assert 3 not in changed  # whose labels have changed
+    assert {2, 4, 5} & set(changed)  # which are forecast by networks that were trained on it
+
+
+def test_it_resumes_and_what_is_damaged_is_made_again(trained, tmp_path):
+    env = gym.make(ID, **ARGUMENTS)
+    expected = trained.read_bytes()
+    path = train_forecast(env, tmp_path / "forecast", SETTINGS)
+    assert path.read_bytes() == expected
+    path.unlink()
+    kept = path.parent / "network-0.safetensors"
+    written = kept.stat().st_mtime_ns
+    (path.parent / "network-1.safetensors").unlink()
+    damaged = path.parent / "network-2.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-5])
+    with pytest.warns(UserWarning, match="network-2.safetensors.*set aside"):
+        assert train_forecast(env, tmp_path / "forecast", SETTINGS).read_bytes() == expected
+    assert kept.stat().st_mtime_ns == written
+
+
+def test_what_does_not_fit_is_refused(trained, tmp_path):
+    env = gym.make(ID, **ARGUMENTS)
+    with pytest.raises(ValueError, match="networks.*4"):
+        train_forecast(env, trained.parent, SETTINGS.model_copy(update={"networks": 4}))
+    with pytest.raises(ValueError, match=r"networks is 7; expected at most one for each of the 6 images of D_T"):
+        train_forecast(env, tmp_path / "many", Forecast(networks=7, updates=1))
+    assert not list((tmp_path / "many").glob("*.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("experiment")
+    run(load_experiment(EXPERIMENT), folder)
+    return folder
+
+
+def test_an_experiment_trains_them_and_its_pieces_use_them(folder, tmp_path):
+    states = {row["piece"]: row["state"] for row in status(load_experiment(EXPERIMENT), folder)}
+    assert states["forecast"] == states["query/0"] == states["trials/dqn-0"] == "finished"
+    digest = json.loads((folder / "forecast/finished.json").read_text())["files"]["forecast.safetensors"]
+    for piece in ("query/0", "trials/dqn-0", "trials/rarity_regression-0"):
+        assert json.loads((folder / piece / "piece.json").read_text())["needs"]["forecast"] == digest
+    again = run(load_experiment(EXPERIMENT), tmp_path / "again")
+    assert again.read_bytes() == (folder / "results.csv").read_bytes()
+
+
+def test_an_agent_with_a_forecast_is_evaluated_and_shared(folder, tmp_path, capsys):
+    arguments = {
+        **ARGUMENTS,
+        "weights": str(folder / "theta_0/theta_0.safetensors"),
+        "forecast": str(folder / "forecast/forecast.safetensors"),
+    }
+    agent = folder / "query/0/agent.safetensors"
+    shared = share(gym.make(ID, **arguments), tmp_path / "shared", licence="mit", agent=agent)
+    env, loaded = load_shared(shared)
+    assert isinstance(loaded, SubActionDQN)
+    expected, _ = gym.make(ID, **arguments).reset(seed=2)
+    assert same(env.reset(seed=2)[0], expected)
+    given = [f"--env-arg={name}={json.dumps(value)}" for name, value in arguments.items()]
+    out = tmp_path / "out"
+    options = ["--seeds", "0", "--budgets", "2", "4", "--fit-arg", "updates=2", "--out", str(out)]
+    command = ["evaluate", "--env", ID, *given, "--policies", f"mine={agent}", *options]
+    assert main(command) == 0, capsys.readouterr().err
+    assert {row["method"] for row in rows_of(out / "results.csv")} == {"mine"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"forecast": None}, "region_features names 'forecast'; add the entry forecast"),
+        ({"arguments": {**ARGUMENTS, "forecast": "x"}}, "forecast can't be given here, since the experiment trains"),
+        ({"forecast": {"networks": 1}}, "networks"),
+        ({"forecast": {"updates": 0}}, "updates"),
+    ],
+)
+def test_mistakes_are_found_before_anything_runs(changes, message):
+    with pytest.raises(ValueError, match=message):
+        load_experiment({**EXPERIMENT, **changes})
