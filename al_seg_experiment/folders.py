@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,25 +13,48 @@ from gymnasium.envs.registration import EnvSpec
 from al_seg_env.learner.weights import weights_digest
 from al_seg_env.observation.forecast import KIND as FORECAST
 from al_seg_env.storage import folder_lock, load_tree, tree_digest
+from al_seg_env.storage.locking import LOCK
 from al_seg_experiment.records import read_record, refuse_differences, write_record
 
 MADE_WITH = "made_with.json"
 
 
+def refuse_others(folder: str | Path, names: Sequence[str], marks: Sequence[str]) -> None:
+    """Refuse a folder whose files a job would replace and that no such job has left.
+
+    Args:
+        folder: The folder; it need not exist.
+        names: Of the files that the job writes.
+        marks: Of what such a job has there before it writes any of them, besides its lock.
+
+    Raises:
+        ValueError: If one of ``names`` is there and none of ``marks``.
+    """
+    folder = Path(folder)
+    found = [name for name in names if (folder / name).exists()]
+    if found and not any((folder / mark).exists() for mark in (LOCK, *marks)):
+        raise ValueError(
+            f"{folder / found[0]} would be replaced, and nothing there says that al-seg-env wrote it; choose a new "
+            "folder, or move it"
+        )
+
+
 @contextmanager
-def claimed(folder: str | Path, job: str, made_with: Mapping[str, Any]) -> Iterator[Path]:
+def claimed(folder: str | Path, job: str, made_with: Mapping[str, Any], writes: Sequence[str] = ()) -> Iterator[Path]:
     """Hold a folder for a job, and note in it what the job is made with.
 
     Args:
         folder: Made if need be.
         job: What kind of job it is, such as ``"pretrain"``.
         made_with: Plain values on which the results depend.
+        writes: Names of the files that it writes.
 
     Raises:
-        ValueError: If another process holds the folder, or it holds results of another job or configuration; the
-            message says what differs.
+        ValueError: If another process holds the folder, or it holds results of another job or configuration, or files
+            of these names that no job has left; the message says what differs.
     """
     folder = Path(folder)
+    refuse_others(folder, writes, [MADE_WITH])
     here = {"job": job, **json.loads(json.dumps(made_with))}
     with folder_lock(folder):
         path = folder / MADE_WITH

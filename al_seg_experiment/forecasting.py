@@ -49,7 +49,7 @@ def train_forecast(
     settings = Forecast() if settings is None else settings
     spec, seed = environment_spec(env), check_int("seed", seed)
     made_with = {**identity(spec), "settings": settings.model_dump(mode="json"), "seed": seed}
-    with claimed(folder, "forecast", made_with) as claimed_folder:
+    with claimed(folder, "forecast", made_with, (FORECAST, FIGURES)) as claimed_folder:
         return run_forecast(spec, settings, claimed_folder, seed=seed)
 
 

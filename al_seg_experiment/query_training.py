@@ -23,12 +23,13 @@ from al_seg_env.registration import environment_spec, make_again, make_wrapped
 from al_seg_env.storage import folder_lock, write_csv
 from al_seg_env.storage.validation import check_choices, check_int
 from al_seg_experiment.experiment import LEARNT, METHODS, agent_arguments
+from al_seg_experiment.folders import refuse_others
 from al_seg_experiment.plotting import Line, plot_lines
 from al_seg_experiment.policies import make_policy
-from al_seg_experiment.records import read_references
+from al_seg_experiment.records import PIECE, read_references
 
 AGENT = "agent.safetensors"
-REFERENCES = "references.csv"
+EPISODES, PICTURE, REFERENCES = "episodes.csv", "episodes.png", "references.csv"
 REFERENCE_EPISODES = 5
 CHECKPOINTS = "checkpoints"
 AVERAGED = 10
@@ -89,6 +90,7 @@ def train_agent(
     references = check_choices("references", list(references), [name for name in METHODS if name != LEARNT])
     if not resume:
         _refuse_training(folder)
+    refuse_others(folder, (AGENT, EPISODES, PICTURE, REFERENCES), (CHECKPOINTS, PIECE))
     spec = environment_spec(env, split="train")
     players = make_players(spec, envs)
     per_episode = steps_per_episode(players)
@@ -101,9 +103,9 @@ def train_agent(
             agent.save(folder / AGENT)
             if plot and importlib.util.find_spec("matplotlib"):
                 returns = [float(row["return"]) for row in recorder.rows]
-                plot_returns(returns, folder / "episodes.png", title="Training of the query agent on D_T", means=means)
+                plot_returns(returns, folder / PICTURE, title="Training of the query agent on D_T", means=means)
 
-        recorder = EpisodeRecorder(folder / "episodes.csv", after_episode)
+        recorder = EpisodeRecorder(folder / EPISODES, after_episode)
         learn(
             agent,
             steps=steps,

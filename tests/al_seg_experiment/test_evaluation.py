@@ -18,7 +18,7 @@ from agents import EntropyPolicy, UniformPolicy
 from al_seg_env.learner.fitting import FitSettings
 from al_seg_env.learner.weights import weights_digest
 from al_seg_env.storage import folder_lock
-from al_seg_experiment import Stage, acquire, acquisition, evaluate, pretrain, train_agent
+from al_seg_experiment import Stage, acquire, acquisition, evaluate, pretrain, train_agent, train_forecast
 from al_seg_experiment.folders import claimed
 from al_seg_experiment.plotting import plot_lines
 from al_seg_experiment.policies import make_policy, parse_policy
@@ -163,6 +163,28 @@ def test_a_folder_belongs_to_one_process_and_one_job(tmp_path):
         pass
     with folder_lock(folder):  # no lock is left behind
         pass
+
+
+@pytest.mark.parametrize(
+    ("job", "name"),
+    [("pretrain", "theta_0.safetensors"), ("pretrain", "pretrain.csv"), ("forecast", "forecast.csv")]
+    + [("evaluate", "results.csv"), ("evaluate", "report"), ("train", "agent.safetensors"), ("train", "episodes.csv")],
+)
+def test_somebodys_files_are_not_replaced(tmp_path, job, name):
+    if name == "report":
+        (tmp_path / name).mkdir()
+    else:
+        (tmp_path / name).write_text("mine")
+    work = {
+        "pretrain": lambda: pretrain(tiny(), [Stage(images="state", epochs=1, updates=1)], tmp_path),
+        "forecast": lambda: train_forecast(tiny(), tmp_path),
+        "evaluate": lambda: evaluate(tiny(), ["uniform"], tmp_path, seeds=[0], budgets=[2]),
+        "train": lambda: train_agent(tiny(), tmp_path, episodes=1),
+    }
+    with pytest.raises(ValueError, match=f"{name} would be replaced, and nothing there says that al-seg-env wrote it"):
+        work[job]()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert name == "report" or (tmp_path / name).read_text() == "mine"
 
 
 def test_results_of_an_earlier_version_are_refused(tmp_path):
