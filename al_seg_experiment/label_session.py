@@ -31,11 +31,13 @@ from al_seg_env.registration import check_options, make_env
 from al_seg_env.storage import folder_lock, load_tree, read_json, save_tree, write_json
 from al_seg_env.storage.validation import check, check_choice, check_int
 from al_seg_env.types import Size
+from al_seg_experiment.folders import refuse_others
 from al_seg_experiment.policies import AGENT_SUFFIX, make_policy, parse_policy
 
 SESSION, SESSION_FORMAT, SESSION_VERSION = "session.json", "al-seg-env labelling", 1
 STATE, STATE_KIND = "state.safetensors", "labelling session"
 THETA_0, NETWORK, SPLITS = "theta_0.safetensors", "network.safetensors", "splits.json"
+LABELS = "labels"
 LONGER_SIDE = 512
 THETA_0_UPDATES = 300
 POLL_SECONDS = 2.0
@@ -160,7 +162,7 @@ class LabelSession:
     @property
     def label_folder(self) -> LabelFolder:
         """The answers so far."""
-        exchange = self.out / "labels"
+        exchange = self.out / LABELS
         return LabelFolder(exchange / "answers", self.data, manifest=exchange / "manifest.json")
 
     def run(self, tool: str | Callable[[SegmentationData, Path], AnswersRequests], wait: bool = False) -> bool:
@@ -179,7 +181,7 @@ class LabelSession:
         """
         make = tool if callable(tool) else TOOLS[check_choice("tool", tool, tuple(TOOLS))]
         with folder_lock(self.out):
-            oracle = make(self.data, self.out / "labels")
+            oracle = make(self.data, self.out / LABELS)
             data = self._with_reward(oracle, wait)
             env = self.make_env(data, oracle=oracle)
             if env.splits.train and "weights" not in self.options:
@@ -352,6 +354,7 @@ def _bound(out: Path, settings: SessionSettings | None) -> SessionSettings:
             "out", str(out), settings is not None, "the folder of a labelling session; begin one with al-seg-env label"
         )
         assert settings is not None
+        refuse_others(out, (SPLITS, THETA_0, NETWORK, STATE), (LABELS,))
         settings.data()  # so that a mistake leaves nothing behind
         write_json(path, {"format": SESSION_FORMAT, "version": SESSION_VERSION, **asdict(settings)})
         return settings
@@ -385,7 +388,7 @@ def _bound(out: Path, settings: SessionSettings | None) -> SessionSettings:
 
 def _begun(out: Path) -> bool:
     """Return whether anything was requested or answered: before, settings that don't work can be mended."""
-    labels = out / "labels"
+    labels = out / LABELS
     return (out / STATE).exists() or (labels.is_dir() and any(labels.iterdir()))
 
 

@@ -68,6 +68,15 @@ def settings(photos, **changes):
     return SessionSettings(**{**given, **changes})
 
 
+def test_somebodys_files_are_not_replaced(photos):
+    out = photos / "out"
+    out.mkdir()
+    (out / "splits.json").write_text("mine")
+    with pytest.raises(ValueError, match="splits.json would be replaced"):
+        LabelSession(out, settings(photos))
+    assert [path.name for path in out.iterdir()] == ["splits.json"]
+
+
 def command_line(photos):
     """Return what the commands share: images, classes, size and options."""
     changes = [f"--set={name}={json.dumps(value)}" for name, value in OPTIONS.items()]
