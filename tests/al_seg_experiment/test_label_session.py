@@ -150,7 +150,7 @@ def test_from_photographs_to_masks_and_a_network(photos):
 def test_a_session_that_is_killed_asks_the_same_again_and_loses_nothing(photos):
     out = photos / "out"
     requested = set()
-    for delay in (1.0, 2.5, 4.0):
+    for delay in (0.2, 0.5, 0.8):
         in_child(lambda: LabelSession(out, settings(photos)).run("folder"), kill_after=delay)
         found = {path.name for path in (out / "labels" / "requests").glob("*.png")}
         assert requested <= found
