@@ -1,4 +1,4 @@
-"""The settings of an environment, validated when they are made."""
+"""The settings of an environment, validated on construction."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _COUNTS = {
     "entropy_bins": 256,
     "kl_bins": 2**16,
 }
-"""The most that each may be; what the data limit, the environment checks."""
+"""The upper limit of each; limits that depend on the data are checked by the environment."""
 _CHOICES: dict[str, tuple[str | bool | None, ...]] = {
     "split": ("train", "eval"),
     "crop_labels": ("new", "all"),
@@ -67,7 +67,7 @@ ADDED_LATER: dict[str, object] = {
     "reward": "miou",
     "budget_unit": "regions",
 }
-"""Settings that states from before do not have, and what they were then."""
+"""Settings that older states lack, and the values they imply."""
 
 
 @dataclass(frozen=True)
@@ -80,45 +80,45 @@ class EnvConfig:
         regions_per_step: K, the number of pools and of regions labelled in a step.
         pool_size: N, the number of candidates in a pool.
         budget: B, the number of regions labelled in an episode.
-        budget_unit: What the budget counts: ``"regions"`` (the paper's), or what they cost: ``"pixels"`` of the
-            original images, or ``"seconds"`` or ``"clicks"`` of the people, which their tool must tell. An episode then
-            ends with the step in which the budget is reached, and may cost more by a part of that step.
-        reward: ``"miou"``: the gain in mean IoU on D_R; ``None``: where there is no D_R yet, rewards are 0.
+        budget_unit: What the budget counts: ``"regions"`` (the paper's), or their cost: ``"pixels"`` of the original
+            images, or ``"seconds"`` or ``"clicks"`` of the people, which their tool must report. An episode then ends
+            with the step in which the budget is reached, and may exceed it by part of that step.
+        reward: ``"miou"``: the gain in mean IoU on D_R; ``None``: there is no D_R yet, and rewards are 0.
         fit_iterations: Passes of the segmentation network over the new regions in a step (the paper's is 1), at most
             10,000.
-        fit_batch_size: Regions per update in such a pass; more regions than this make several updates.
-        crop_size: ``(height, width)`` of a training crop, cut down to the image; ``None`` for whole images.
-        crop_labels: What a training crop shows: the ``"new"`` regions only (section 3.1, step 5), or ``"all"``
-            that is labelled so far (released code).
-        replay: Share of each step's training batch that shows regions of images labelled before the episode begins: of
-            D_S where the split is ``"train"``, of D_T where it is ``"eval"``. The paper's is 0.
-        reward_stride: Rewards, ``miou`` and ``class_iou`` count every n-th pixel of D_R per row and column; 1, the
-            paper's, all of them. At most the images' shorter side.
-        observation_stride: Regions are described, and scored, by every n-th of their pixels per row and column; 1, the
-            paper's, by all of them. Scores that are sums are smaller then.
-        sub_rewards: Tell in ``info`` what each sub-action's labels hold, and what they add to those of before; see
+        fit_batch_size: Most regions per update in such a pass; more regions make several updates.
+        crop_size: ``(height, width)`` of a training crop, limited to the image; ``None`` for whole images.
+        crop_labels: The labels used in a training crop: only the ``"new"`` regions (section 3.1, step 5), or
+            ``"all"`` labels so far (released code).
+        replay: Share of each step's training batch that comes from images labelled before the episode: from D_S if
+            the split is ``"train"``, from D_T if it is ``"eval"``. The paper's is 0.
+        reward_stride: Rewards, ``miou`` and ``class_iou`` use every n-th pixel of D_R per row and column; 1, the
+            paper's, uses all. At most the images' shorter side.
+        observation_stride: Features and scores use every n-th pixel of a region per row and column; 1, the paper's,
+            uses all. Larger values make scores that are sums smaller.
+        sub_rewards: Add to ``info`` what each sub-action's labels contain, and what they add to the earlier ones; see
             :func:`~al_seg_env.observation.composition.sub_rewards`.
         labelled_before: Which images are labelled before an episode begins: ``"state"`` (D_S) or ``"train"`` (D_T); by
-            default D_S where the split is ``"train"``, and D_T where it is ``"eval"``.
+            default D_S if the split is ``"train"``, and D_T if it is ``"eval"``.
         reward_scale: Factor on the reward, which is in percentage points of mean IoU.
         first_reward: ``"gain"``, or ``"miou"`` for the released code's whole mean IoU in an episode's first step.
-        class_distribution: Feature (i): ``"shares"`` of the pixels predicted per class, ``"counts"`` of them
-            (released code), or ``None``.
-        entropy_pools: Feature (ii): poolings of the entropy map, out of ``"min"``, ``"avg"``, ``"max"``.
+        class_distribution: Feature (i): ``"shares"`` or ``"counts"`` (released code) of the pixels predicted per
+            class, or ``None``.
+        entropy_pools: Feature (ii): poolings of the entropy map, from ``"min"``, ``"avg"``, ``"max"``.
         entropy_bins: Values per side of a pooled entropy map, at most 256.
-        region_features: Further features, out of those in :mod:`~al_seg_env.observation.composition`:
+        region_features: Further features, from those in :mod:`~al_seg_env.observation.composition`:
             ``"mean_probability"``, ``"root_probability"``, ``"max_probability"``, ``"class_entropy"``, ``"location"``,
             ``"embedding"``, ``"surroundings"``, ``"labelled"``; and ``"forecast"``, see
             :class:`~al_seg_env.observation.forecast.Forecast`.
-        similarity: Reference sets of the KL histograms, out of ``"labelled"`` and ``"unlabelled"``.
+        similarity: Reference sets of the KL histograms, from ``"labelled"`` and ``"unlabelled"``.
         kl_bins: Bins per KL histogram, at most 65,536.
         kl_edges: ``"fixed"`` edges, or each ``"row"``'s own range (released code).
-        kl_own: Compare a candidate with itself too (released code).
+        kl_own: Whether to compare a candidate with itself, too (released code).
         pool_images: Draw each step's pools from this many random images (released code: just enough); ``None``
             draws uniformly from all of U_t.
-        on_divergence: What follows when training a step makes a loss, gradient or logit that is not finite:
-            ``"raise"`` an error and undo the step, or ``"skip"`` its training, with a warning, and go on with the
-            labels and the weights from before.
+        on_divergence: What to do when training in a step gives a loss, gradient or logit that is not finite:
+            ``"raise"`` an error and undo the step, or ``"skip"`` its training with a warning, and continue with the
+            new labels and the previous weights.
 
     Raises:
         ValueError: If a setting is out of its range.
@@ -157,12 +157,10 @@ class EnvConfig:
         for name, value in self._checked():
             object.__setattr__(self, name, value)
         if not (self.class_distribution or self.entropy_pools or self.region_features):
-            raise ValueError(
-                "no feature is left: set class_distribution, or name one of entropy_pools or region_features"
-            )
+            raise ValueError("there are no features: set class_distribution, entropy_pools or region_features")
 
     def _checked(self) -> Iterator[tuple[str, Any]]:
-        """Yield the settings as they are kept: sizes and lists are tuples, which JSON lacks."""
+        """Yield the settings in stored form: sizes and lists as tuples, which JSON lacks."""
         for name, most in _COUNTS.items():
             yield name, check_int(name, getattr(self, name), 0 if name == "fit_iterations" else 1, most)
         if self.pool_images is not None:
@@ -178,6 +176,6 @@ class EnvConfig:
             yield name, check_choices(name, getattr(self, name), choices)
 
     def images_labelled_before(self, state: tuple[int, ...], train: tuple[int, ...]) -> tuple[int, ...]:
-        """Return which of D_S and D_T is labelled before an episode begins."""
+        """Return the images of D_S or D_T, whichever is labelled before an episode begins."""
         known = self.labelled_before or ("state" if self.split == "train" else "train")
         return state if known == "state" else train

@@ -43,7 +43,7 @@ from al_seg_env.types import IntArray, Observation, UInt8Array
 
 
 class Answered(NamedTuple):
-    """What the oracle gave of a region: its mask at the network's size, and what that cost."""
+    """The oracle's answer for a region: its mask at the network's size, and what that cost."""
 
     mask: UInt8Array
     costs: tuple[float, float, float]
@@ -54,21 +54,21 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
 
     ## Episode
 
-    The network starts from its initial weights theta_0 with nothing labelled. In every step the agent is
-    shown K pools of N candidate regions and picks one of each pool; an oracle labels the K regions, the
-    network trains on them, and the reward is what that gained. The episode ends when ``budget`` regions are
-    labelled, or none is left. With another ``budget_unit`` it ends with the step in which so much is spent.
+    The network starts from its initial weights theta_0 with nothing labelled. In every step the agent sees K
+    pools of N candidate regions and picks one from each pool; an oracle labels the K regions, the network
+    trains on them, and the reward is the gain. The episode ends when ``budget`` regions are labelled, or none
+    is left. With another ``budget_unit`` it ends with the step in which the budget is spent.
 
     ## Observation space: ``Dict``
 
     | key | shape, float32 | meaning |
     |---|---|---|
-    | ``state`` | ``(S, F)`` | a row per region of D_S: what the network makes of it |
-    | ``candidates`` | ``(K, N, F)`` | the same of each candidate |
+    | ``state`` | ``(S, F)`` | a row per region of D_S: features of the network's prediction |
+    | ``candidates`` | ``(K, N, F)`` | the same for each candidate |
     | ``similarity`` | ``(K, N, D)`` | histograms of KL divergences to labelled and to unlabelled regions |
-    | ``score_<name>`` | ``(K, N)`` | acquisition scores, for each in ``scores`` |
+    | ``score_<name>`` | ``(K, N)`` | an acquisition score, for each in ``scores`` |
 
-    D is ``2 * kl_bins``; the key is absent where ``similarity`` is empty.
+    D is ``2 * kl_bins``; the key is absent if ``similarity`` is empty.
 
     The F features are the shares of pixels predicted per class (C), and the min-, average- and max-pooled
     entropy map (8 x 8 each). The observation that comes with ``terminated`` is all zeros.
@@ -82,35 +82,35 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
 
     ## Reward
 
-    The gain in mean IoU on D_R, in percentage points, times ``reward_scale``. With ``reward=None``, for data of which
-    nothing is labelled yet, there is no D_R, and rewards are 0.
+    The gain in mean IoU on D_R, in percentage points, times ``reward_scale``. With ``reward=None``, for data without
+    any labels yet, there is no D_R, and rewards are 0.
 
     ## Info
 
-    ``chosen``: region ids labelled in this step, a tuple of int. ``labelled``: how many so far. ``miou``: in
-    percent on D_R. ``class_iou``: in percent, ``(C,)``, -1 where D_R lacks the class. ``label_counts``: pixels
-    per class labelled in this step, ``(C,)`` int64. ``next_active``: how many sub-actions the next step counts.
-    ``sub_rewards`` and ``class_rewards``, only with ``sub_rewards=True``: what the labels of each chosen region add
-    to those of before, a tuple of float, and what they hold of each class, ``(chosen, C)`` float32; see
+    ``chosen``: region ids labelled in this step, a tuple of int. ``labelled``: number of regions labelled so far.
+    ``miou``: in percent on D_R. ``class_iou``: in percent, ``(C,)``, -1 where D_R lacks the class. ``label_counts``:
+    pixels per class labelled in this step, ``(C,)`` int64. ``next_active``: how many sub-actions count in the next
+    step. ``sub_rewards`` and ``class_rewards``, only with ``sub_rewards=True``: what the labels of each chosen region
+    add to the earlier ones, a tuple of float, and each class's share of the region, ``(chosen, C)`` float32; see
     :func:`~al_seg_env.observation.composition.sub_rewards`.
     ``diverged``, only with ``on_divergence="skip"``: whether this step's training was undone. ``rewarded``,
-    only with ``reward=None``: false; ``miou`` and ``class_iou`` are -1 then. ``spent``, only with another
-    ``budget_unit`` than regions: how much of it the labels cost so far.
+    only with ``reward=None``: false; ``miou`` and ``class_iou`` are then -1. ``spent``, only if ``budget_unit`` is
+    not regions: the cost of the labels so far, in that unit.
 
     Args:
         data: Images and masks.
         splits: Which images are D_S, D_T, D_R and D_V.
-        learner: The segmentation network. Its state at this moment is theta_0. It belongs to this environment.
+        learner: The segmentation network. Its current state becomes theta_0. Do not share it with another environment.
         config: Settings; see :class:`~al_seg_env.config.EnvConfig`.
-        oracle: Who labels; the data's own masks if omitted.
+        oracle: What labels the regions; by default the data's own masks.
         scores: Acquisition scores to observe.
-        features: Parts of a region's description; the paper's, as configured, if omitted.
+        features: Features of a region; by default the paper's, as configured.
         render_mode: ``"rgb_array"`` or ``None``.
         cache: Folder for decoded images, for data larger than memory; see :class:`~al_seg_env.datasets.frames.Frames`.
         forecast: File of the networks that the feature ``"forecast"`` needs.
 
     Raises:
-        ValueError: If data, splits, learner and configuration do not fit each other.
+        ValueError: If data, splits, learner and configuration do not match.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 2}
@@ -204,16 +204,16 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         }
 
     def feature_columns(self, name: str) -> slice:
-        """Return which of the F features are the part of this name in ``layout["features"]``.
+        """Return the columns, among the F features, of the part with this name in ``layout["features"]``.
 
         Raises:
-            ValueError: If there is none; the known ones are listed.
+            ValueError: If there is no such part; the error lists the known ones.
         """
         return self.observer.feature_columns(name)
 
     @property
     def labelled_before(self) -> tuple[int, ...]:
-        """Images that are labelled before an episode begins: by default D_S if D_T is acquired from, D_T if D_V is."""
+        """Images labelled before an episode begins: by default D_S if regions of D_T are acquired, D_T if of D_V."""
         return self.config.images_labelled_before(self.splits.state, self.splits.train)
 
     @property
@@ -223,18 +223,18 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
 
     @property
     def pools(self) -> tuple[IntArray, ...]:
-        """Region ids of the K pools on offer, each at most N; for looking, and for agents that may cheat."""
+        """Region ids of the K current pools, at most N each; for inspection, and for agents that may cheat."""
         return () if self._episode is None else tuple(pool.copy() for pool in self._episode.pools)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start an episode: theta_0, nothing labelled.
+        """Start an episode from theta_0, with nothing labelled.
 
         Args:
             seed: Seeds pools, crops, flips and dropout.
-            options: ``{"state": ...}`` continues from a state of :meth:`get_state` instead, through all wrappers, with
-                that state's random numbers.
+            options: ``{"state": ...}`` instead continues from a state of :meth:`get_state`, with that state's random
+                numbers. This passes through all wrappers.
         """
         if options and "state" in options:
             return self._continue_from(options["state"])
@@ -261,8 +261,8 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
     def step(self, action: IntArray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Label the chosen regions, train on them, and measure the gain (section 3.1, steps 3 to 6, 1, 2).
 
-        Should anything fail, or be interrupted, the environment is as before the step and can continue from there;
-        masks that the oracle has given are kept, and not requested again.
+        If anything fails or is interrupted, the environment stays as before the step and can continue from there; masks
+        that the oracle has returned are kept, and not requested again.
 
         Args:
             action: ``(K,)`` integers in ``[0, N)``.
@@ -290,7 +290,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         return copied(observation), reward, terminated, False, self._info(self._episode)
 
     def get_state(self) -> State:
-        """Return a copy of all that the future depends on; :func:`~al_seg_env.save_state` writes it to a file."""
+        """Return a copy of everything the future depends on; :func:`~al_seg_env.save_state` writes it to a file."""
         episode = self._episode
         answered = sorted(set(self._answered) - set(self.labels.labelled))
         return State(
@@ -311,12 +311,12 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         )
 
     def set_state(self, saved: Mapping[str, Any]) -> tuple[Observation, dict[str, Any]]:
-        """Continue exactly as an equal environment would whose :meth:`get_state` this is; the ``budget`` may differ.
+        """Continue exactly as the environment that :meth:`get_state` was called on; only the ``budget`` may differ.
 
-        An episode that was over goes on where the budget is larger now.
+        An episode that had ended continues if the budget is larger now.
 
         Returns:
-            Observation and info, as the last :meth:`reset` or :meth:`step` before the state was taken; both empty if
+            Observation and info of the last :meth:`reset` or :meth:`step` before the state was taken; both empty if
             there was none.
 
         Raises:
@@ -365,10 +365,10 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
     def fork(self, **changes: Any) -> RegionSelectionEnv:
         """Return an independent environment that continues exactly as this one would.
 
-        It shares data, decoded images and the oracle with this one, and nothing else.
+        It shares only data, decoded images and the oracle with this one.
 
         Args:
-            changes: Fields of :class:`~al_seg_env.config.EnvConfig` that differ, such as ``budget``.
+            changes: Fields of :class:`~al_seg_env.config.EnvConfig` to change, such as ``budget``.
         """
         learner = copy.deepcopy(self.learner)
         learner.reset()  # a new environment takes its learner's weights for theta_0
@@ -422,7 +422,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         return self._episode
 
     def _active(self, labels: LabelState) -> int:
-        """Return how many sub-actions the next step counts."""
+        """Return how many sub-actions count in the next step."""
         if self.config.budget_unit == "regions":
             left = self.config.budget - len(labels)
         else:
@@ -442,7 +442,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         return tuple(int(pool[n % len(pool)]) for pool, n in zip(pools, chosen, strict=False))
 
     def _ask_oracle(self, chosen: Sequence[int]) -> list[Answered]:
-        """Return the labels of the chosen regions; those not given yet are requested from the oracle (step 4)."""
+        """Return the labels of the chosen regions, requesting those not answered yet from the oracle (step 4)."""
         if asked := [region for region in chosen if region not in self._answered]:
             requests = requests_of(self.data, [self.grid.box(region) for region in asked], self._predicted_labels)
             for region, request, answer in zip(asked, requests, ask(self.oracle, requests), strict=True):
@@ -494,7 +494,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         return -1.0 if self.config.reward is None else 100 * mean_iou(confusion)
 
     def _images_of_an_episode(self) -> list[int]:
-        """Return the images that any episode looks at: of D_S and D_R, and of all candidates if they are not many."""
+        """Return the images that any episode reads: D_S, D_R, and all candidates' images if these are not too many."""
         rewarded = () if self.config.reward is None else self.splits.reward
         replayed = self.labelled_before if self.config.replay else ()
         candidates = () if self._has_many_candidates else self._candidates
@@ -502,7 +502,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
 
     @property
     def _has_many_candidates(self) -> bool:
-        """Whether there are more images than an episode looks at, so that what is kept of one helps no other."""
+        """Whether there are more images than an episode reads, so that caching them between episodes does not help."""
         steps = -(-self.config.budget // self.config.regions_per_step)
         return len(self._candidates) > steps * self.config.regions_per_step * self.config.pool_size
 
@@ -528,7 +528,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         }
 
     def _sub_rewards(self, episode: Episode) -> dict[str, Any]:
-        """Return what the labels of each region chosen in the last step add to those of before it."""
+        """Return what the labels of each region chosen in the last step add to the earlier ones."""
         counts, n = episode.labels.class_counts, len(episode.chosen)
         before = label_levels(self.observer.known_counts + counts[: len(counts) - n].sum(axis=0), self.grid.region_size)
         held = class_rewards(counts[len(counts) - n :], self.grid.region_size)
@@ -536,10 +536,10 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
 
     @contextmanager
     def _all_or_nothing(self) -> Iterator[Mapping[str, Any]]:
-        """Put everything back, should what happens inside end before it has put a new episode in place.
+        """Restore everything if the block fails before it has set a new episode.
 
         Yields:
-            The learner's state from before.
+            The learner's state before the block.
         """
         episode, answered = self._episode, self._answered
         rng, rng_seed, rng_state = self._np_random, self._np_random_seed, _state_of(self._np_random)
@@ -559,7 +559,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
             raise
 
     def _load(self, weights: Any, numerics: Mapping[str, Any] | None) -> None:
-        """Give the learner weights, theta_0 for ``None``, and the numerics that they were trained with."""
+        """Load weights into the learner (theta_0 for ``None``), with the numerics they were trained with."""
         try:
             if numerics is not None and dict(self.learner.numerics) != dict(numerics):
                 self.learner.numerics = numerics
@@ -581,7 +581,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
 
     @property
     def _identity(self) -> dict[str, Any]:
-        """What two environments must share for the state of one to be the other's, in plain values."""
+        """What two environments must have in common to exchange states, in plain values."""
         config = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self.config).items()}
         del config["budget"]  # more labels may have been bought
         for name, value in ADDED_LATER.items():  # states from before have no such entries
@@ -630,7 +630,7 @@ def _check_splits(data: SegmentationData, splits: Splits, config: EnvConfig, acq
 
 
 def _check_budget(config: EnvConfig, regions: int) -> None:
-    """Raise a ValueError if there are not as many regions to acquire as the configuration needs."""
+    """Raise a ValueError if there are fewer regions to acquire than the configuration needs."""
     if config.budget_unit == "regions" and config.budget > regions:
         raise ValueError(
             f"budget is {config.budget}, but split {config.split!r} has only {regions} regions; lower the budget"

@@ -50,7 +50,7 @@ BUILD_OPTIONS = frozenset({"scores", "bald_samples", "render_mode", "cache", "or
 STREETS_THETA_0 = Path(__file__).parent / "datasets/synthetic/theta_0.safetensors"
 """theta_0 of ``al_seg_env/SyntheticStreets-v0``, trained on renders by ``docs/tools/streets_theta_0.py``."""
 OWN_START = frozenset({"encoder", "encoder_weights", "weights", "weights_seed"})
-"""Options with which nothing of it is taken: they choose another encoder, or a start of their own."""
+"""Options that replace :data:`STREETS_THETA_0`: they choose another encoder or other initial weights."""
 
 
 def synthetic_streets(
@@ -65,14 +65,14 @@ def synthetic_streets(
     """Return ``al_seg_env/SyntheticStreets-v0``: procedurally drawn scenes, nothing to download.
 
     The network starts from :data:`STREETS_THETA_0`, which comes with the package; another architecture on the same
-    encoder takes the encoder's weights. ``weights=None`` is a random start.
+    encoder uses only the encoder's weights. ``weights=None`` starts from random weights.
 
     Args:
         splits: See :func:`make_env`.
         image_size: ``(height, width)``.
-        style: ``"street"``, or ``"render"`` for the style to pretrain on.
+        style: ``"street"``, or ``"render"``, the style to pretrain on.
         images: Number of scenes.
-        data_seed: Seeds the scenes.
+        data_seed: Seed of the scenes.
         options: See :func:`make_env`.
     """
     defaults: dict[str, Any] = {
@@ -156,7 +156,7 @@ def gta5(
         root: Folder that holds ``images`` and ``labels``.
         splits: See :func:`make_env`. By default nearly all images are in ``eval``.
         image_size: ``(height, width)`` to resize to.
-        classes: ``"cityscapes"`` (19), or ``"camvid"`` (11).
+        classes: ``"cityscapes"`` (19 classes), or ``"camvid"`` (11).
         options: See :func:`make_env`.
     """
     data = GTA5(root, image_size=image_size, classes=classes)
@@ -182,7 +182,7 @@ def image_folder(
     fit: str | None = None,
     **options: Any,
 ) -> RegionSelectionEnv:
-    """Return ``al_seg_env/ImageFolder-v0``: any folder of images beside a folder of masks.
+    """Return ``al_seg_env/ImageFolder-v0``: any folder of images with a folder of masks.
 
     Args:
         root: Folder that holds ``images``, ``masks`` and, unless ``classes`` is given, ``classes.json``.
@@ -190,12 +190,13 @@ def image_folder(
         image_size: ``(height, width)`` to resize to; the files' own if omitted.
         classes: Class names.
         palette: Colour of each class.
-        ignore_labels: Labels in the masks that are no class.
-        mask_suffix: What the name of a mask has in addition to that of its image.
-        coloured_masks: The masks hold the classes' colours and not their numbers.
-        ignore_colours: Colours in such masks that are no class.
-        missing_masks: ``"unlabelled"`` allows images without a mask, and no folder of masks at all. Regions are then
-            acquired from D_V unless ``split`` says otherwise; without any labelled image, ``reward=None`` is needed.
+        ignore_labels: Labels in the masks that stand for no class.
+        mask_suffix: What a mask's name adds to that of its image.
+        coloured_masks: Whether masks hold the classes' colours instead of their numbers.
+        ignore_colours: Colours in such masks that stand for no class.
+        missing_masks: ``"unlabelled"`` allows images without a mask; the folder of masks may be missing, too. Regions
+            are then acquired from D_V unless ``split`` says otherwise; without any labelled image, set
+            ``reward=None``.
         fit: ``"stretch"`` or ``"pad"``; see :class:`~al_seg_env.datasets.ImageFolder`.
         options: See :func:`make_env`.
     """
@@ -219,7 +220,7 @@ def image_folder(
 def make_env(data: SegmentationData, *, splits: SplitChoice | Splits = 0, **options: Any) -> RegionSelectionEnv:
     """Return an environment over any images and masks.
 
-    A function that returns it can be registered with gymnasium, and has an id from then on::
+    To give it an id, register a function that returns it with gymnasium::
 
         def make_cells(**options):
             return al_seg_env.make_env(Cells(), **options)
@@ -232,13 +233,13 @@ def make_env(data: SegmentationData, *, splits: SplitChoice | Splits = 0, **opti
             :meth:`~al_seg_env.datasets.splits.Splits.save`; the name of published splits (``"ralis"``); or a mapping
             such as ``{"seed": 0, "train": 50, "test": {"from": "test"}}`` to draw other sizes, or from other
             partitions; see :func:`~al_seg_env.datasets.splits.resolve_splits`. By default a twentieth of the n images
-            is in D_S (at least one), a quarter in D_T, a sixth in D_R (at least one), a fifth in the test set, and all
-            others in D_V. Where the data have a partition ``train``, splits that are drawn follow the partitions: D_S,
-            D_T and D_V are drawn from it, D_R is ``val``, the test set is ``test``; without a ``val`` or ``test``,
-            these are drawn from ``train``, too. Where some images have no mask, D_V is all of these; of the n labelled
-            ones, a quarter is in D_R (at least one), a fifth in the test set (none if n is below 50), a twentieth in
-            D_S (at least one), and all others in D_T. With fewer than three labelled images, D_S is a twentieth of the
-            others.
+            is in D_S (at least one), a quarter in D_T, a sixth in D_R (at least one), a fifth in the test set, and the
+            rest in D_V. If the data have a partition ``train``, the drawn splits respect the partitions: D_S, D_T and
+            D_V are drawn from it, D_R is ``val``, the test set is ``test``; a missing ``val`` or ``test`` is drawn
+            from ``train``, too. If some images have no mask, D_V consists of these; of the n labelled ones, a quarter
+            is in D_R (at least one), a fifth in the test set (none if n is below 50), a twentieth in D_S (at least
+            one), and the rest in D_T. With fewer than three labelled images, D_S is a twentieth of the unlabelled
+            ones.
         options: Fields of :class:`~al_seg_env.config.EnvConfig` and
             :class:`~al_seg_env.learner.building.LearnerConfig`; ``scores`` (names; see :func:`named_scores`),
             ``bald_samples``, ``render_mode``, ``oracle``, ``cache``, a folder for decoded images and stored features,
@@ -246,15 +247,15 @@ def make_env(data: SegmentationData, *, splits: SplitChoice | Splits = 0, **opti
             sixteenth of an image, K is 4, N is 8 and the budget 40.
 
     Raises:
-        TypeError: If an option is unknown; the known ones are listed.
-        ValueError: If a value is out of its range, or data, splits and options do not fit each other.
+        TypeError: If an option is unknown; the error lists the known ones.
+        ValueError: If a value is out of range, or data, splits and options do not match.
     """
     sizes, sources = _default_splits(data)
     return _build(data, splits, sizes, {**_small_defaults(data), **options}, sources)
 
 
 def _default_splits(data: SegmentationData) -> tuple[dict[str, int | None], dict[str, str | None]]:
-    """Return sizes and sources of the splits of any data: by their partitions, if one of them is ``train``."""
+    """Return sizes and sources of the splits of any data: by partition, if there is one called ``train``."""
     labelled = len(labelled_images(data))
     if labelled < len(data.names):
         return _partly_labelled_splits(labelled, len(data.names) - labelled), {}
@@ -276,7 +277,7 @@ def _default_splits(data: SegmentationData) -> tuple[dict[str, int | None], dict
 
 
 def _partly_labelled_splits(labelled: int, unlabelled: int) -> dict[str, int | None]:
-    """Return the sizes of the splits of data that have masks of some images only."""
+    """Return the sizes of the splits of data in which only some images have masks."""
     reward = -(-labelled // 4)
     test = labelled // 5 if labelled >= 50 else 0
     left = labelled - reward - test
@@ -291,7 +292,7 @@ def _partly_labelled_splits(labelled: int, unlabelled: int) -> dict[str, int | N
 
 
 def _small_defaults(data: SegmentationData) -> dict[str, Any]:
-    """Return options for data of unknown kind and number: sixteen regions an image, and few of them at once."""
+    """Return options for data of unknown kind and number: sixteen regions per image, and few per step."""
     return {
         "region_size": sixteenth(data.image_size),
         "regions_per_step": 4,
@@ -301,7 +302,7 @@ def _small_defaults(data: SegmentationData) -> dict[str, Any]:
 
 
 def check_options(options: Iterable[str]) -> None:
-    """Raise a ``TypeError`` that names those that :func:`make_env` does not know, and all that it knows."""
+    """Raise a ``TypeError`` that names the options unknown to :func:`make_env`, and all known ones."""
     known = ENV_OPTIONS | LEARNER_OPTIONS | BUILD_OPTIONS
     if unknown := sorted(set(options) - known):
         raise TypeError(f"unknown options {unknown}; known are {', '.join(sorted(known))}")
@@ -363,12 +364,12 @@ def named_scores(
     """Return the scores of these names.
 
     Args:
-        names: Out of ``"entropy"``, ``"bald"``, ``"margin"``, ``"balanced_margin"``, ``"ripu"``, ``"rarity"``,
+        names: From ``"entropy"``, ``"bald"``, ``"margin"``, ``"balanced_margin"``, ``"ripu"``, ``"rarity"``,
             ``"rarity_entropy"``, ``"location_entropy"``, ``"foreground"`` and, for references only,
             ``"privileged_rarity"``.
         bald_samples: Samples of BALD, at most 10,000.
-        counts: Returns labelled pixels per cell and class, ``(R, C)``: by the truth of what is acquired from, for
-            ``"privileged_rarity"``, if called with true; else of images that are labelled before an episode.
+        counts: Returns labelled pixels per cell and class, ``(R, C)``: called with true, by the ground truth of the
+            images acquired from, for ``"privileged_rarity"``; else of the images labelled before an episode.
 
     Raises:
         ValueError: If a name is unknown.
@@ -398,7 +399,7 @@ def environment_spec(env: str | gym.Env | EnvSpec, **arguments: Any) -> EnvSpec:
 
     Args:
         env: A registered id, an environment that :func:`gymnasium.make` made, or such an environment's ``spec``.
-        arguments: Arguments over those that it has.
+        arguments: Arguments to add or replace.
 
     Raises:
         ValueError: If the id is unknown, or the environment has no specification.
@@ -428,13 +429,13 @@ def environment_spec(env: str | gym.Env | EnvSpec, **arguments: Any) -> EnvSpec:
 
 
 def make_again(env: str | gym.Env | EnvSpec, **arguments: Any) -> RegionSelectionEnv:
-    """Make an environment from its specification, with some arguments changed; it is returned without wrappers.
+    """Make an environment from its specification, with some arguments changed, and return it without wrappers.
 
     Args:
         env, arguments: See :func:`environment_spec`.
 
     Raises:
-        ValueError: If the arguments are unknown or do not fit each other, or it is no environment of this package.
+        ValueError: If the arguments are unknown or do not match, or the environment is not from this package.
     """
     made = make_wrapped(env, **arguments)
     if not isinstance(made.unwrapped, RegionSelectionEnv):

@@ -39,30 +39,31 @@ CLASSIFIERS = ("classifier.", "fc.", "head.")  # what files of ImageNet weights 
 
 @dataclass(frozen=True)
 class LearnerConfig:
-    """A segmentation network of segmentation-models-pytorch and its optimisation, in plain values, checked when made.
+    """A segmentation network of segmentation-models-pytorch and its optimisation, as plain, validated values.
 
     Attributes:
         architecture: Name of an smp architecture, such as ``"FPN"`` (appendix B) or ``"Unet"``; or ``"Light"``, see
             :class:`~al_seg_env.learner.light.Light`.
         encoder: Name of an smp encoder, such as ``"resnet50"`` (appendix B).
         encoder_weights: ``None``; a name that smp knows (``"imagenet"``; downloaded when used); or a file of
-            the encoder's weights (``.safetensors``, ``.pth``), or of a whole network on it, whose encoder is taken.
+            the encoder's weights (``.safetensors``, ``.pth``), or of a whole network, whose encoder is used.
         network_options: Further arguments of the architecture, such as ``{"decoder_pyramid_channels": 64}``.
         weights: File of theta_0, as :func:`save_weights` or ``examples/pretrain.py`` writes it; or a folder, as
             ``save_pretrained`` of segmentation-models-pytorch or :func:`~al_seg_env.learner.weights.save_smp` does.
-        weights_seed: Seeds what is initialised at random.
-        batch_size: Images per forward pass outside of training; if omitted, :func:`default_batch_size` of the
-            images' size.
+        weights_seed: Seed of the random initialisation.
+        batch_size: Images per forward pass outside training; by default :func:`default_batch_size` of the image
+            size.
         learning_rate, momentum, weight_decay, learning_rate_decay, max_grad_norm, label_stride, device, precision,
             channels_last, fold_batchnorm: See :class:`~al_seg_env.learner.torch_learner.TorchLearner`.
         trainable: ``"all"``, or ``"decoder"``: the encoder is frozen, its features of each image are computed once, and
-            only what follows it is trained and run; see :class:`~al_seg_env.learner.feature_learner.FeatureLearner`.
-        feature_precision: In which the features are stored; see there.
+            only the layers after it are trained and run; see
+            :class:`~al_seg_env.learner.feature_learner.FeatureLearner`.
+        feature_precision: Precision in which the features are stored; see there.
         tune_cpu: Prepare the network and this process for running on a CPU; see
-            :func:`~al_seg_env.learner.cpu_tuning.tune_for_cpu`, which lists what that changes.
+            :func:`~al_seg_env.learner.cpu_tuning.tune_for_cpu`, which lists the changes.
 
     Raises:
-        ValueError: If a setting is out of its range.
+        ValueError: If a setting is out of range.
     """
 
     architecture: str = "FPN"
@@ -117,9 +118,9 @@ class LearnerConfig:
 
         Args:
             classes: Names of the classes, at most 255.
-            image_size: Size of the images that it will be given, from which ``batch_size`` follows if it is omitted.
-            cache: Folder for the features of a frozen encoder, which all processes share; if omitted, they are kept in
-                memory.
+            image_size: Size of the images, which determines the default ``batch_size``.
+            cache: Folder for the features of a frozen encoder, which all processes share; by default they are kept
+                in memory.
 
         Raises:
             ValueError: If a name is unknown, weights do not fit, or there are too many classes.
@@ -157,11 +158,11 @@ class LearnerConfig:
 
 
 def default_batch_size(image_size: Size, deep: bool = False) -> int:
-    """Return the images per forward pass: more if they are small, up to 64, to spread the cost of each layer.
+    """Return the images per forward pass: more if they are small, up to 64, to amortise the cost of each layer.
 
     Args:
         image_size: ``(height, width)`` in pixels.
-        deep: What runs are layers on deep strides alone, which have far fewer numbers to hold than an image has pixels.
+        deep: Whether only layers on deep strides run, whose maps are far smaller than an image.
     """
     fitting = PIXELS_PER_PASS * (DEEP if deep else 1) // (image_size[0] * image_size[1])
     return 1 << min(6, max(0, fitting.bit_length() - 1))

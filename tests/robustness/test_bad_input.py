@@ -46,7 +46,7 @@ from al_seg_env import BALD, Entropy, EnvConfig, RegionSelectionEnv, Splits, Tor
         ({"entropy_pools": ["sum"]}, "entropy_pools is .*'sum'.*; expected a list of different ones out of"),
         ({"entropy_pools": "min"}, "entropy_pools is 'min'; expected a list"),
         ({"similarity": ["labelled", "labelled"]}, "similarity is .*; expected a list of different ones"),
-        ({"class_distribution": None, "entropy_pools": ()}, "no feature is left: set class_distribution, or name"),
+        ({"class_distribution": None, "entropy_pools": ()}, "there are no features: set class_distribution"),
     ],
 )
 def test_settings_that_do_not_fit(options, message):
