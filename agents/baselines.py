@@ -1,6 +1,6 @@
-"""The baselines of the DQN: those of the paper (section 4.2), and rules that have been found strong since.
+"""Baselines: those of the paper (section 4.2), and heuristics that later work found to be strong.
 
-All have the ``predict`` of Stable-Baselines3, so that ``evaluate_policy`` takes them in place of an agent.
+All have the ``predict`` of Stable-Baselines3, so ``evaluate_policy`` accepts them in place of an agent.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from al_seg_env.storage.validation import check, check_number, check_seed
 
 
 class BaselinePolicy(ABC):
-    """A policy that does not learn, has no state, and differs from others in :meth:`choose` alone."""
+    """A policy that neither learns nor has a state; subclasses only implement :meth:`choose`."""
 
     @abstractmethod
     def choose(self, observation: Observation) -> npt.NDArray[np.int64]:
@@ -29,12 +29,12 @@ class BaselinePolicy(ABC):
         episode_start: npt.NDArray[Any] | None = None,
         deterministic: bool = True,
     ) -> tuple[npt.NDArray[np.int64], Any]:
-        """Choices (K,) for one observation, (n_envs, K) for several, int64; ``state`` is returned as it is."""
+        """Choices (K,) for one observation, (n_envs, K) for several, int64; ``state`` is returned unchanged."""
         return self.choose(observation), state
 
 
 class UniformPolicy(BaselinePolicy):
-    """Draws a region from each pool, uniformly. Random even where ``deterministic``; seeded runs are equal.
+    """Draws a region uniformly from each pool. Random even if ``deterministic``; runs with the same seed are equal.
 
     Args:
         seed: Seed of the policy's own random source; ``None`` draws one from the system.
@@ -50,7 +50,7 @@ class UniformPolicy(BaselinePolicy):
 
 
 class ScorePolicy(BaselinePolicy):
-    """Takes the region with the highest score from each pool; the first of equals.
+    """Selects the region with the highest score from each pool; on ties, the first.
 
     Args:
         key: Entry of the observation that holds the scores, such as ``"score_entropy"``.
@@ -65,15 +65,15 @@ class ScorePolicy(BaselinePolicy):
         return self._order(_scores(observation, self.key)).argmax(axis=-1).astype(np.int64)
 
     def _order(self, scores: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """What the highest is taken of."""
+        """The values whose maximum is selected."""
         return scores
 
 
 class PowerScorePolicy(ScorePolicy):
     """Draws a region from each pool with a probability proportional to a power of its score.
 
-    The sampling of PowerBALD (Kirsch et al., "Stochastic Batch Acquisition", TMLR 2023): the highest
-    ``log score + Gumbel noise / power`` of each pool is taken, so that a batch is not of near duplicates.
+    The sampling of PowerBALD (Kirsch et al., "Stochastic Batch Acquisition", TMLR 2023): selects the highest
+    ``log score + Gumbel noise / power`` of each pool, so that a batch does not consist of near duplicates.
 
     Args:
         key: Entry of the observation that holds the scores, such as ``"score_margin"``.
@@ -91,10 +91,10 @@ class PowerScorePolicy(ScorePolicy):
 
 
 class ForegroundPolicy(BaselinePolicy):
-    """ "Foreground-aware random": uniform choice, but in a share of the pools among regions with foreground alone.
+    """ "Foreground-aware random": uniform selection, in a share of the pools from regions with foreground only.
 
-    After nnActive (Lüth et al., 2025), where hardly any score beats it. What is foreground is predicted, as the
-    environment's score ``"foreground"`` has it.
+    After nnActive (Lüth et al., 2025), where few scores beat it. Foreground is predicted, by the environment's score
+    ``"foreground"``.
 
     Args:
         share: Probability that a pool is drawn from its regions with foreground only.
@@ -114,14 +114,14 @@ class ForegroundPolicy(BaselinePolicy):
 
 
 class StratifiedEntropyPolicy(BaselinePolicy):
-    """Entropy, class by class, with power noise, in the manner of nnActive's ClaSP PE.
+    """Entropy class by class, with power noise, similar to nnActive's ClaSP PE.
 
-    In a share of the pools a class is drawn, uniformly out of those that the network sees in the pool, and regions
-    compete by the entropy which that class contributes; in the other pools they compete by the whole. Noise as in
+    In a share of the pools, a class is drawn uniformly from those that the network predicts in the pool, and regions
+    compete by the entropy of that class; in the other pools they compete by the total entropy. The noise is that of
     :class:`PowerScorePolicy`.
 
     Args:
-        columns: Of ``candidates``, those that hold each class's share of the mean entropy, the feature
+        columns: Columns of ``candidates`` with each class's share of the mean entropy, the feature
             ``"class_entropy"``; see :meth:`al_seg_env.RegionSelectionEnv.feature_columns`.
         share: Probability that a class is drawn for a pool.
         power: Of the noise.
@@ -147,10 +147,10 @@ class StratifiedEntropyPolicy(BaselinePolicy):
 
 
 class LinearPolicy(BaselinePolicy):
-    """Takes the region of each pool whose features have the highest product with given coefficients.
+    """Selects from each pool the region whose features have the highest dot product with given coefficients.
 
-    :meth:`fitted` makes a *supervised* policy: a ridge regression of what regions are worth by their labels, which is
-    what an agent could learn without any reward.
+    :meth:`fitted` gives a *supervised* policy: a ridge regression of the regions' worth, as given by their labels,
+    which is what an agent could learn without any reward.
 
     Args:
         coefficients: ``(F,)``.
@@ -167,8 +167,8 @@ class LinearPolicy(BaselinePolicy):
 
         Args:
             features: ``(n, F)``.
-            worth: What the labels of each of the n regions are worth, ``(n,)``.
-            penalty: Of the squared coefficients, per region: 1 halves the coefficient of a feature alone.
+            worth: Worth of the labels of each of the n regions, ``(n,)``.
+            penalty: Penalty on the squared coefficients, per region: 1 halves the coefficient of a single feature.
         """
         x, y = np.asarray(features, np.float64), np.asarray(worth, np.float64)
         deviation = x.std(axis=0)
@@ -186,21 +186,21 @@ class LinearPolicy(BaselinePolicy):
 
 
 class EntropyPolicy(ScorePolicy):
-    """The regions of highest Shannon entropy: the paper's baseline H."""
+    """Selects the regions of highest Shannon entropy: the paper's baseline H."""
 
     def __init__(self) -> None:
         super().__init__("score_entropy")
 
 
 class BALDPolicy(ScorePolicy):
-    """The regions of highest mutual information under dropout: the paper's baseline B."""
+    """Selects the regions of highest mutual information under dropout: the paper's baseline B."""
 
     def __init__(self) -> None:
         super().__init__("score_bald")
 
 
 class RareClassPolicy(ScorePolicy):
-    """The regions richest in rare classes, by the true labels: an upper reference that knows what no agent may know."""
+    """Selects the regions with the most rare classes, by ground truth: an oracle reference, not a method."""
 
     def __init__(self) -> None:
         super().__init__("score_privileged_rarity")
@@ -211,7 +211,7 @@ def _scores(observation: Observation, key: str) -> npt.NDArray[Any]:
 
 
 def _log(scores: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The logarithm of scores that may be 0."""
+    """Logarithm of scores that may be 0."""
     return np.log(np.maximum(scores, 1e-12))
 
 

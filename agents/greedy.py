@@ -1,4 +1,4 @@
-"""The one-step greedy oracle: what the best choice would have gained, found by trying."""
+"""The one-step greedy oracle: finds by trial what the best choice would have gained."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from al_seg_env.storage.validation import check, check_int, check_seed
 
 
 class GreedyOraclePolicy(BaselinePolicy):
-    """Tries choices on a fork of the environment, and takes the one with the highest true reward.
+    """Tries actions on a fork of the environment, and takes the one with the highest true reward.
 
-    An upper reference for heuristics and agents: it sees the reward of a step, and so the true labels, before the
-    step is made. It starts with the best of some whole choices, then goes through the pools and keeps the best of
-    some candidates in each. The environment will return exactly the reward that was found. The greedy choice of each
-    step need not be the best for an episode.
+    A reference for heuristics and agents: it sees the reward of a step, and so the ground truth, before the step is
+    taken. It starts from the best of some complete actions, then goes through the pools and keeps the best of some
+    candidates in each. The environment then returns exactly the reward that was found. The best action in each step
+    need not be the best for an episode.
 
     Args:
-        env: The environment that is played. Unlike other policies, this one needs more of it than its spaces:
+        env: The environment being played. Unlike other policies, this one needs more than its spaces:
             ``get_state``, ``set_state``, ``fork``, ``config.budget``, and an oracle that may answer for regions
             that are not requested in the end.
-        draws: Random whole choices to start with.
-        per_pool: Candidates tried in each pool after that, in random order; 0 for none.
+        draws: Random complete actions to start with.
+        per_pool: Candidates then tried in each pool, in random order; 0 for none.
         suggestions: Policies whose choices are tried first, such as an entropy policy.
         seed: Seed of the policy's own random source; ``None`` draws one from the system.
 

@@ -40,11 +40,11 @@ from al_seg_experiment.suggesting import suggest
 Flag = FlagCreatePairsOff[bool]
 PROGRAM = "al-seg-env"
 GIVEN = {"policy", "env", "seed", "epsilon", "_init_setup_model"}
-"""Arguments of the agent that are given otherwise."""
+"""Arguments of the agent that other options set."""
 
 
 LAST_LOOK = 4.0
-"""Seconds in which the labelling page learns that all is done."""
+"""Seconds for the labelling page to learn that the session is done."""
 
 
 def say(text: object) -> None:
@@ -55,12 +55,12 @@ def say(text: object) -> None:
 
 @dataclass(frozen=True)
 class ExperimentOptions:
-    """What all commands on an experiment share."""
+    """Options that all commands on an experiment share."""
 
     file: Annotated[Positional[str], arg(metavar="FILE")]
-    """YAML or TOML file, the name of a preset, such as synthetic_small, or the folder of a begun experiment."""
+    """YAML, JSON or TOML file, the name of a preset, such as synthetic_small, or the folder of a started experiment."""
     out: Annotated[Path | None, arg(metavar="PATH")] = None
-    """Folder of the results; runs/NAME if omitted."""
+    """Folder for the results; runs/NAME if omitted."""
     set: Assignments = ()
     """Change an entry of the file, its value as JSON or plain text (arguments.root=data/camvid, seeds=[0,1])."""
 
@@ -75,10 +75,10 @@ class ExperimentOptions:
 
 @dataclass(frozen=True)
 class Run(ExperimentOptions):
-    """Run what is not finished of an experiment, then report."""
+    """Run or resume an experiment, then write its report."""
 
     ray: Annotated[str | None, arg(metavar="ADDRESS")] = None
-    """Spread the pieces over Ray: "local" starts it on this machine; otherwise the address of a cluster."""
+    """Distribute the pieces with Ray: "local" starts it on this machine; otherwise the address of a cluster."""
 
     def __call__(self) -> None:
         """Run the command."""
@@ -102,7 +102,7 @@ class Status(ExperimentOptions):
 
 @dataclass(frozen=True)
 class Report(ExperimentOptions):
-    """Write tables and figures from what is stored, or from a results.csv, however it was made."""
+    """Write tables and figures from the stored results, or from any results.csv."""
 
     def __call__(self) -> None:
         """Run the command."""
@@ -114,27 +114,27 @@ class Report(ExperimentOptions):
 
 @dataclass(frozen=True)
 class Pretrain(EnvironmentOptions):
-    """Make theta_0: train the segmentation network on images whose labels are known before active learning begins.
+    """Train theta_0: the segmentation network on images whose labels are known before active learning begins.
 
     The paper pretrains on a synthetic data set (GTA5), then on D_T (section 4.1). OUT/theta_0.safetensors holds the
-    weights: pass them on as --env-arg weights=OUT/theta_0.safetensors. Run again after a kill, it resumes.
+    weights: use them with --env-arg weights=OUT/theta_0.safetensors. If killed, run the same command to resume.
     """
 
     images: Literal["train", "state", "none"] = "train"
-    """Images of the last stage: D_T, D_S, or no such stage."""
+    """Images of the last stage: D_T, D_S, or none to omit this stage."""
     source_env: Annotated[str | None, arg(metavar="ID")] = None
     """Id of the environment whose images a first stage trains on; that of --env if omitted."""
     source_arg: Assignments = ()
-    """Argument of that environment, over those of --env (style=render). Without this and --source-env, there is no
-    first stage."""
+    """Argument of that environment, overriding those of --env (style=render). Without this and --source-env, there
+    is no first stage."""
     source_images: Literal["all", "train", "state", "eval"] = "all"
     """Images of the first stage: all except D_R and the test set, D_T, D_S, or D_V."""
     epochs: int = 60
-    """Epochs of a stage, at most."""
+    """Most epochs of a stage."""
     patience: int = 10
     """Epochs without a better mean IoU on D_R before a stage ends."""
     updates: int = 10
-    """Updates per epoch, at least."""
+    """Fewest updates per epoch."""
     batch_size: int = 16
     """Training crops per update."""
     learning_rate: Annotated[float | None, arg(metavar="FLOAT")] = None
@@ -142,7 +142,7 @@ class Pretrain(EnvironmentOptions):
     seed: int = 0
     """Seed of the order, crops and flips of the images."""
     out: Path = Path("runs/pretrain")
-    """Folder of the results."""
+    """Folder for the results."""
 
     def __call__(self) -> None:
         """Run the command."""
@@ -165,7 +165,7 @@ class Pretrain(EnvironmentOptions):
 
 
 def _stage(entries: dict[str, Any]) -> Stage:
-    """Return a stage of pretraining; mistakes are told as those in an experiment's file are."""
+    """Return a stage of pretraining; mistakes are reported like those in an experiment's file."""
     try:
         return Stage.model_validate(entries)
     except ValidationError as error:
@@ -181,11 +181,11 @@ class Train(EnvironmentOptions):
     """
 
     episodes: int = 20
-    """Episodes to play in all."""
+    """Total number of episodes."""
     seed: int = 0
     """Seed of agent and environment."""
     policy: Literal["QueryPolicy", "CandidatePolicy"] = "QueryPolicy"
-    """The paper's query network, or a small one that looks at candidates alone."""
+    """The paper's query network, or a small one that only sees candidates."""
     learning_rate: float = 1e-3
     """Learning rate of the query network (SGD)."""
     buffer_size: int = 600
@@ -197,33 +197,33 @@ class Train(EnvironmentOptions):
     gamma: float = 0.99
     """Discount factor per environment step."""
     n_steps: int = 1
-    """Rewards (environment steps) that a target sums up before it bootstraps."""
+    """Rewards (environment steps) that a target sums before it bootstraps."""
     td_target: Literal["paper", "van_hasselt"] = "paper"
     """Which network chooses the next action: the target network (paper), or the query network."""
     loss: Literal["squared", "huber"] = "squared"
     """Loss between value and target."""
     exploration: Literal["sub_action", "step", "episode"] = "sub_action"
-    """What explores at once: each sub-action by itself, all of a step, or all of an episode."""
+    """What explores together: each sub-action by itself, all of a step, or all of an episode."""
     guides: tuple[str, ...] = ("uniform",)
-    """What exploring follows: uniform, or a score such as score_entropy (with --env-arg 'scores=["entropy"]')."""
+    """What exploration follows: uniform, or a score such as score_entropy (with --env-arg 'scores=["entropy"]')."""
     epsilon_steps: Annotated[int | None, arg(metavar="INT")] = None
     """Environment steps over which the exploration rate falls from 1 to 0.05; if omitted, the released code's
     schedule."""
     agent_arg: Assignments = ()
     """Another argument of the agent, see SubActionDQN (train_freq=2)."""
     references: tuple[str, ...] = ()
-    """Heuristics, such as uniform and entropy, that play five episodes each before the training: lines beside its
-    learning curve."""
+    """Heuristics, such as uniform and entropy, that play five episodes each before training, as lines in the learning
+    curve."""
     envs: int = 1
-    """Environments that play side by side; more than one run in processes of their own."""
+    """Number of parallel environments; if more than one, each runs in its own process."""
     checkpoint_every: Annotated[int | None, arg(metavar="INT")] = None
-    """Environment steps between checkpoints; those of an episode if omitted."""
+    """Environment steps between checkpoints; one episode if omitted."""
     tensorboard: Annotated[Path | None, arg(metavar="PATH")] = None
     """Folder of TensorBoard logs; none are written if omitted."""
     resume: Flag = False
-    """Resume from the newest checkpoint in OUT, as if training had never been interrupted."""
+    """Resume from the newest checkpoint in OUT, as if training had not been interrupted."""
     out: Path = Path("runs/train")
-    """Folder of the results."""
+    """Folder for the results."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -275,32 +275,34 @@ class Train(EnvironmentOptions):
 class Evaluate(EnvironmentOptions):
     """Compare policies: acquire on D_V to each budget, train to convergence, test (section 4.1), and report.
 
-    OUT holds results.csv, a row per policy, seed and budget, and report/REPORT.md with the paper's figures, tables and
-    tests. Run again after a kill, or with more policies and seeds, only what is missing is run.
+    OUT holds results.csv, with a row for each policy, seed and budget, and report/REPORT.md with the paper's figures,
+    tables and significance tests. Run again after a kill, or with more policies and seeds, it runs only what is
+    missing.
     """
 
     policies: tuple[str, ...] = ("uniform", "entropy", "bald")
-    """Policies: uniform, entropy, bald, margin, ripu, rarity_entropy; rare and greedy, which know the truth;
+    """Policies: uniform, entropy, bald, margin, ripu, rarity_entropy; rare and greedy, which use the ground truth;
     NAME=path/to/agent.safetensors; NAME=module:function."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds: one trial of each policy per seed."""
     budgets: tuple[int, ...] = (96, 192)
     """Budgets in regions labelled; multiples of K, except for the largest one."""
     full: int = 0
-    """Seeds (the first ones) with which all labels of D_V are trained on, too, for the line of full supervision."""
+    """Number of seeds, from the first, with which to also train on all labels of D_V, for the line of full
+    supervision."""
     epochs: int = 40
-    """Epochs of a training to convergence, at most."""
+    """Most epochs of a training to convergence."""
     patience: int = 8
     """Epochs without a better mean IoU on D_R before it ends."""
     updates: int = 8
-    """Updates per epoch, at least."""
+    """Fewest updates per epoch."""
     batch_size: int = 32
     """Training crops per update."""
     fit_arg: Assignments = ()
     """Another setting of the training to convergence, see FitSettings (updates=300, fits=3: three fits of 300 updates
     from theta_0, averaged)."""
     out: Path = Path("runs/evaluate")
-    """Folder of the results."""
+    """Folder for the results."""
 
     def __call__(self) -> None:
         """Run the command."""
@@ -324,14 +326,14 @@ class Evaluate(EnvironmentOptions):
 
 @dataclass(frozen=True)
 class Images:
-    """Options that choose images of which none or some are labelled, and a network."""
+    """Options for images without labels, or with labels of some, and for the network."""
 
     images: Annotated[Positional[Path], arg(metavar="IMAGES")]
     """Folder of the images, which may have sub-folders; or of the folders images and masks."""
     classes: Annotated[Path, arg(metavar="PATH")]
     """JSON file with the classes: ["road", ...] or {"classes": [{"name": "road", "color": [128, 64, 128]}, ...]}."""
     out: Path
-    """Folder of the results."""
+    """Folder for the results."""
     masks: Annotated[Path | None, arg(metavar="PATH")] = None
     """Folder of the masks of those images that have one."""
     image_size: Annotated[tuple[int, int] | None, arg(metavar="HEIGHT WIDTH")] = None
@@ -354,34 +356,34 @@ class Images:
 
 @dataclass(frozen=True)
 class Label(Images):
-    """Label what matters most: a policy chooses regions, people label them, the network trains on them, and so on.
+    """Label what matters most: a policy selects regions, people label them, the network trains on them, and so on.
 
-    Run again, it goes on where it stopped. OUT holds requests and answers (labels), and the network after the last
-    step; take masks and network out of it with al-seg-env export OUT.
+    Run again, it continues where it stopped. OUT holds requests and answers (labels), and the network after the last
+    step; al-seg-env export OUT writes masks and network.
     """
 
     tool: str | None = None
     """What people label with: page (in the browser; the default where the extra "page" is installed), folder (pictures
     in OUT/labels/requests, masks into OUT/labels/answers), cvat (zips in OUT/labels), or label-studio."""
     label_studio: Annotated[str | None, arg(metavar="URL")] = None
-    """Label with the Label Studio at this address; its access token is in the environment, LABEL_STUDIO_API_KEY."""
+    """Label with the Label Studio at this address; set its access token in the environment, LABEL_STUDIO_API_KEY."""
     wait: Flag = False
-    """Wait for labels, rather than end when some are needed, as the page always does."""
+    """Wait for labels instead of exiting when some are needed. The page always waits."""
     host: str = "127.0.0.1"
-    """Address on which the page listens. Where it is not this machine's own, the page asks for a token."""
+    """Address on which the page listens. If other machines can reach it, the page requires a token."""
     port: int = 8765
-    """Its port; 0 for any that is free."""
+    """Port of the page; 0 for any free one."""
     token: Annotated[str | None, arg(metavar="TEXT")] = None
-    """What everyone has to know to use the page; made up where one is needed and none is given."""
+    """Token needed to use the page; generated if one is required and none is given."""
     policy: str = "entropy"
-    """What chooses: entropy, margin, bald, ripu, uniform, or a trained agent (agent.safetensors)."""
+    """What selects the regions: entropy, margin, bald, ripu, uniform, or a trained agent (agent.safetensors)."""
     budget: int = 200
-    """Regions to label in all; may be raised later."""
+    """Total number of regions to label; may be raised later."""
     regions_per_step: int = 8
-    """Regions that are requested at once."""
+    """Regions requested at once."""
     reward_images: int = 0
-    """Where no image is labelled: in each of this many images a region, drawn at random, is labelled first, to
-    measure the mean IoU on."""
+    """If no image is labelled: number of images in which a random region is labelled first, to measure the mean IoU
+    on."""
     seed: int = 0
     """Seed of splits, pools and training."""
 
@@ -429,21 +431,21 @@ class Label(Images):
 
 @dataclass(frozen=True)
 class Suggest(Images):
-    """Rank the regions of unlabelled images once, and write the first ones as a list and a picture.
+    """Rank the regions of unlabelled images once, and write the top ones as a list and a picture.
 
     Images that have a mask are not ranked.
     """
 
     policy: Annotated[str, arg(aliases=("--score",))] = "entropy"
-    """What ranks: entropy, margin, bald, ripu, or a trained agent (agent.safetensors)."""
+    """What ranks the regions: entropy, margin, bald, ripu, or a trained agent (agent.safetensors)."""
     count: int = 200
-    """Regions to list, at most."""
+    """Most regions to list."""
     per_image: Annotated[int | None, arg(metavar="INT")] = None
-    """Regions to list of one image, at most."""
+    """Most regions to list per image."""
     weights: Annotated[Path | None, arg(metavar="PATH")] = None
-    """The network; of one that nobody has trained for these classes, a score says little."""
+    """Weights of the network; scores of a network not trained on these classes say little."""
     cache: Annotated[Path | None, arg(metavar="PATH")] = None
-    """Folder for decoded images and features, which a later run uses again."""
+    """Folder for decoded images and features, which later runs reuse."""
 
     def __call__(self) -> None:
         """Run the command."""
@@ -459,16 +461,16 @@ class Suggest(Images):
 
 @dataclass(frozen=True)
 class Export:
-    """Write what was labelled in a session as masks at the images' full size, and the network."""
+    """Write the labels of a session as masks at the images' full size, and the network."""
 
     session: Annotated[Positional[Path], arg(metavar="DIR")]
     """Folder of the session: OUT of al-seg-env label."""
     format: str = "png"
     """png, coco (run lengths), cvat ("Segmentation mask 1.1"), or label-studio (tasks to import)."""
     predictions: Flag = False
-    """Fill what nobody labelled with what the network predicts."""
+    """Fill unlabelled pixels with the network's prediction."""
     out: Annotated[Path | None, arg(metavar="PATH")] = None
-    """Folder of the results; DIR/export if omitted."""
+    """Folder for the results; DIR/export if omitted."""
 
     def __call__(self) -> None:
         """Run the command."""
@@ -478,24 +480,23 @@ class Export:
 
 @dataclass(frozen=True)
 class Share(EnvironmentOptions):
-    """Write an agent, a theta_0 or both into a folder with a card, in the layout of the Hugging Face Hub.
+    """Write an agent, a theta_0 or both into a folder with a model card, in the layout of the Hugging Face Hub.
 
-    theta_0 is the one that --env-arg weights=PATH names. Look through the card, OUT/README.md, before you give it away.
+    theta_0 is set with --env-arg weights=PATH. Read and edit the card, OUT/README.md, before you publish it.
     """
 
     licence: str = tyro.MISSING
-    """Identifier of the licence under which others may use it, such as mit or cc-by-nc-4.0; that of the images may
-    limit the choice."""
+    """Identifier of the licence, such as mit or cc-by-nc-4.0; the licence of the images may limit the choice."""
     agent: Annotated[Path | None, arg(metavar="PATH")] = None
     """File of the agent, agent.safetensors."""
     results: Annotated[Path | None, arg(metavar="PATH")] = None
-    """The results.csv of an evaluation, whose figures the card shows."""
+    """The results.csv of an evaluation, to show on the card."""
     title: str | None = None
     """Title of the card; the name of OUT if omitted."""
     about: str = ""
-    """More on what it was trained on, as markdown."""
+    """More about the training data, as markdown."""
     out: Path = Path("runs/share")
-    """Folder of the results; it must not exist, or be empty."""
+    """Folder for the results; it must not exist, or be empty."""
 
     def __call__(self) -> None:
         """Run the command."""
@@ -514,17 +515,17 @@ class Share(EnvironmentOptions):
 
 @dataclass(frozen=True)
 class Push:
-    """Upload a folder of al-seg-env share to the Hugging Face Hub; log in before, with hf auth login.
+    """Upload a folder of al-seg-env share to the Hugging Face Hub; log in first, with hf auth login.
 
-    HF_ENDPOINT in the environment names another server.
+    Set HF_ENDPOINT in the environment to use another server.
     """
 
     folder: Annotated[Positional[Path], arg(metavar="DIR")]
     """The folder."""
     repository: Annotated[Positional[str], arg(metavar="OWNER/NAME")]
-    """The model repository, which is made if there is none."""
+    """The model repository, which is created if it does not exist."""
     private: Flag = False
-    """Let only its owner see a repository that is made."""
+    """Make a newly created repository private."""
     message: str = "Upload"
     """Message of the commit."""
 
@@ -541,7 +542,7 @@ ExperimentCommand = (
 Command = (
     Annotated[
         ExperimentCommand,
-        subcommand("experiment", description="Run an experiment from a file, show how far it is, or report."),
+        subcommand("experiment", description="Run an experiment from a file, show its progress, or write its report."),
     ]
     | Annotated[Pretrain, subcommand("pretrain")]
     | Annotated[Train, subcommand("train")]

@@ -1,4 +1,4 @@
-"""What an experiment is: a small declarative file, as pydantic models that check it and describe it to editors."""
+"""The definition of an experiment: a small declarative file, as pydantic models with checks and a schema."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ METHODS: dict[str, dict[str, Any]] = {
     "greedy": {"policy": "greedy", "arguments": {"scores": ["privileged_rarity"]}},
     "dqn": {"policy": "dqn"},
 }
-"""The methods known by name: a policy, and arguments of the environment that it plays."""
+"""The methods known by name: a policy, and arguments of its environment."""
 
 SHARED = ("cache", "device")
-"""Arguments of the experiment's environment that a stage on another environment's data takes over."""
+"""Arguments of the experiment's environment that also apply to stages on another environment's data."""
 
 LEARNT = "dqn"
 """The policy that is trained before it is compared."""
 
 
 def _listed(value: Any) -> Any:
-    """Return lists in place of tuples, as JSON has them."""
+    """Return the value with lists instead of tuples, as in JSON."""
     if isinstance(value, Mapping):
         return {key: _listed(item) for key, item in value.items()}
     return [_listed(item) for item in value] if isinstance(value, list | tuple) else value
@@ -85,8 +85,8 @@ def _experiment_name(name: str) -> str:
 def _method_name(name: str) -> str:
     if not _is_name(name, "_+-") or name == "full":
         raise ValueError(
-            f"names of methods are of letters, digits, _, + and -, at most {LONGEST_NAME} bytes, and not 'full', which "
-            "is full supervision"
+            f"names of methods consist of letters, digits, _, + and -, at most {LONGEST_NAME} bytes; 'full' is "
+            "reserved for full supervision"
         )
     return name
 
@@ -102,10 +102,10 @@ def _nothing_is_the_default(value: Any) -> Any:
 
 
 def _named_methods(value: Any) -> Any:
-    """Return a mapping in place of a list of names, and complete what is known by name."""
+    """Turn a list of names into a mapping, and fill in the settings of known methods."""
     if isinstance(value, list | tuple):
         if not all(isinstance(name, str) for name in value) or len(set(value)) != len(value):
-            raise ValueError(f"expected different names out of {', '.join(METHODS)}, or a mapping")
+            raise ValueError(f"expected different names from {', '.join(METHODS)}, or a mapping")
         value = dict.fromkeys(value)
     if not isinstance(value, Mapping):
         return value
@@ -127,7 +127,7 @@ def _named_variants(value: Any) -> Any:
 
 
 def close_match(name: Any, known: Any) -> str:
-    """Return `` (did you mean ...?)`` where a known name is close to a wrong one, or an empty text."""
+    """Return `` (did you mean ...?)`` if a known name is close to a wrong one, else an empty string."""
     close = difflib.get_close_matches(str(name), list(known), 1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
@@ -142,7 +142,7 @@ def agent_arguments(settings: Mapping[str, Any], steps: int) -> dict[str, Any]:
     """
     arguments = dict(settings)
     if {"epsilon", "epsilon_steps"} <= set(arguments):
-        raise ValueError("epsilon and epsilon_steps both say how the agent explores; keep one of them")
+        raise ValueError("epsilon and epsilon_steps both set how the agent explores; keep one of them")
     if (decayed := arguments.pop("epsilon_steps", None)) is not None:
         arguments["epsilon"] = LinearEpsilon(1.0, 0.05, check_int("epsilon_steps", decayed, 1))
     if (decay := arguments.pop("learning_rate_decay", None)) is not None:
@@ -175,25 +175,25 @@ class Stage(Entry):
     """One training of theta_0 on whole labelled images."""
 
     env: str | None = None
-    """Registered environment whose data are trained on; the experiment's own if omitted."""
+    """Registered environment whose data to train on; the experiment's if omitted."""
     arguments: Arguments = Field(default_factory=dict)
-    """Its arguments, over the experiment's own."""
+    """Its arguments, overriding the experiment's."""
     images: Literal["state", "train", "eval", "all"] = "train"
-    """``"state"`` (D_S) or ``"train"`` (D_T). Of other data than the experiment's own also ``"eval"`` (D_V), or
+    """``"state"`` (D_S) or ``"train"`` (D_T). With data other than the experiment's also ``"eval"`` (D_V), or
     ``"all"`` three."""
     epochs: Count = 60
-    """Epochs at most."""
+    """Most epochs."""
     patience: Count = 10
     """Epochs without a better mean IoU on D_R before the stage ends."""
     updates: Count = 10
-    """Updates in an epoch, at least."""
+    """Fewest updates per epoch."""
     early_stopping: bool = True
-    """If false: ``epochs`` times ``updates`` updates from the start, at a rate that rises and decays in one cycle, of
-    which the last weights are kept."""
+    """If false: ``epochs`` times ``updates`` updates with a one-cycle learning rate schedule, whose last weights are
+    kept."""
     batch_size: Batch = 16
-    """Crops in an update."""
+    """Crops per update."""
     learning_rate: Rate | None = None
-    """Of this stage, or the highest of its cycle; the environment's if omitted."""
+    """Learning rate of this stage, or the highest of its cycle; the environment's if omitted."""
 
 
 def source_of(stage: Stage, env: str, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -226,7 +226,7 @@ class Forecast(Entry):
 
 
 class Refit(Entry):
-    """Fitting the trained agent's network again, from scratch, to its replay.
+    """Refit the trained agent's network, from scratch, to its replay.
 
     See :meth:`~agents.dqn.dqn.SubActionDQN.refit`.
     """
@@ -234,31 +234,31 @@ class Refit(Entry):
     gradient_steps: Count
     """Gradient steps."""
     policy_kwargs: Arguments | None = None
-    """Arguments of the policy over its own, such as ``optimizer_kwargs``."""
+    """Arguments of the policy that replace its own, such as ``optimizer_kwargs``."""
 
 
 class Query(Entry):
     """How the query agent is trained on D_T, with a small fixed budget (section 4.1)."""
 
     episodes: Count = 100
-    """Episodes."""
+    """Number of episodes."""
     arguments: Arguments = Field(default_factory=dict)
-    """Arguments of the environment, over the experiment's own, such as ``budget``."""
+    """Arguments of the environment, overriding the experiment's, such as ``budget``."""
     policy: Literal["QueryPolicy", "CandidatePolicy"] = "QueryPolicy"
-    """The paper's query network, or a small one that looks at candidates alone."""
+    """The paper's query network, or a small one that only sees candidates."""
     agent: Arguments = Field(default_factory=dict)
     """Arguments of :class:`agents.SubActionDQN`, such as ``gamma``; ``epsilon_steps`` for a linear decay of the
     exploration from 1 to 0.05 over that many environment steps; ``learning_rate_decay`` for a factor per step."""
     refit: Refit | None = None
-    """Fit the agent's network again at the end."""
+    """Refit the agent's network at the end."""
     references: Annotated[tuple[Reference, ...], Field(strict=False)] = ()
-    """Heuristics that play five episodes each on D_T before the training, to compare its learning curve with."""
+    """Heuristics that play five episodes each on D_T before training, to compare with the learning curve."""
     per_seed: bool = True
-    """One agent for each seed, or one for all."""
+    """Whether to train one agent per seed, or one for all seeds."""
     checkpoint_every: Count | None = None
-    """Environment steps between checkpoints; an episode's if omitted."""
+    """Environment steps between checkpoints; one episode if omitted."""
     envs: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Environments that play side by side, each in a process of its own."""
+    """Number of parallel environments, each in its own process."""
 
     def agent_arguments(self, steps: int) -> dict[str, Any]:
         """Return the arguments of :class:`agents.SubActionDQN` for a training of this many environment steps."""
@@ -269,19 +269,19 @@ class Convergence(Entry):
     """Training to convergence: see :class:`~al_seg_env.learner.fitting.FitSettings`."""
 
     crop_size: Pixels | None = FitSettings.crop_size
-    """``[height, width]`` of a training crop; nothing for whole images."""
+    """``[height, width]`` of a training crop; null for whole images."""
     batch_size: Batch = FitSettings.batch_size
-    """Crops in an update."""
+    """Crops per update."""
     patience: Count = FitSettings.patience
     """Epochs without a better mean IoU on D_R before it stops."""
     max_epochs: Count = FitSettings.max_epochs
-    """Epochs at most."""
+    """Most epochs."""
     min_updates: Count = FitSettings.min_updates
-    """Updates in an epoch, at least."""
+    """Fewest updates per epoch."""
     updates: Count | None = FitSettings.updates
-    """Updates from theta_0, without early stopping, in place of epochs."""
+    """Updates from theta_0, without early stopping, instead of epochs."""
     replay: Annotated[float, Field(ge=0, lt=1)] = FitSettings.replay
-    """With ``updates``: share of each batch from images that were labelled before the episode."""
+    """With ``updates``: share of each batch that comes from images labelled before the episode."""
     learning_rate: Rate = FitSettings.learning_rate
     """With ``updates``: the highest learning rate of the cycle."""
     fits: Count = FitSettings.fits
@@ -289,21 +289,21 @@ class Convergence(Entry):
 
     @property
     def settings(self) -> FitSettings:
-        """The same for :func:`~al_seg_env.learner.fitting.fit_to_convergence`."""
+        """These settings for :func:`~al_seg_env.learner.fitting.fit_to_convergence`."""
         return FitSettings(**dict(self))
 
 
 class Method(Entry):
-    """A policy and the arguments of the environment that it plays."""
+    """A policy and the arguments of its environment."""
 
     policy: str
-    """A known name, or ``module:function`` of a function that is called with environment and seed, and returns an
-    object with the ``predict`` of Stable-Baselines3."""
+    """A known name, or ``module:function`` of a function that takes environment and seed, and returns an object with
+    the ``predict`` of Stable-Baselines3."""
     arguments: Arguments = Field(default_factory=dict)
-    """Arguments of the environment, over the experiment's own."""
+    """Arguments of the environment, overriding the experiment's."""
     agent: Arguments = Field(default_factory=dict)
-    """For the policy ``"dqn"``: arguments of the agent, over those of ``query.agent``. A method that has some plays
-    agents of its own."""
+    """For the policy ``"dqn"``: arguments of the agent, overriding those of ``query.agent``. If there are any,
+    the method has its own agents."""
 
     @field_validator("policy")
     @classmethod
@@ -320,15 +320,15 @@ class Variant(Entry):
     """A setting to compare with others (appendix E)."""
 
     arguments: Arguments = Field(default_factory=dict)
-    """Arguments of the environment, over the experiment's own."""
+    """Arguments of the environment, overriding the experiment's."""
     agent: Arguments = Field(default_factory=dict)
-    """Arguments of the agent, over those of ``query.agent``."""
+    """Arguments of the agent, overriding those of ``query.agent``."""
     budgets: Budgets | None = None
-    """Regions labelled, where a region is of another size; the experiment's if omitted."""
+    """Regions labelled, if regions have another size; the experiment's if omitted."""
 
     @property
     def shares_theta_0(self) -> bool:
-        """Whether theta_0 is the experiment's own: data, network and crops are the same."""
+        """Whether theta_0 is that of the experiment, since data, network and crops are the same."""
         return set(self.arguments) <= ENV_OPTIONS - {"crop_size"}
 
 
@@ -340,7 +340,7 @@ class Experiment(Entry):
     """
 
     name: Annotated[str, AfterValidator(_experiment_name)]
-    """For titles; results go to ``runs/NAME`` by default."""
+    """Used in titles; results go to ``runs/NAME`` by default."""
     env: str = "al_seg_env/SyntheticStreets-v0"
     """Registered environment."""
     arguments: Arguments = Field(default_factory=dict)
@@ -354,13 +354,13 @@ class Experiment(Entry):
     seeds: Annotated[Several[Seed], AfterValidator(_different)] = (0, 1, 2, 3, 4)
     """One trial of each method per seed."""
     budgets: Budgets = (48, 96)
-    """Regions labelled; all but the largest are rounded up to multiples of K, and must differ then. 0, theta_0 itself,
-    is always there."""
+    """Regions labelled; all but the largest are rounded up to multiples of K, and must still differ then. Budget 0,
+    theta_0 itself, is always included."""
     theta_0: Annotated[tuple[Stage, ...], Field(strict=False)] = (Stage(),)
-    """Stages of pretraining before evaluation, one after another."""
+    """Stages of pretraining for evaluation, one after another."""
     query_theta_0: Annotated[tuple[Stage, ...], Field(strict=False)] = (Stage(images="state"),)
-    """The same before the training of the query agent. D_T must not be among their images: its labels would be no
-    news."""
+    """The same for training the query agent. D_T must not be among their images: its labels would teach the network
+    nothing new."""
     forecast: Forecast | None = None
     """Training of the networks that the feature ``"forecast"`` needs, where it is among ``region_features``."""
     query: Query = Query()
@@ -368,7 +368,7 @@ class Experiment(Entry):
     fit: Convergence = Convergence()
     """Training to convergence at each budget."""
     full: bool | Annotated[int, Field(ge=0, le=MOST)] = True
-    """Seeds with which to train with all labels of D_V, too, for the line of full supervision; true for all."""
+    """Number of seeds with which to also train on all labels of D_V, for the line of full supervision; true for all."""
     variants: Annotated[
         dict[
             Annotated[str, AfterValidator(_variant_name)], Annotated[Variant, BeforeValidator(_nothing_is_the_default)]
@@ -379,9 +379,9 @@ class Experiment(Entry):
     cache: bool = False
     """Keep decoded images as memory-mapped files in the experiment's folder, for data larger than memory."""
     cpus: Annotated[float, Field(ge=0, le=MOST)] = 1
-    """CPU cores that a piece takes of a Ray cluster."""
+    """CPU cores that a piece needs on a Ray cluster."""
     gpus: Annotated[float, Field(ge=0, le=MOST)] = 0
-    """GPUs that a piece takes of a Ray cluster."""
+    """GPUs that a piece needs on a Ray cluster."""
 
     @property
     def learnt_methods(self) -> tuple[str, ...]:
@@ -389,7 +389,7 @@ class Experiment(Entry):
         return tuple(name for name, method in self.methods.items() if method.policy == LEARNT)
 
     def query_of(self, method: str) -> Query:
-        """Return how a method's agents are trained; those of no method in particular for an empty name."""
+        """Return how a method's agents are trained; for an empty name, the experiment's default."""
         agent = self.methods[method].agent if method else {}
         return self.query.model_copy(update={"agent": {**self.query.agent, **agent}})
 
@@ -402,7 +402,7 @@ class Experiment(Entry):
         )
 
     def with_arguments(self, arguments: Mapping[str, Any]) -> Experiment:
-        """Return the experiment with further arguments of its environment, over its own."""
+        """Return the experiment with further arguments of its environment."""
         return self.model_copy(update={"arguments": {**self.arguments, **arguments}})
 
     def source(self, stage: Stage) -> tuple[str, dict[str, Any]]:

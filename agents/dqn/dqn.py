@@ -79,9 +79,9 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"squared": F.mse_loss, 
 
 
 class SubActionDQN(OffPolicyAlgorithm):
-    """DQN whose action is K independent sub-actions, one region out of each pool (paper, section 3.2).
+    """DQN whose action is K independent sub-actions, one region from each pool (paper, section 3.2).
 
-    A step (s_t, a_t, r_{t+1}, s_{t+1}) is learnt from as K transitions, one for each sub-action, all with the
+    A step (s_t, a_t, r_{t+1}, s_{t+1}) is decomposed into K transitions, one for each sub-action, all with the
     step's reward. ``learn``, ``predict``, ``save``, ``load``, callbacks and loggers are those of
     Stable-Baselines3::
 
@@ -89,7 +89,7 @@ class SubActionDQN(OffPolicyAlgorithm):
         agent.learn(1000)
         actions, _ = agent.predict(observation, deterministic=True)  # (K,), or (n_envs, K) for a batch
 
-    The network does not depend on K and N, so a trained agent plays any environment with the same S, F, D and
+    The network does not depend on K and N, so a trained agent works in any environment with the same S, F, D and
     layout. ``save`` writes everything except the replay, for which there is ``save_replay_buffer``.
 
     Args:
@@ -101,49 +101,49 @@ class SubActionDQN(OffPolicyAlgorithm):
         buffer_size: Capacity of the replay in decomposed transitions. Paper: 600 on CamVid, 3200 on
             Cityscapes.
         learning_starts: Environment steps with uniform actions before learning starts.
-        batch_size: Decomposed transitions in a gradient step; at least 2, for batch normalisation.
-        tau: Share of the network that goes into the target at an update; 1 copies it.
+        batch_size: Decomposed transitions per gradient step; at least 2, for batch normalisation.
+        tau: Soft update coefficient of the target network; 1 copies the network.
         gamma: Discount factor. The paper gives none; the released code's 0.999 looks about 1000 steps ahead,
             while an episode has tens of steps, so the default is lower.
         train_freq: Environment steps between updates, or ``(n, "episode")``.
-        gradient_steps: Gradient steps in an update; -1 for as many as there were environment steps, 0 to collect
-            transitions only, for :meth:`refit`.
-        target_update_interval: Environment steps between updates of the target, 5 in the released code (the
+        gradient_steps: Gradient steps per update; -1 for as many as there were environment steps, 0 to only collect
+            transitions, for :meth:`refit`.
+        target_update_interval: Environment steps between updates of the target network, 5 in the released code (the
             paper gives none); batch-norm statistics are always copied.
-        td_target: ``"paper"`` chooses with the target network and values with the query network, Eq. (3);
+        td_target: ``"paper"`` selects with the target network and evaluates with the query network, Eq. (3);
             ``"van_hasselt"`` does the reverse, like the released code.
         loss: ``"squared"``, Eq. (2), or ``"huber"``, like the released code.
-        credit: ``"shared"``, the paper's: each sub-action is rewarded with the step's reward.
-            ``"sub_rewards"``: with its own, as the environment's ``info["sub_rewards"]`` has it. ``"class_rewards"``,
-            for ``CandidatePolicy`` and environments with the features ``"labelled"`` and ``"mean_probability"``: with
-            what ``info["class_rewards"]`` says that its labels hold of each class, beyond the mean probability that
-            the segmentation network gave it before. What that is worth, class by class, is learnt from the step's
-            reward (:class:`agents.dqn.worth.Worth`), and each episode of training plays with a draw of what it may be
-            (posterior sampling).
-        worth_spread: With ``"class_rewards"``, how far the worth of classes is believed to differ before rewards say
-            so: its standard deviation, as a multiple of what all classes share.
-        exploration: ``"sub_action"`` explores each of the K sub-actions by itself; ``"step"`` all or none of
-            them, like the released code; ``"episode"`` all or none of an episode's. K independent choices hardly
-            change the reward that they share; a whole episode played in one way does (docs/paper/results_small.md).
-        epsilon: Probability of exploring: a number, or a function of the environment steps done. The paper
-            gives none; the default is the released code's.
+        credit: The reward of a sub-action. ``"shared"``, the paper's: the step's reward. ``"sub_rewards"``: its own,
+            from the environment's ``info["sub_rewards"]``. ``"class_rewards"``, for ``CandidatePolicy`` and
+            environments with the features ``"labelled"`` and ``"mean_probability"``: each class's share of the region,
+            from ``info["class_rewards"]``, minus the mean probability that the segmentation network gave it before.
+            The worth of each class is learnt from the step's reward (:class:`agents.dqn.worth.Worth`), and each
+            training episode uses a draw from its posterior (posterior sampling).
+        worth_spread: With ``"class_rewards"``, the prior standard deviation of the classes' worth, as a multiple of
+            the worth that all classes share.
+        exploration: ``"sub_action"`` explores each of the K sub-actions independently; ``"step"`` all or none of
+            them, like the released code; ``"episode"`` all or none of an episode's. K independent random choices
+            barely change the reward they share; a whole episode that follows one policy does
+            (docs/paper/results_small.md).
+        epsilon: Probability of exploring: a number, or a function of the number of environment steps so far. The
+            paper gives none; the default is the released code's.
         guides: What exploration follows, drawn again each time: ``"uniform"``, or the name of a score in the
-            observation, such as ``"score_entropy"``, whose highest is taken. The trained agent reads no scores:
-            those that know the truth will do, where the labels of D_T are at hand.
-        n_steps: Rewards that a target sums before it bootstraps, without off-policy correction (the paper's 1).
-            With as many as an episode has steps, targets are returns, and nothing is bootstrapped.
-        max_grad_norm: Gradients are clipped to this norm, by default that of Stable-Baselines3's DQN; ``None``
-            does not clip, as in the paper.
+            observation, such as ``"score_entropy"``, whose maximum is selected. The trained agent reads no scores, so
+            they may be computed from the ground truth of D_T.
+        n_steps: Rewards that a target sums before it bootstraps, without off-policy correction (the paper's is 1).
+            With at least as many as an episode has steps, targets are returns, and nothing is bootstrapped.
+        max_grad_norm: Norm to clip gradients to, by default that of Stable-Baselines3's DQN; ``None`` does not clip, as
+            in the paper.
         policy_kwargs: Arguments of the policy, such as ``optimizer_kwargs``.
-        stats_window_size: Episodes over which logged means are taken.
+        stats_window_size: Number of episodes that logged values are averaged over.
         tensorboard_log: Folder of TensorBoard logs.
-        verbose: 0 for nothing, 1 for information, 2 for debugging.
-        seed: Seed of the agent's own random source, of torch and of the environment, below 2**32.
+        verbose: 0 for no output, 1 for information, 2 for debugging.
+        seed: Seed of the agent's random source, of torch and of the environment, below 2**32.
         device: Device of the network.
-        _init_setup_model: Whether to build the network at once.
+        _init_setup_model: Whether to build the network on construction.
 
     Raises:
-        ValueError: If an argument is out of its range, or the environment's spaces are of another kind.
+        ValueError: If an argument is out of range, or the environment's spaces are of another kind.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -259,7 +259,7 @@ class SubActionDQN(OffPolicyAlgorithm):
         self.replay_buffer.rng = self.rng.spawn(1)[0]
 
     def _value_classes_apart(self) -> None:
-        """Tell the policy and the replay which features say what is labelled of each class, and what is predicted."""
+        """Tell the policy and the replay which features hold the labelled and the predicted amount of each class."""
         good = issubclass(self.policy_class, CandidatePolicy)
         check("policy", self.policy_class.__name__, good, "CandidatePolicy, where credit is 'class_rewards'")
         if self.env is not None and not {"labelled", "predicted"} <= set(self.policy_kwargs):
@@ -271,7 +271,7 @@ class SubActionDQN(OffPolicyAlgorithm):
         self.replay_buffer_kwargs.update({name: self.policy_kwargs[name] for name in ("labelled", "predicted")})
 
     def set_random_seed(self, seed: int | None = None) -> None:
-        """Seed the agent's own random source, torch and the environment; ``None`` leaves them as they are."""
+        """Seed the agent's random source, torch and the environment; ``None`` leaves them unchanged."""
         seed = check_seed("seed", seed, LARGEST_SEED)
         super().set_random_seed(seed)
         if seed is not None:
@@ -280,13 +280,13 @@ class SubActionDQN(OffPolicyAlgorithm):
                 self.replay_buffer.rng = self.rng.spawn(1)[0]
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
-        """Play another environment from now on: one with the same S, F, D and layout.
+        """Switch to another environment with the same S, F, D and layout.
 
-        K, N and the number of environments may differ, unlike in Stable-Baselines3. Then the replay starts empty,
-        with a warning if that loses transitions.
+        Unlike in Stable-Baselines3, K, N and the number of environments may differ. The replay is then emptied, with a
+        warning if it held transitions.
 
         Raises:
-            ValueError: If the environment does not fit the agent; the message says in what.
+            ValueError: If the environment does not match the agent; the message names the difference.
         """
         env = self._wrap_env(env, self.verbose)
         sizes = Sizes.from_spaces(env.observation_space, env.action_space)
@@ -328,18 +328,18 @@ class SubActionDQN(OffPolicyAlgorithm):
 
     @property
     def _n_classes(self) -> int:
-        """C, where classes are valued apart; else 0."""
+        """C if each class has its own value, else 0."""
         first, last = self.policy_kwargs["labelled"] if self.credit == "class_rewards" else (0, 0)
         return int(last - first)
 
     @property
     def exploration_rate(self) -> float:
-        """Epsilon of the step that comes next."""
+        """Epsilon of the next step."""
         return epsilon_at(self.epsilon, self.num_timesteps)
 
     @property
     def followed(self) -> list[str] | None:
-        """Whom each environment's episode follows, a guide or ``"greedy"``; ``None`` unless exploring by episode."""
+        """What each environment's episode follows, a guide or ``"greedy"``; ``None`` unless exploring by episode."""
         if self.exploration != "episode":
             return None
         return [(*self.guides, "greedy")[number] for number in self._followed]
@@ -407,10 +407,10 @@ class SubActionDQN(OffPolicyAlgorithm):
         episode_start: npt.NDArray[Any] | None = None,
         deterministic: bool = False,
     ) -> tuple[npt.NDArray[np.int64], tuple[npt.NDArray[Any], ...] | None]:
-        """Choose one region of each pool: (K,) for one observation, (B, K) for a batch, with any K and N.
+        """Choose one region from each pool: (K,) for one observation, (B, K) for a batch, with any K and N, int64.
 
         Greedy, Eq. (1), if ``deterministic``; else epsilon-greedy (with one draw for all K unless
-        ``exploration="sub_action"``). int64.
+        ``exploration="sub_action"``).
         """
         actions, state = self.policy.predict(observation, state, episode_start, deterministic=True)
         if not deterministic:
@@ -503,14 +503,14 @@ class SubActionDQN(OffPolicyAlgorithm):
     def refit(
         self: SelfSubActionDQN, gradient_steps: int, policy_kwargs: dict[str, Any] | None = None
     ) -> SelfSubActionDQN:
-        """Fit a new query network to the replay alone, at no cost of environment steps.
+        """Fit a new query network to the replay alone, without further environment steps.
 
-        A network that learns while it plays keeps fitting its first few steps; one that begins when all steps are
-        there can be regularised more, by a larger weight decay.
+        A network that learns while it plays keeps fitting its first few steps; one that starts with all steps can be
+        regularised more strongly, by a larger weight decay.
 
         Args:
             gradient_steps: Updates, each on ``batch_size`` decomposed transitions.
-            policy_kwargs: Arguments of the policy in place of the agent's own, such as ``optimizer_kwargs``.
+            policy_kwargs: Arguments of the policy that replace the agent's, such as ``optimizer_kwargs``.
 
         Raises:
             ValueError: If the replay is empty, or there are no gradient steps to take.
@@ -552,7 +552,7 @@ class SubActionDQN(OffPolicyAlgorithm):
         return self
 
     def _learn_worth(self) -> Worth:
-        """Let the policy value classes as the replay's rewards say, and return what they say."""
+        """Fit the classes' worth to the replay's rewards, set it in the policy, and return it."""
         assert isinstance(self.policy, CandidatePolicy)
         assert self.replay_buffer is not None
         posterior = Worth.learnt(*self.replay_buffer.beginnings(), spread=self.worth_spread)
@@ -565,15 +565,15 @@ class SubActionDQN(OffPolicyAlgorithm):
         exclude: Iterable[str] | None = None,
         include: Iterable[str] | None = None,
     ) -> None:
-        """Write the agent, whole or not at all: networks, optimiser, settings, counters and random source.
+        """Write the agent atomically: networks, optimiser, settings, counters and random source.
 
-        The file holds nothing that must be unpickled; ``.safetensors`` is added to a name without suffix. A
-        setting that is no plain value, such as a function, must be given to :meth:`load` again. For the replay
-        there is :meth:`save_replay_buffer`, for continuing a training exactly :class:`agents.Checkpoint`.
+        The file needs no unpickling; ``.safetensors`` is added to a name without suffix. A setting that is not a
+        plain value, such as a function, must be passed to :meth:`load` again. To store the replay, use
+        :meth:`save_replay_buffer`; to resume training exactly, :class:`agents.Checkpoint`.
 
         Args:
             path: The file.
-            exclude: Must be ``None``: the whole agent is written, unlike in Stable-Baselines3.
+            exclude: Must be ``None``: unlike in Stable-Baselines3, the whole agent is written.
             include: Must be ``None``.
         """
         if exclude is not None or include is not None:
@@ -593,21 +593,21 @@ class SubActionDQN(OffPolicyAlgorithm):
     ) -> SelfSubActionDQN:
         """Load an agent that :meth:`save` wrote; nothing in the file is executed.
 
-        The random source continues where it was when the agent was saved, unless a new ``seed`` is given.
+        The random source continues from its saved state, unless a new ``seed`` is given.
 
         Args:
             path: The file.
             env: As in :meth:`set_env`.
             device: Device of the network.
             custom_objects: Like ``kwargs``, as in Stable-Baselines3.
-            print_system_info: Whether to print the versions of what is installed.
+            print_system_info: Whether to print the versions of installed packages.
             force_reset: Must be true: the last observation isn't saved.
-            kwargs: Arguments of the constructor that replace the stored ones, and ``policy`` where the agent has
-                a policy of its own class.
+            kwargs: Arguments of the constructor that replace the stored ones, and ``policy`` if the agent has a
+                custom policy class.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it is damaged, of another kind or version, lacks a setting, or does not fit ``env``.
+            ValueError: If it is damaged, of another kind or version, lacks a setting, or does not match ``env``.
         """
         if not force_reset:
             raise ValueError("force_reset=False needs the last observation, which isn't saved: leave it True.")
@@ -629,7 +629,7 @@ class SubActionDQN(OffPolicyAlgorithm):
     def _from_tree(
         cls: type[SelfSubActionDQN], tree: Any, device: torch.device | str, given: dict[str, Any]
     ) -> SelfSubActionDQN:
-        """Make the agent that :func:`agents.dqn.saving.pack_agent` described, with other arguments where given."""
+        """Create the agent from a tree of :func:`agents.dqn.saving.pack_agent`, with ``given`` replacing arguments."""
         given = dict(given)
         policy = given.pop("policy", cls.policy_aliases.get(tree["policy"]))
         if policy is None or tree["class"] != cls.__name__:
@@ -649,16 +649,16 @@ class SubActionDQN(OffPolicyAlgorithm):
         return agent
 
     def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
-        """Write the replay, whole or not at all, as arrays."""
+        """Write the replay atomically, as arrays."""
         assert self.replay_buffer is not None
         save_replay(path, self.replay_buffer)
 
     def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
-        """Read what :meth:`save_replay_buffer` wrote, into a replay of the same sizes.
+        """Read a file of :meth:`save_replay_buffer` into a replay of the same sizes.
 
         Args:
             path: The file.
-            truncate_last_traj: Without effect: this replay notices by itself when an episode is broken off.
+            truncate_last_traj: No effect: this replay detects unfinished episodes by itself.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -706,6 +706,6 @@ def _check_normalization(vec_normalize: VecNormalize | None) -> None:
 def _check_finite(what: str, value: Tensor) -> None:
     if not torch.isfinite(value).all():
         raise FloatingPointError(
-            f"{what} is not finite; the weights were left as they are. Either the environment hands out "
+            f"{what} is not finite; the weights were left unchanged. Either the environment returns "
             "values that aren't finite, or training diverges: lower learning_rate, or set max_grad_norm."
         )

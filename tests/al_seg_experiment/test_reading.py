@@ -23,7 +23,7 @@ from al_seg_experiment.reading import LARGEST_FILE, PRESETS, read_json, read_yam
             {"methods": {"mine": {"policy": "nothing"}}},
             r"methods.mine.policy is 'nothing'; .* is unknown",
         ),
-        ({"methods": {"a/b": {"policy": "uniform"}}}, "names of methods are of letters"),
+        ({"methods": {"a/b": {"policy": "uniform"}}}, "names of methods consist of letters"),
         ({"methods": {"full": {"policy": "uniform"}}}, "not 'full', which is full supervision"),
         (
             {"methods": {"mine": {"policy": "uniform", "x": 1}}},
