@@ -1,7 +1,7 @@
 """Spending a budget: a policy acquires regions, and at each budget the network is trained to convergence and tested.
 
-This is the evaluation of section 4.1. Each function stores what it finishes at once in a folder of its own. Called
-again after a kill it resumes from there, on a CPU bit for bit.
+This is the evaluation of section 4.1. Each function works in its own folder and stores each result immediately. Called
+again after a kill, it resumes from there, on a CPU bit for bit.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ def acquire(
 ) -> None:
     """Acquire regions through all budgets; at each, train a copy of the network to convergence, and test it.
 
-    Writes ``result-<budget>.json`` for each budget as soon as it is done, and in the end ``requests.png``: the images
-    of which the most regions were requested (figure D.1).
+    Writes ``result-<budget>.json`` for each budget as soon as it is done, and finally ``requests.png``: the images with
+    the most requested regions (figure D.1).
 
     Args:
         env: The environment, made with ``split="eval"`` and the largest of the budgets.
         policy: An object with the ``predict`` of Stable-Baselines3, such as an agent or a baseline.
-        folder: Where results are and go.
+        folder: Folder for the results, which may hold earlier ones.
         method: The policy's name in the results.
-        seed: Seeds the environment, and with the budget the training to convergence.
+        seed: Seed of the environment and, together with the budget, of the training to convergence.
         budgets: Regions labelled, increasing; all except the last one are rounded up to whole steps.
         fit: Settings of the training to convergence.
 
     Raises:
-        ValueError: If the budgets are not increasing, or the environment has another one than the last of them.
+        ValueError: If the budgets are not increasing, or the last is not the environment's.
     """
     folder, budgets = Path(folder), list(budgets)
     if not budgets or sorted(set(budgets)) != budgets or env.config.budget != budgets[-1]:
@@ -119,7 +119,7 @@ def supervise_fully(env: RegionSelectionEnv, folder: str | Path, *, seed: int, f
 
 
 def measure_theta_0(env: RegionSelectionEnv, folder: str | Path) -> None:
-    """Test theta_0 itself, and write it as ``result-0.json``: budget 0, where every method's curve begins."""
+    """Test theta_0 itself, and write ``result-0.json``: budget 0, where every method's curve begins."""
     result = Path(folder) / "result-0.json"
     if not result.exists():
         figures = _figures(env, evaluate(env.learner, env.frames, env.splits.reward))
@@ -127,9 +127,9 @@ def measure_theta_0(env: RegionSelectionEnv, folder: str | Path) -> None:
 
 
 def _acquired(folder: Path, budgets: Sequence[int], trial: Mapping[str, Any]) -> tuple[int, dict[str, Any]] | None:
-    """Return the largest budget whose acquisition is stored, and what is.
+    """Return the largest budget with a stored acquisition, and that acquisition.
 
-    One that is damaged, or of another trial or budget, is set aside.
+    A file that is damaged, or of another trial or budget, is set aside.
     """
     for budget in reversed(budgets):
         path = folder / f"acquired-{budget}.safetensors"
@@ -162,7 +162,7 @@ def _fit_and_test(
     settings: FitSettings,
     folder: Path,
 ) -> dict[str, Any]:
-    """Train to convergence, and return the figures on D_R and on the test set."""
+    """Train to convergence, and return the results on D_R and on the test set."""
     fit = fit_to_convergence(
         env.learner,
         env.frames,

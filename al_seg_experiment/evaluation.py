@@ -1,4 +1,4 @@
-"""Comparing policies as the paper does, outside of an experiment file: one folder of trials, and ``results.csv``."""
+"""Comparing policies as in the paper, without an experiment file: one folder of trials, and ``results.csv``."""
 
 from __future__ import annotations
 
@@ -43,29 +43,29 @@ def evaluate(
 ) -> Path:
     """Let policies acquire regions of D_V, train to convergence at each budget, and test (section 4.1).
 
-    Policies share theta_0, splits and seeds, so that they can be compared seed by seed. Every trial is stored as soon
-    as a budget is done; called again after a kill, or with more policies and seeds, only what is missing is run.
+    Policies share theta_0, splits and seeds, so that they can be compared seed by seed. A trial is stored as soon as a
+    budget is done; called again after a kill, or with more policies and seeds, this only runs what is missing.
 
     Args:
         env: An id, an environment or its ``spec``; ``weights`` among its arguments is theta_0.
         policies: Names (``"uniform"``, ``"entropy"``, ``"bald"``, ``"margin"``, ``"ripu"``, ``"rarity_entropy"``, and
-            ``"rare"`` and ``"greedy"``, which know the truth), ``"NAME=path/to/agent.safetensors"`` and
+            ``"rare"`` and ``"greedy"``, which use the ground truth), ``"NAME=path/to/agent.safetensors"`` and
             ``"NAME=module:function"``; or a mapping from names to functions that return a policy for an environment
             and a seed.
-        folder: Where results are and go.
+        folder: Folder for the results, which may hold earlier ones.
         seeds: One trial of each policy per seed.
-        budgets: Regions labelled; all except the largest are rounded up to multiples of K, and must differ then.
+        budgets: Regions labelled; all except the largest are rounded up to multiples of K, and must still differ then.
         fit: Fields of :class:`~al_seg_env.learner.fitting.FitSettings` for the training to convergence; ``crop_size``
             is the environment's if omitted.
-        full: Number of seeds with which all labels of D_V are trained on, too, for the line of full supervision.
+        full: Number of seeds with which to also train on all labels of D_V, for the line of full supervision.
 
     Returns:
         The path of ``results.csv``: a row per policy, seed and budget, 0 being theta_0, with mean IoU and IoU per class
         in percent on D_R (``val``) and on the test set, and the pixels requested per class. See
-        :func:`al_seg_experiment.report.report` for tables, figures and tests.
+        :func:`al_seg_experiment.report.report` for tables, figures and significance tests.
 
     Raises:
-        ValueError: If an argument is wrong, or the folder holds results of another environment or other settings.
+        ValueError: If an argument is invalid, or the folder holds results of another environment or other settings.
     """
     compared = _named(policies)
     seeds, budgets = _whole(seeds, "seeds", 0), sorted(_whole(budgets, "budgets", 1))
@@ -107,7 +107,7 @@ def evaluate(
 
 
 def _named(policies: Sequence[str] | Mapping[str, PolicyMaker]) -> list[tuple[NamedPolicy, PolicyMaker]]:
-    """Return the policies and how each is made."""
+    """Return the policies and the function that makes each."""
     if isinstance(policies, Mapping):
         found = [(NamedPolicy(name, _described(make)), make) for name, make in policies.items()]
     else:
@@ -152,7 +152,7 @@ def _fit_settings(given: Mapping[str, Any]) -> FitSettings:
 
 
 def _numerics(env: RegionSelectionEnv, path: Path) -> dict[str, Any]:
-    """Return the precision and layout that the first process measured, so that no clock decides between policies."""
+    """Return the precision and layout that the first process chose, so that timing does not differ between policies."""
     if not path.exists():
         if any(path.parent.rglob("result-*.json")):
             raise ValueError(f"{path} is missing: it holds the precision that all results were computed in; restore it")

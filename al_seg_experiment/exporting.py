@@ -1,4 +1,4 @@
-"""What comes out of a labelling session: masks at full size, and the network."""
+"""Exporting a labelling session: masks at full size, and the network."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class FullMask(NamedTuple):
     """An image's labels at the size of its original.
 
     Attributes:
-        name: Path below a folder, without a suffix.
+        name: Path below the output folder, without a suffix.
         file: The image's file, as a path below the images' folder.
-        url: Where a Label Studio finds the image, if it serves the folder that the images' folder is in.
+        url: Address of the image in a Label Studio that serves the parent of the images' folder.
         labels: What people labelled, ``(h, w)`` uint8.
-        predicted: The same with what the network predicts for the rest, if that was requested.
+        predicted: The same, with the network's prediction for the rest, if requested.
     """
 
     name: str
@@ -49,7 +49,7 @@ class FullMask(NamedTuple):
 
     @property
     def shown(self) -> UInt8Array:
-        """All that is known, ``(h, w)`` uint8."""
+        """All known labels, ``(h, w)`` uint8."""
         return self.labels if self.predicted is None else self.predicted
 
 
@@ -94,20 +94,20 @@ FORMATS: dict[str, Callable[[Path, FullMasks, Sequence[str], UInt8Array], Path]]
 def export(session: LabelSession, out: str | Path, *, format: str = "png", predictions: bool = False) -> Path:
     """Write the labels of a session at full size, and its network if there is one yet.
 
-    Masks are of the images as they are shown, which is as their EXIF orientation says; a warning counts those that it
-    turns. Beside the masks, ``network.safetensors`` holds the network for ``weights=`` of this package, and the folder
-    ``smp`` what ``segmentation_models_pytorch.from_pretrained`` loads; not for the architecture ``Light``, which is
-    none of theirs.
+    Masks match the images as displayed, rotated by their EXIF orientation; a warning counts the rotated ones.
+    ``network.safetensors`` holds the network for ``weights=`` of this package, and the folder ``smp`` the network for
+    ``segmentation_models_pytorch.from_pretrained``, except for the architecture ``Light``, which is not part of that
+    library.
 
     Args:
         session: The session.
-        out: Folder of the results.
+        out: Folder for the results.
         format: One of :data:`FORMATS`.
-        predictions: Fill what nobody labelled with what the network predicts; images without any label, too. Label
-            Studio keeps both apart.
+        predictions: Whether to fill unlabelled pixels with the network's prediction, also in images without any label.
+            Label Studio keeps the two apart.
 
     Returns:
-        Where the masks are.
+        The path of the masks.
 
     Raises:
         ValueError: If the format is unknown, or there is nothing to export yet.
@@ -155,7 +155,7 @@ def _path(session: LabelSession, image: int) -> Path:
 
 
 def _url(session: LabelSession, path: Path) -> str:
-    """Return the address of an image's file in a Label Studio that serves the folder above the images' one."""
+    """Return the address of an image's file in a Label Studio that serves the parent of the images' folder."""
     folder = Path(session.settings.images)
     return f"/data/local-files/?d={quote((folder.resolve().name / path.relative_to(folder)).as_posix())}"
 
@@ -170,7 +170,7 @@ def _predicted(env: RegionSelectionEnv, image: int) -> UInt8Array:
 
 
 def _write_network(session: LabelSession, out: Path) -> None:
-    """Write a network for this package, and for those who have segmentation-models-pytorch alone."""
+    """Write a network for this package, and for segmentation-models-pytorch alone."""
     classes = session.data.classes
     settings = {name: value for name, value in session.options.items() if name in LEARNER_OPTIONS}
     network = network_with(LearnerConfig(**settings), session.out / NETWORK, classes)

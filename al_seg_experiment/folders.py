@@ -1,4 +1,4 @@
-"""Folders of long jobs: each belongs to one process at a time, and to one configuration for ever."""
+"""Folders of long jobs: each belongs to one process at a time, and to one configuration forever."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def refuse_others(folder: str | Path, names: Sequence[str], marks: Sequence[str]
 
 @contextmanager
 def claimed(folder: str | Path, job: str, made_with: Mapping[str, Any], writes: Sequence[str] = ()) -> Iterator[Path]:
-    """Hold a folder for a job, and note in it what the job is made with.
+    """Lock a folder for a job, and record the job's settings in it.
 
     Args:
-        folder: Made if need be.
+        folder: The folder; created if necessary.
         job: What kind of job it is, such as ``"pretrain"``.
         made_with: Plain values on which the results depend.
         writes: Names of the files that it writes.

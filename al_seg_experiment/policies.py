@@ -1,4 +1,4 @@
-"""Policies by name: the paper's agent, the baselines, the references that know the truth, and a user's own."""
+"""Policies by name: the paper's agent, the baselines, the references that use the ground truth, and custom ones."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ AGENT_SUFFIX = ".safetensors"
 
 @dataclass(frozen=True)
 class NamedPolicy:
-    """A policy to be compared with others.
+    """A policy to compare with others.
 
     Attributes:
-        name: In results, files and figures.
+        name: Name in results, files and figures.
         policy: A name of :data:`~al_seg_experiment.experiment.METHODS`, or ``"module:function"``, called with
             environment and seed.
-        arguments: Of the environment that it plays, such as ``{"scores": ["entropy"]}``.
+        arguments: Arguments of its environment, such as ``{"scores": ["entropy"]}``.
         agent: The file of a trained agent, for the policy ``"dqn"``.
     """
 
@@ -82,12 +82,12 @@ def make_policy(policy: str, env: RegionSelectionEnv, seed: int, agent: Path | N
 
     Args:
         policy: A name of :data:`~al_seg_experiment.experiment.METHODS`, or ``"module:function"``.
-        env: The environment that it is to play.
-        seed: Of its random source.
+        env: Its environment.
+        seed: Seed of its random source.
         agent: The file of a trained agent, for the policy ``"dqn"``.
 
     Raises:
-        ValueError: If the function can't be imported, or the agent does not fit the environment.
+        ValueError: If the function can't be imported, or the agent does not match the environment.
     """
     known: dict[str, Callable[[], Any]] = {
         "uniform": lambda: UniformPolicy(seed),
@@ -111,11 +111,11 @@ def make_policy(policy: str, env: RegionSelectionEnv, seed: int, agent: Path | N
 
 
 def rarity_regression(env: RegionSelectionEnv) -> LinearPolicy:
-    """Return a linear policy fitted to the true rarity of D_T's regions, as theta_0 describes them.
+    """Return a linear policy fitted to the true rarity of D_T's regions, with their features under theta_0.
 
     A region's worth is ``sum_c w_c sqrt(pixels of class c)``, with the weights of
-    :class:`~al_seg_env.observation.scores.PrivilegedRarity` by the labels of D_T. The environment's episode, if one is
-    under way, goes on as if nothing had happened.
+    :class:`~al_seg_env.observation.scores.PrivilegedRarity` from the labels of D_T. An episode in progress is not
+    affected.
     """
     episode = env.get_state()
     env.learner.reset()
@@ -130,7 +130,7 @@ def rarity_regression(env: RegionSelectionEnv) -> LinearPolicy:
 
 
 def policy_function(policy: str) -> Any:
-    """Return the function that a policy of the user's own names as ``module:function``.
+    """Return the function that ``module:function`` names.
 
     Raises:
         ValueError: If it can't be imported.

@@ -1,4 +1,4 @@
-"""Making theta_0: training on images whose labels are known before active learning begins (section 4.1)."""
+"""Pretraining theta_0 on images whose labels are known before active learning begins (section 4.1)."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def pretrain(env: str | gym.Env | EnvSpec, stages: Sequence[Stage], folder: str 
     """Train theta_0 in stages, by default each with early stopping on D_R, and store it.
 
     Writes ``theta_0.safetensors``, the mean IoU on D_R after each epoch as ``pretrain.csv`` and, with matplotlib, its
-    curve as ``pretrain.png``. Called again after a kill it resumes; a finished folder is left as it is.
+    curve as ``pretrain.png``. Called again after a kill, it resumes; a finished folder is left unchanged.
 
     Args:
         env: The environment whose network is trained: an id, an environment or its ``spec``.
-        stages: One after another; a stage may name an environment of its own (a source, such as GTA5) whose images
-            are trained on.
-        folder: Where results are and go.
-        seed: Seeds order, crops and flips of the images.
+        stages: Run one after another; a stage may name another environment (a source, such as GTA5) whose images to
+            train on.
+        folder: Folder for the results, which may hold earlier ones.
+        seed: Seed of the order, crops and flips of the images.
 
     Returns:
-        The path of the weights: pass it as ``weights=`` when an environment is made.
+        The path of the weights, to pass to an environment as ``weights=``.
 
     Raises:
         ValueError: If the folder holds results of other stages or of another environment.
@@ -64,7 +64,7 @@ def pretrain(env: str | gym.Env | EnvSpec, stages: Sequence[Stage], folder: str 
 
 
 def run_stages(spec: EnvSpec, stages: Sequence[Stage], folder: Path, *, seed: int = 0) -> Path:
-    """Do the work of :func:`pretrain`, in a folder that is held already."""
+    """Do the work of :func:`pretrain` in a folder that is already locked."""
     before: dict[str, Any] = {}
     for number, stage in enumerate(stages):
         path = folder / f"stage-{number}.safetensors"
@@ -85,7 +85,7 @@ def run_stages(spec: EnvSpec, stages: Sequence[Stage], folder: Path, *, seed: in
 
 
 def _is_trained(weights: Path, history: Path, stage: Stage) -> bool:
-    """Return whether a stage is trained; files that are damaged or of another stage are set aside, with a warning."""
+    """Return whether a stage is finished; damaged files and those of other stages are set aside, with a warning."""
     if not (weights.exists() and history.exists()):
         return False
     try:
@@ -121,7 +121,7 @@ def _train_stage(spec: EnvSpec, env: RegionSelectionEnv, stage: Stage, checkpoin
 
 
 def _source(spec: EnvSpec, env: RegionSelectionEnv, stage: Stage, number: int) -> RegionSelectionEnv:
-    """Return the environment whose images a stage trains on; refuse one of other classes or another size."""
+    """Return the environment whose images a stage trains on; refuse other classes or another image size."""
     if stage.env is None and not stage.arguments:
         return env
     source_id, arguments = source_of(stage, spec.id, spec.kwargs)
@@ -165,7 +165,7 @@ def _plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 class JoinedFrames(Frames):
-    """The images of two data sets of the same classes and size, one after another; decoded and kept by theirs."""
+    """The images of two data sets of the same classes and size, concatenated; each decodes and caches its own."""
 
     def __init__(self, a: Frames, of_a: Sequence[int], b: Frames, of_b: Sequence[int]) -> None:
         super().__init__(a.data)

@@ -1,7 +1,7 @@
 """The pieces of an experiment (section 4.1): pretraining, training the query agent, acquiring, and testing.
 
-Each does one piece in a folder of its own, with the functions that do the same outside of experiments. It stores what
-it finishes at once; called again after a kill it resumes from there, on a CPU bit for bit.
+Each function does one piece in its own folder, with the functions that also work outside experiments, and stores each
+result immediately. Called again after a kill, it resumes from there, on a CPU bit for bit.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Training the query agent on D_T (section 3.2), so that it resumes as if it had never been interrupted."""
+"""Training the query agent on D_T (section 3.2), resumable as if it had not been interrupted."""
 
 from __future__ import annotations
 
@@ -54,24 +54,24 @@ def train_agent(
 ) -> Path:
     """Train the paper's query agent, :class:`~agents.SubActionDQN`, and store it.
 
-    After every episode the agent (``agent.safetensors``), a row of ``episodes.csv`` and, with matplotlib, the learning
-    curve (``episodes.png``) are written, and a checkpoint. A folder may be moved, and its training extended by more
+    After every episode it writes the agent (``agent.safetensors``), a row of ``episodes.csv``, a checkpoint and, with
+    matplotlib, the learning curve (``episodes.png``). The folder may be moved, and the training extended by more
     episodes.
 
     Args:
-        env: The environment that it plays: an id, an environment or its ``spec``. It acquires from D_T.
-        folder: Where results are and go.
-        episodes: Episodes to play in all.
-        seed: Of agent and environment.
-        resume: Resume from the newest checkpoint in the folder; if false, a folder that holds one is refused.
-        envs: Environments that play side by side; more than one run in processes of their own.
-        checkpoint_every: Environment steps between checkpoints; those of an episode if omitted.
-        refit: Arguments of :meth:`~agents.dqn.dqn.SubActionDQN.refit`, which fits the agent's network again at the end.
-        callbacks: Of Stable-Baselines3, besides those that record and write checkpoints.
-        plot: Draw the learning curve.
+        env: The environment to train in: an id, an environment or its ``spec``. Regions of D_T are acquired.
+        folder: Folder for the results, which may hold earlier ones.
+        episodes: Total number of episodes.
+        seed: Seed of agent and environment.
+        resume: Whether to resume from the newest checkpoint in the folder; if false, a folder with one is refused.
+        envs: Number of parallel environments; if more than one, each runs in its own process.
+        checkpoint_every: Environment steps between checkpoints; one episode if omitted.
+        refit: Arguments of :meth:`~agents.dqn.dqn.SubActionDQN.refit`, which refits the agent's network at the end.
+        callbacks: Callbacks of Stable-Baselines3, besides those that record and write checkpoints.
+        plot: Whether to draw the learning curve.
         policy: ``"QueryPolicy"``, the paper's, or ``"CandidatePolicy"``.
-        references: Heuristics by name, such as ``"entropy"``, that play five episodes each before the training, on the
-            same images. Their returns go to ``references.csv``, and are lines in the picture of the learning curve.
+        references: Names of heuristics, such as ``"entropy"``, that play five episodes each before training, on the
+            same images. Their returns go to ``references.csv``, and are lines in the learning curve.
         settings: Arguments of :class:`~agents.SubActionDQN`, such as ``gamma``; ``epsilon_steps`` for an exploration
             rate that falls from 1 to 0.05 over that many environment steps; ``learning_rate_decay`` for a factor on the
             learning rate per step.
@@ -80,7 +80,7 @@ def train_agent(
         The path of the agent.
 
     Raises:
-        ValueError: If a setting is wrong, or the folder holds a training that can't be resumed with these settings.
+        ValueError: If a setting is invalid, or the folder holds a training that can't be resumed with these settings.
     """
     folder = Path(folder)
     check_int("episodes", episodes, 0)
@@ -121,10 +121,10 @@ def train_agent(
 
 
 def play_references(spec: EnvSpec, references: Sequence[str], folder: Path, *, seed: int) -> dict[str, float]:
-    """Let heuristics play some episodes; return the mean return of each, and keep all returns as ``references.csv``.
+    """Let heuristics play some episodes; return the mean return of each, and write all returns to ``references.csv``.
 
     Raises:
-        ValueError: If a record of before is damaged.
+        ValueError: If an earlier record is damaged.
     """
     path = folder / REFERENCES
     rows = read_references(path) if path.exists() else []
@@ -146,7 +146,7 @@ def play_references(spec: EnvSpec, references: Sequence[str], folder: Path, *, s
 
 
 def make_players(spec: EnvSpec, envs: int) -> VecEnv:
-    """Return environments that play side by side, in processes of their own if there are several."""
+    """Return a vector environment; if there are several environments, each runs in its own process."""
     if envs == 1:
         return DummyVecEnv([lambda: Monitor(make_wrapped(spec))])
     multiprocessing.set_forkserver_preload(["al_seg_env", "stable_baselines3"])  # once, and not by each
@@ -155,7 +155,7 @@ def make_players(spec: EnvSpec, envs: int) -> VecEnv:
 
 
 def steps_per_episode(players: VecEnv) -> int:
-    """Return the environment steps that label the whole budget."""
+    """Return the number of environment steps that label the whole budget."""
     config = players.get_attr("config", [0])[0]
     return math.ceil(config.budget / config.regions_per_step)
 
@@ -169,15 +169,15 @@ def learn(
     resume: bool = True,
     callbacks: Sequence[BaseCallback] = (),
 ) -> None:
-    """Let an algorithm of Stable-Baselines3 learn, with checkpoints in a folder.
+    """Train an algorithm of Stable-Baselines3, with checkpoints in a folder.
 
     Args:
         agent: The algorithm.
-        steps: Environment steps in all.
-        folder: Where checkpoints are and go.
-        checkpoint_every: Environment steps between two of them.
-        resume: Resume from the newest checkpoint; if false, a folder that holds one is refused.
-        callbacks: Of Stable-Baselines3, besides the one that writes checkpoints.
+        steps: Total number of environment steps.
+        folder: Folder for checkpoints, which may hold earlier ones.
+        checkpoint_every: Environment steps between checkpoints.
+        resume: Whether to resume from the newest checkpoint; if false, a folder with one is refused.
+        callbacks: Callbacks of Stable-Baselines3, besides the one that writes checkpoints.
 
     Raises:
         ValueError: If the folder holds a training that can't be resumed.
@@ -203,7 +203,7 @@ def _refuse_training(folder: Path) -> None:
 
 
 def plot_returns(returns: Sequence[float], path: Path, *, title: str, means: Mapping[str, float] | None = None) -> None:
-    """Draw the return of each episode, the mean of the last ten, and the mean returns of others as lines."""
+    """Draw the return of each episode, the mean of the last ten, and the mean returns of the references as lines."""
     numbers = range(1, len(returns) + 1)
     smooth = [float(np.mean(returns[max(0, i - AVERAGED) : i])) for i in numbers]
     lines: dict[str, Line] = {"return": (numbers, returns), f"mean of the last {AVERAGED}": (numbers, smooth)}

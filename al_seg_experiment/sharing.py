@@ -1,4 +1,4 @@
-"""An agent and a theta_0 as a folder that others can use: with a card, in the layout of the Hugging Face Hub."""
+"""Sharing an agent and a theta_0 as a folder with a model card, in the layout of the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -48,31 +48,31 @@ def share(
     title: str | None = None,
     about: str = "",
 ) -> Path:
-    """Write an agent, a theta_0 or both into a folder, with all that is needed to use them and a card.
+    """Write an agent, a theta_0 or both into a folder, with everything needed to use them and a model card.
 
     The folder holds ``README.md``, the card, with the front matter that the Hub reads; ``environment.json``, the
     environment's id and arguments without paths of this machine; ``agent.safetensors``; theta_0 in the format of
     segmentation-models-pytorch (``config.json``, ``model.safetensors``, ``classes.json``), or as
-    ``theta_0.safetensors`` if its network is none of theirs; ``splits.json`` if the splits came from a file;
+    ``theta_0.safetensors`` if its network is not one of that library; ``splits.json`` if the splits came from a file;
     ``forecast.safetensors`` if the environment has a forecast; and the results with their figures.
 
     Args:
-        env: What the agent played, or theta_0 is for: an id, an environment or its ``spec``. Its argument ``weights``
+        env: The environment of the agent or theta_0: an id, an environment or its ``spec``. Its argument ``weights``
             is the theta_0.
         out: The folder; it must not exist, or be empty.
-        licence: Identifier of the licence under which others may use it, such as ``"mit"`` or ``"cc-by-nc-4.0"``. The
-            licence of the images that were trained on may limit the choice.
+        licence: Identifier of the licence, such as ``"mit"`` or ``"cc-by-nc-4.0"``. The licence of the training images
+            may limit the choice.
         agent: File of the agent, as :meth:`~agents.SubActionDQN.save` writes it.
-        results: The ``results.csv`` of an evaluation, whose figures the card shows.
+        results: The ``results.csv`` of an evaluation, to show on the card.
         title: Title of the card; the name of the folder if omitted.
-        about: More on what it was trained on, as markdown.
+        about: More about the training data, as markdown.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: If there is neither an agent nor a theta_0, the agent or theta_0 does not fit the environment, or
-            the folder holds something.
+        ValueError: If there is neither an agent nor a theta_0, the agent or theta_0 does not match the environment, or
+            the folder is not empty.
     """
     out, spec = Path(out), environment_spec(env)
     check_text("licence", licence)
@@ -104,18 +104,18 @@ def share(
 def load_shared(folder: str | Path, **arguments: Any) -> tuple[RegionSelectionEnv, SubActionDQN | None]:
     """Make the environment of a folder that :func:`share` wrote, with its theta_0, and load its agent.
 
-    Nothing in it is executed. What ``huggingface_hub.snapshot_download("owner/name")`` returns is such a folder.
+    Nothing in it is executed. ``huggingface_hub.snapshot_download("owner/name")`` returns such a folder.
 
     Args:
         folder: The folder.
-        arguments: Arguments of the environment in addition to those that are stored, or in their place: those that name
-            files of one's own, such as ``root``, must be given.
+        arguments: Arguments of the environment that extend or replace the stored ones; those that name your own files,
+            such as ``root``, must be given.
 
     Returns:
-        The environment, and the agent bound to it; ``None`` if the folder has none.
+        The environment, and the agent set to it; ``None`` if the folder has no agent.
 
     Raises:
-        OSError: If it is no such folder.
+        OSError: If it is not such a folder.
         ValueError: If it is damaged, an argument is missing, or the images are not those that the agent was trained on.
     """
     folder = Path(folder)
@@ -135,21 +135,21 @@ def push(
 ) -> str:
     """Upload a folder that :func:`share` wrote to the Hugging Face Hub, as a model repository.
 
-    The access token is the one that ``hf auth login`` stored, or that of the environment variable ``HF_TOKEN``.
+    The access token is the one stored by ``hf auth login``, or that of the environment variable ``HF_TOKEN``.
 
     Args:
         folder: The folder; its card may have been edited.
-        repository: ``"owner/name"``; made if there is none.
-        private: Whether a repository that is made can be seen by its owner only.
-        message: Message of the commit.
-        endpoint: Address of another server than huggingface.co.
+        repository: ``"owner/name"``; created if it does not exist.
+        private: Whether to make a newly created repository private.
+        message: Commit message.
+        endpoint: Address of a server other than huggingface.co.
 
     Returns:
         The address of the commit.
 
     Raises:
         OSError: If the folder has no card, or the server can't be reached or refuses.
-        ValueError: If the repository's name is none.
+        ValueError: If the repository's name is invalid.
     """
     folder = Path(folder)
     for name in (CARD, ENVIRONMENT):
@@ -167,7 +167,7 @@ def push(
 
 
 def _without_paths(spec: EnvSpec, env: RegionSelectionEnv, folder: Path) -> dict[str, Any]:
-    """Return an environment as plain values that mean the same on other machines; write the files that it needs."""
+    """Return an environment as plain values that are valid on other machines; write the files that it needs."""
     arguments: dict[str, Any] = {}
     files: dict[str, str] = {}
     needed: list[str] = []
@@ -222,7 +222,7 @@ def _copy_results(results: Path, folder: Path) -> None:
 def _card(
     folder: Path, licence: str, title: str, about: str, env: RegionSelectionEnv, agent: SubActionDQN | None
 ) -> str:
-    """Return the card: what it is, what it was trained on, its figures, and how to use it."""
+    """Return the card: what it is, the training data, the results, and how to use it."""
     front = ModelCardData(
         license=licence,
         library_name="al-seg-env",

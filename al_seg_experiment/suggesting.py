@@ -1,4 +1,4 @@
-"""Which regions of unlabelled images to label first, ranked once."""
+"""Ranking the regions of unlabelled images once, by which to label first."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ SHOWN, COLUMNS, WIDTH, HEIGHT, TITLE = 12, 4, 320, 240, 18
 
 
 class Ranking(NamedTuple):
-    """What regions are worth.
+    """The values of regions.
 
     Attributes:
-        grid: Of the regions.
-        regions: Ids, ``(n,)`` int64.
-        values: The more, the sooner they should be labelled, ``(n,)`` float32.
+        grid: Grid of the regions.
+        regions: Region ids, ``(n,)`` int64.
+        values: The higher, the sooner the region should be labelled, ``(n,)`` float32.
     """
 
     grid: RegionGrid
@@ -57,29 +57,29 @@ def suggest(
     options: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> Path:
-    """Rank the regions of images without a mask, under a network, and write the first ones as a list and a picture.
+    """Rank the regions of images without a mask, under a network, and write the top ones as a list and a picture.
 
     ``suggestions.csv`` has the columns rank, score, image, path, top, left, height and width, in the originals' pixels.
     ``suggestions.png`` shows the first twelve in their surroundings.
 
     Args:
         data: The images.
-        out: Folder of the results.
+        out: Folder for the results.
         score: Name of an acquisition score; see :func:`~al_seg_env.registration.named_scores`.
-        agent: File of a trained agent, whose values Q(s, a) (Eq. 1) rank instead of the score: of all regions at once,
-            before any of them is labelled. The images of its D_S must be among ``data``; they are not ranked.
-        count: Regions to list, at most.
-        per_image: Regions to list of one image, at most.
-        options: Of :func:`~al_seg_env.make_env`, such as ``architecture`` or ``cache``; those of an episode have no
-            effect. By default a region is a sixteenth of the image, or as large as the agent's.
-        seed: Seeds dropout samples.
+        agent: File of a trained agent, whose values Q(s, a) (Eq. 1) rank all regions at once, before any is labelled,
+            instead of the score. The images of its D_S must be among ``data``; they are not ranked.
+        count: Most regions to list.
+        per_image: Most regions to list per image.
+        options: Options of :func:`~al_seg_env.make_env`, such as ``architecture`` or ``cache``; those of an episode
+            have no effect. By default a region is a sixteenth of the image, or as large as the agent's.
+        seed: Seed of dropout samples.
 
     Returns:
         The list.
 
     Raises:
         ValueError: If a name is unknown, a number is below 1, all images have masks, or options, agent and images do
-            not fit each other.
+            not match.
     """
     check_int("count", count, 1)
     if per_image is not None:

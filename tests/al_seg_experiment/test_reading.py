@@ -24,7 +24,7 @@ from al_seg_experiment.reading import LARGEST_FILE, PRESETS, read_json, read_yam
             r"methods.mine.policy is 'nothing'; .* is unknown",
         ),
         ({"methods": {"a/b": {"policy": "uniform"}}}, "names of methods consist of letters"),
-        ({"methods": {"full": {"policy": "uniform"}}}, "not 'full', which is full supervision"),
+        ({"methods": {"full": {"policy": "uniform"}}}, "'full' is reserved for full supervision"),
         (
             {"methods": {"mine": {"policy": "uniform", "x": 1}}},
             "methods.mine has the unknown entry 'x'; known are policy, arguments",
@@ -115,7 +115,7 @@ from al_seg_experiment.reading import LARGEST_FILE, PRESETS, read_json, read_yam
         ({"query": {"agent": {"learning_rate": "x"}}}, "query.agent: .*"),
         ({"query": {"agent": {"policy_kwargs": {"x": 1}}}}, "query.agent: .*unexpected keyword argument 'x'"),
         ({"query": {"agent": {"epsilon_steps": 0}}}, "query.agent: epsilon_steps is 0"),
-        ({"query": {"agent": {"epsilon": 0.1, "epsilon_steps": 3}}}, "epsilon and epsilon_steps both say"),
+        ({"query": {"agent": {"epsilon": 0.1, "epsilon_steps": 3}}}, "epsilon and epsilon_steps both set"),
         ({"query": {"agent": {"learning_rate_decay": 2}}}, "query.agent: decay is 2"),
         (
             {"query": {"agent": {"guides": ["score_bald"]}}},
