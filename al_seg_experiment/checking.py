@@ -1,7 +1,7 @@
 """Mistakes in the arguments of environments and agents, found before anything runs.
 
-:func:`mistakes` needs no data: each environment's settings are made, and each agent over an environment of the same
-spaces that holds nothing. :func:`check_data` makes the environments themselves.
+:func:`mistakes` needs no data: it constructs each environment's settings, and each agent on a dummy environment with
+the same spaces. :func:`check_data` builds the environments themselves.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ GIVEN = ("self", "policy", "env", "seed", "tensorboard_log", "_init_setup_model"
 
 @dataclass(frozen=True)
 class _Place:
-    """An environment that the experiment makes.
+    """An environment that the experiment builds.
 
     Attributes:
         where: The entry that it comes from.
         env: Its id.
         given: The arguments of that entry.
         arguments: All of its arguments.
-        fixed: Arguments that the protocol gives itself there, and why.
+        fixed: Arguments that the protocol sets itself, and why.
     """
 
     where: str
@@ -70,7 +70,7 @@ class _Place:
 
 
 def mistakes(experiment: Experiment) -> list[str]:
-    """Return a line for each mistake that shows without the data."""
+    """Return a line for each mistake that can be found without the data."""
     found: dict[str, None] = {}
     told: set[str] = set()
     checked: set[str] = set()
@@ -113,7 +113,7 @@ def refusal(found: Sequence[str]) -> ValueError:
 
 
 def _variants(experiment: Experiment) -> Iterator[tuple[str, Experiment]]:
-    """Yield each variant's experiment, and what its entries are called by."""
+    """Yield each variant's experiment, and the prefix of its entries' names."""
     for name in experiment.variants:
         yield f"variants[{name!r}]: " if name else "", experiment.of_variant(name)
 
@@ -167,7 +167,7 @@ def _own_parameters(env: str) -> dict[str, inspect.Parameter]:
 
 
 def _takes_options(env: str) -> bool:
-    """Return whether an id is one of al_seg_env's own, which take the settings of environment and learner."""
+    """Return whether an id is one of al_seg_env's, which accept the settings of environment and learner."""
     return getattr(_creator(env), "__module__", None) == registration.__name__
 
 
@@ -223,7 +223,7 @@ def _options(arguments: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _of_type(arguments: Mapping[str, Any], hints: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the arguments that are not of the type that is declared for them, as json has it, and what is wrong."""
+    """Yield the arguments that do not have their declared type, as in json, and what is wrong."""
     for name, hint in hints.items():
         if name in arguments:
             try:
@@ -244,7 +244,7 @@ def _adapter(hint: Any) -> TypeAdapter[Any]:
 
 
 def _refused(make: Any) -> Iterator[str]:
-    """Yield why something can't be made of plain values, which may be any."""
+    """Yield why something can't be made from arbitrary plain values."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -289,7 +289,7 @@ def _images(experiment: Experiment, stage: Stage, entry: str) -> Iterator[str]:
 
 
 def _data_arguments(env: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of an environment's arguments says which data are meant; places are the same however written."""
+    """Return those of an environment's arguments that identify its data, with normalised paths."""
     parameters = _own_parameters(env)
     named = {name: parameters[name].default for name in parameters if name not in NOT_DATA}
     named.update({name: value for name, value in arguments.items() if name in named})
@@ -300,7 +300,7 @@ def _data_arguments(env: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _budgets(experiment: Experiment) -> Iterator[str]:
-    """Yield the budgets that can't be told apart, where K is in the file."""
+    """Yield the budgets that fall into the same step, if K is in the file."""
     for name, method in experiment.methods.items():
         step = {**experiment.arguments, **method.arguments}.get("regions_per_step")
         if isinstance(step, int) and not isinstance(step, bool) and step > 0:
@@ -308,7 +308,7 @@ def _budgets(experiment: Experiment) -> Iterator[str]:
 
 
 def equal_budgets(budgets: tuple[int, ...], step: int, method: str) -> Iterator[str]:
-    """Yield the budgets that an episode passes with one step: only the largest divides a step."""
+    """Yield the budgets that an episode reaches with the same step; only the largest may end within a step."""
     reached = [min(-(-budget // step) * step, budgets[-1]) for budget in budgets]
     for before, budget, here, there in zip(budgets, budgets[1:], reached, reached[1:], strict=False):
         if here == there:
@@ -319,7 +319,7 @@ def equal_budgets(budgets: tuple[int, ...], step: int, method: str) -> Iterator[
 
 
 class _Spaces(gym.Env[Any, Any]):
-    """The spaces of an environment and nothing else: enough to make an agent over."""
+    """The spaces of an environment and nothing else: enough to construct an agent."""
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         pools = 2
@@ -338,7 +338,7 @@ class _Spaces(gym.Env[Any, Any]):
 
 
 def _agent(experiment: Experiment, query: Query) -> Iterator[str]:
-    """Yield what is wrong with the arguments of the agent, by making it."""
+    """Yield what is wrong with the arguments of the agent, by constructing it."""
     known = [name for name in inspect.signature(SubActionDQN).parameters if name not in GIVEN]
     known += ["epsilon_steps", "learning_rate_decay"]
     unknown = [name for name in query.agent if name not in known]
@@ -373,7 +373,7 @@ def _made(query: Query, env: _Spaces, policy_kwargs: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class _Made:
-    """What is compared of an environment that was made.
+    """The properties of an environment that are compared.
 
     Attributes:
         data: What identifies its images.
@@ -382,7 +382,7 @@ class _Made:
         image_size: ``(height, width)``.
         regions: Regions in an image.
         step: Regions labelled in a step.
-        features: What an agent that is trained with it can play: layout, and sizes without K and N.
+        features: What an agent trained with it depends on: layout, and sizes without K and N.
     """
 
     data: Any
@@ -398,12 +398,12 @@ Make = Callable[[str, Mapping[str, Any]], _Made]
 
 
 def check_data(experiment: Experiment) -> None:
-    """Make every environment of an experiment, on the CPU, and compare them.
+    """Build every environment of an experiment, on the CPU, and compare them.
 
     Raises:
-        ValueError: If data are missing or do not fit; if a budget can't be reached; if the agent would be trained on
-            images that the evaluation needs unseen; if a policy can't be imported. All of it is listed. Nothing is
-            made if there are :func:`mistakes`, as in an experiment that was not read from a file.
+        ValueError: If data are missing or do not match; if a budget can't be reached; if the agent would be trained on
+            images held out for evaluation; if a policy can't be imported. The error lists all problems. Nothing is
+            built if there are :func:`mistakes`, as in an experiment that was not read from a file.
     """
     if wrong := mistakes(experiment):
         raise refusal(wrong)
@@ -447,7 +447,7 @@ def _of_data(experiment: Experiment, make: Make) -> Iterator[str]:
 
 
 def _sources(experiment: Experiment, entry: str, make: Make) -> Iterator[str]:
-    """Compare the images that theta_0 is trained on with the experiment's own."""
+    """Compare the images that theta_0 is trained on with those of the experiment."""
     target = make(experiment.env, experiment.arguments)
     for number, stage in enumerate(getattr(experiment, entry)):
         source = make(*experiment.source(stage)) if stage.env or stage.arguments else target

@@ -1,4 +1,4 @@
-"""A labelling session in a folder: images without masks, a policy that chooses regions, people who label them."""
+"""A labelling session in a folder: images without masks, a policy that selects regions, people who label them."""
 
 from __future__ import annotations
 
@@ -61,22 +61,22 @@ logger = logging.getLogger("al_seg_env")
 
 @dataclass(frozen=True)
 class SessionSettings:
-    """What a session was begun with; kept in its folder, and the same whenever it goes on.
+    """The settings of a session, stored in its folder and the same whenever it resumes.
 
     Attributes:
         images: Folder of the images, which may have sub-folders; or of ``images`` and ``masks``.
         classes: File of the classes, see :class:`~al_seg_env.datasets.ImageFolder`.
         masks: Folder of the masks of those images that have one.
         image_size: ``(height, width)`` that the network sees; if omitted, 512 pixels on the longer side.
-        policy: What chooses regions: a name such as ``"entropy"``, or ``"NAME=file"`` of a trained agent.
-        budget: Regions to label in all.
-        regions_per_step: Regions that are requested at once.
-        reward_images: Where no image is labelled: images whose first regions, one each, drawn at random, become D_R.
+        policy: What selects regions: a name such as ``"entropy"``, or ``"NAME=file"`` of a trained agent.
+        budget: Total number of regions to label.
+        regions_per_step: Regions requested at once.
+        reward_images: If no image is labelled: number of images in which one random region is labelled first, as D_R.
         seed: Seed of splits, pools and training.
         options: Further options of :func:`~al_seg_env.make_env`.
 
     Raises:
-        ValueError: If a setting is out of its range.
+        ValueError: If a setting is out of range.
     """
 
     images: str
@@ -135,23 +135,23 @@ class SessionSettings:
 
 
 class LabelSession:
-    """Regions are chosen, labelled by people, and trained on, until the budget is spent; every step is kept.
+    """Select regions, have people label them, and train on them, until the budget is spent; every step is stored.
 
     ::
 
         OUT/session.json             settings
         OUT/splits.json              which images are D_S, D_T, D_R, D_V
-        OUT/theta_0.safetensors      the network before the first request, where some images were labelled
+        OUT/theta_0.safetensors      the network before the first request, if some images were labelled
         OUT/network.safetensors      the network after the last step
-        OUT/state.safetensors        where the session is
+        OUT/state.safetensors        the state of the session
         OUT/labels/                  requests and answers; see the oracles
 
     Args:
         out: The folder.
-        settings: What to begin with. If omitted, those in the folder.
+        settings: Settings of a new session; those in the folder if omitted.
 
     Raises:
-        ValueError: If there are none, or others in the folder.
+        ValueError: If the folder holds none, or different ones.
     """
 
     def __init__(self, out: str | Path, settings: SessionSettings | None = None) -> None:
@@ -166,18 +166,18 @@ class LabelSession:
         return LabelFolder(exchange / "answers", self.data, manifest=exchange / "manifest.json")
 
     def run(self, tool: str | Callable[[SegmentationData, Path], AnswersRequests], wait: bool = False) -> bool:
-        """Go on until people are needed, or the budget is spent.
+        """Continue until people are needed, or the budget is spent.
 
         Args:
-            tool: A name out of :data:`TOOLS`, or what makes an oracle of data and folder.
-            wait: Look every few seconds whether answers have come, rather than end.
+            tool: A name from :data:`TOOLS`, or a function that makes an oracle from data and folder.
+            wait: Whether to look for answers every few seconds instead of ending.
 
         Returns:
             Whether the budget is spent.
 
         Raises:
-            LabelsPending: If labels are waited for, unless ``wait``.
-            ValueError: If images, options or answers do not fit; the session is as before then.
+            LabelsPending: If labels are missing, unless ``wait``.
+            ValueError: If images, options or answers do not match; the session is then unchanged.
         """
         make = tool if callable(tool) else TOOLS[check_choice("tool", tool, tuple(TOOLS))]
         with folder_lock(self.out):
@@ -209,8 +209,8 @@ class LabelSession:
         """Return the session's environment, at theta_0.
 
         Args:
-            data: The session's, or the same with answers.
-            options: Over the session's.
+            data: The session's data, or the same with answers.
+            options: Options that override the session's.
         """
         path, reward = self.out / SPLITS, self._reward_images
         if reward and not path.exists():
@@ -237,7 +237,7 @@ class LabelSession:
         return sorted(drawn.tolist())
 
     def _with_reward(self, oracle: AnswersRequests, wait: bool) -> SegmentationData:
-        """Return data in which the first regions are labelled, once people have done so."""
+        """Return the data with the first regions labelled, once people have done so."""
         images = self._reward_images
         if not images:
             return self.data
@@ -254,7 +254,7 @@ class LabelSession:
         return AnsweredData(self.data, self.label_folder, images=images)
 
     def _fit_theta_0(self, env: RegionSelectionEnv) -> None:
-        """Train the network on D_T, which was labelled before."""
+        """Train the network on D_T, whose labels exist from the start."""
         logger.info("the network is trained on the %d labelled images of D_T", len(env.splits.train))
         env.reset(seed=self.settings.seed)
         fit_to_convergence(
@@ -271,7 +271,7 @@ class LabelSession:
         save_weights(env.learner, self.out / THETA_0, self.data.classes)
 
     def _play(self, env: RegionSelectionEnv, oracle: AnswersRequests, wait: bool) -> bool:
-        """Play the episode, from where it was."""
+        """Play the episode, from its stored state."""
         policy = make_policy(self._policy.policy, env, self.settings.seed, self._policy.agent)
         observation, info = env.reset(seed=self.settings.seed)
         action = None
@@ -305,7 +305,7 @@ class LabelSession:
         return {"state": env.get_state(), "names": list(self.data.names)}
 
     def _check_names(self, before: Sequence[str]) -> None:
-        """Refuse images that have joined the folder or left it: pools are of those that the session began with."""
+        """Refuse added or removed images: the pools consist of the images that the session began with."""
         added, gone = sorted({*self.data.names} - {*before}), sorted({*before} - {*self.data.names})
         if added or gone:
             raise ValueError(
@@ -324,7 +324,7 @@ class LabelSession:
 
 
 def _until_answered(ask: Callable[[], Any], wait: bool) -> Any:
-    """Return what a question returns; where its labels are pending, ask again every few seconds if told to wait."""
+    """Return the question's result; while its labels are pending, ask again every few seconds if told to wait."""
     told = False
     while True:
         try:
@@ -339,7 +339,7 @@ def _until_answered(ask: Callable[[], Any], wait: bool) -> Any:
 
 
 def _splits_with_reward(count: int, reward: Sequence[int], seed: int) -> Splits:
-    """Return splits where only D_R is labelled: a twentieth of the others is D_S, the rest D_V."""
+    """Return splits in which only D_R is labelled: a twentieth of the others is D_S, the rest D_V."""
     others = [image for image in range(count) if image not in set(reward)]
     order = np.random.default_rng(seed).permutation(others).tolist()
     first = max(1, len(others) // 20)
@@ -347,7 +347,7 @@ def _splits_with_reward(count: int, reward: Sequence[int], seed: int) -> Splits:
 
 
 def _bound(out: Path, settings: SessionSettings | None) -> SessionSettings:
-    """Return a session's settings; those given are stored if it is new, and compared with the stored ones if not."""
+    """Return a session's settings; given ones are stored if it is new, else compared with the stored ones."""
     path = out / SESSION
     if not path.exists():
         check(
@@ -387,13 +387,13 @@ def _bound(out: Path, settings: SessionSettings | None) -> SessionSettings:
 
 
 def _begun(out: Path) -> bool:
-    """Return whether anything was requested or answered: before, settings that don't work can be mended."""
+    """Return whether anything was requested or answered; until then, settings that fail can be corrected."""
     labels = out / LABELS
     return (out / STATE).exists() or (labels.is_dir() and any(labels.iterdir()))
 
 
 def _continues(settings: SessionSettings, stored: SessionSettings) -> bool:
-    """Return whether only what may change differs: more labels are bought, or the files were moved."""
+    """Return whether the differences are allowed: a larger budget, or moved files."""
     changed: dict[str, Any] = {"budget": stored.budget, "images": stored.images, "classes": stored.classes}
     if settings.masks and stored.masks:
         changed["masks"] = stored.masks

@@ -1,4 +1,4 @@
-"""The pieces of an experiment: what is run, stored and resumed by itself."""
+"""The pieces of an experiment: its units of running, storing and resuming."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Kind = Literal["theta_0", "query_theta_0", "forecast", "query", "reference", "fu
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of an experiment that is run, stored and resumed by itself.
+    """A part of an experiment that is run, stored and resumed on its own.
 
     Attributes:
         name: Its folder within the experiment's; a path with ``/``.
@@ -67,12 +67,12 @@ def pieces(experiment: Experiment) -> list[Piece]:
 
 
 def agent_name(method: str, seed: int) -> str:
-    """Return the folder of an agent: of one that only this method plays, or of one for all learnt methods."""
+    """Return the folder of an agent: the method's own, or the one that all learnt methods share."""
     return f"query/{method}-{seed}" if method else f"query/{seed}"
 
 
 def experiment_of(experiment: Experiment, piece: Piece) -> Experiment:
-    """Return the experiment as a piece sees it; theta_0 belongs to no variant where all share it."""
+    """Return the experiment as a piece sees it; a theta_0 that all variants share belongs to none."""
     if piece.variant in experiment.variants:
         return experiment.of_variant(piece.variant)
     return experiment.model_copy(update={"variants": {"": Variant()}})

@@ -1,4 +1,4 @@
-"""Pieces of an experiment spread over a Ray cluster."""
+"""Distributing the pieces of an experiment over a Ray cluster."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ def run_on_ray(
 ) -> None:
     """Run pieces as Ray tasks, each after those that it needs.
 
-    A task whose worker dies is run again, on any machine, and resumes from what is stored in the experiment's folder.
+    A task whose worker dies is run again, on any machine, and resumes from the experiment's folder.
 
     Args:
-        work: Runs a piece; it is pickled, and run by any machine.
+        work: Runs a piece; it is pickled, and run on any machine.
         todo: The pieces, in an order in which they could be run.
         address: ``"local"`` for this machine, or the address of a cluster.
-        cpus: CPU cores that a piece takes.
-        gpus: GPUs that a piece takes.
-        title: Of the progress bar.
+        cpus: CPU cores that a piece needs.
+        gpus: GPUs that a piece needs.
+        title: Title of the progress bar.
 
     Raises:
-        ImportError: Without Ray.
-        ray.exceptions.RayError: If a piece fails for good; whatever else is finished is kept.
+        ImportError: If Ray is not installed.
+        ray.exceptions.RayError: If a piece fails for good; all finished pieces are kept.
     """
     try:
         import ray

@@ -25,12 +25,12 @@ def load_experiment(source: str | Path | Mapping[str, Any], overrides: Mapping[s
     """Read an experiment, and check everything in it that can be checked without its data.
 
     Args:
-        source: A yaml, json or toml file; the name of a preset; or a mapping. A file or mapping may begin from a
-            preset, named under ``preset``, whose entries it changes one by one.
+        source: A yaml, json or toml file; the name of a preset; or a mapping. A file or mapping may start from a
+            preset, named under ``preset``, and override single entries.
         overrides: Entries to change, with dots between levels: ``{"arguments.root": "data/camvid"}``.
 
     Raises:
-        ValueError: If an entry is unknown, missing or wrong; all of them are listed.
+        ValueError: If an entry is unknown, missing or invalid; the error lists all of them.
     """
     content = dict(source) if isinstance(source, Mapping) else read_file(source)
     _check_depth(content)
@@ -90,7 +90,7 @@ def read_preset(name: Any) -> dict[str, Any]:
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``base`` with the entries of ``over``; mappings are merged, all else is replaced."""
+    """Return ``base`` with the entries of ``over``; mappings are merged, everything else is replaced."""
     result = dict(base)
     for name, value in over.items():
         both = isinstance(value, Mapping) and isinstance(result.get(name), Mapping) and name != "methods"
@@ -99,10 +99,10 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_json(text: str) -> Any:
-    """Return what a json text holds.
+    """Return the content of a json text.
 
     Raises:
-        ValueError: If it is no json, names an entry twice, or holds a number that is not finite.
+        ValueError: If it is not json, has a duplicate entry, or holds a number that is not finite.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -146,12 +146,11 @@ def _whole(text: str) -> int:
 
 
 def read_yaml(text: str) -> Any:
-    """Return what a yaml text holds.
+    """Return the content of a yaml text.
 
     Raises:
-        ValueError: If it names an entry twice, or holds more than :data:`MOST_VALUES` values once its aliases are
-            replaced by what they stand for.
-        yaml.YAMLError: If it is no yaml.
+        ValueError: If it has a duplicate entry, or more than :data:`MOST_VALUES` values once aliases are expanded.
+        yaml.YAMLError: If it is not yaml.
     """
     loader = _Loader(text)
     try:
@@ -167,7 +166,7 @@ def read_yaml(text: str) -> Any:
 
 
 def _count(node: yaml.Node, known: dict[int, int], above: tuple[int, ...]) -> int:
-    """Return the values below a node, each as often as aliases repeat it; refuse entries that are there twice."""
+    """Return the number of values below a node, with aliases expanded; refuse duplicate entries."""
     if id(node) in above:
         raise ValueError(f"line {node.start_mark.line + 1}: a value holds itself")
     if id(node) not in known:

@@ -1,4 +1,4 @@
-"""What an experiment's folder holds: with what each piece was made, what it left, and whether that is still whole."""
+"""The records in an experiment's folder: the settings of each piece, its files, and whether these are intact."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ EXTENSIBLE = ("methods", "seeds", "variants", "full", "cache", "cpus", "gpus")
 
 
 def read_references(path: Path) -> list[dict[str, Any]]:
-    """Read the returns of heuristics beside a training: method, episode, return.
+    """Read the returns of the reference heuristics of a training: method, episode, return.
 
     Raises:
         ValueError: If the file is damaged.
@@ -61,12 +61,12 @@ def _of(piece: Piece) -> tuple[str, int]:
 
 
 def write_record(path: Path, content: Mapping[str, Any]) -> None:
-    """Write plain values with the format's name and version, whole or not at all."""
+    """Write plain values with the format's name and version, atomically."""
     write_json(path, {"format": FORMAT, "version": VERSION, **content})
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read what :func:`write_record` wrote.
+    """Read a file of :func:`write_record`.
 
     Raises:
         ValueError: If it is missing, damaged or of another version.
@@ -101,7 +101,7 @@ def read_experiment(folder: str | Path) -> Experiment:
 
 
 def products(experiment: Experiment, piece: Piece) -> list[str]:
-    """Return the names of the files that a finished piece leaves in its folder, besides what only helps to resume."""
+    """Return the names of the files in a finished piece's folder, except those that only serve to resume."""
     part = experiment_of(experiment, piece)
     stages = {"theta_0": part.theta_0, "query_theta_0": part.query_theta_0}
     if piece.kind in ("theta_0", "query_theta_0"):
@@ -116,14 +116,14 @@ def products(experiment: Experiment, piece: Piece) -> list[str]:
 
 
 def finish(experiment: Experiment, folder: Path, piece: Piece) -> None:
-    """Note that a piece is finished, with checksums of what it left."""
+    """Record that a piece is finished, with checksums of its files."""
     piece_folder = folder / piece.name
     files = {name: _digest(piece_folder / name) for name in (PIECE, *products(experiment, piece))}
     write_record(piece_folder / FINISHED, {"files": files, "code": code_version()})
 
 
 def damage(experiment: Experiment, folder: Path, piece: Piece) -> dict[Path, str]:
-    """Return what is wrong with the files of a finished piece, by file; empty for what is whole, or not finished."""
+    """Return what is wrong with the files of a finished piece, by file; empty if it is intact, or not finished."""
     piece_folder = folder / piece.name
     if not (piece_folder / FINISHED).exists():
         return {}
@@ -150,12 +150,12 @@ def refuse_damage(experiment: Experiment, folder: Path, piece: Piece) -> None:
 
 
 def finished(experiment: Experiment, folder: Path, piece: Piece) -> bool:
-    """Return whether a piece is done and its files are whole."""
+    """Return whether a piece is finished and its files are intact."""
     return (folder / piece.name / FINISHED).exists() and not damage(experiment, folder, piece)
 
 
 def set_aside(experiment: Experiment, folder: Path, piece: Piece) -> None:
-    """Set aside what is damaged or unreadable of a piece, with a warning, so that it is made again.
+    """Set aside the damaged or unreadable files of a piece, with a warning, so that they are made again.
 
     Raises:
         ValueError: If a file is damaged or missing that can only be made again with the whole piece.
@@ -184,7 +184,7 @@ def set_aside(experiment: Experiment, folder: Path, piece: Piece) -> None:
 def status(experiment: Experiment, folder: str | Path) -> list[dict[str, Any]]:
     """Return a row per piece: its name, its state and its results.
 
-    The states are ``finished``, ``damaged`` (finished, but its files are not what they were), ``begun``, ``waiting``.
+    The states are ``finished``, ``damaged`` (finished, but its files have changed), ``begun``, ``waiting``.
     """
     rows = []
     for piece in pieces(experiment):
@@ -224,7 +224,7 @@ def gather(experiment: Experiment, folder: str | Path) -> Path:
 
 
 def weights_of(folder: Path, found: Sequence[Piece]) -> dict[str, str | None]:
-    """Return the checksum of the weights that each of these pieces left, ``None`` if it is not finished and whole."""
+    """Return the checksum of each piece's weights, ``None`` if it is not finished and intact."""
     checksums: dict[str, str | None] = {}
     for piece in found:
         checksums[piece.name] = None
@@ -242,7 +242,7 @@ def weights_of(folder: Path, found: Sequence[Piece]) -> dict[str, str | None]:
 def made_with(
     experiment: Experiment, piece: Piece, numerics: Mapping[str, Any], weights: Mapping[str, str | None]
 ) -> dict[str, Any]:
-    """Return what a piece is made with, besides what all pieces of an experiment share.
+    """Return the settings of a piece, besides those that all pieces of an experiment share.
 
     Args:
         experiment: The experiment.
@@ -267,17 +267,17 @@ def made_with(
 
 
 def claim(folder: Path, piece: Piece, content: Mapping[str, Any]) -> None:
-    """Note in a piece's folder what it is made with.
+    """Record a piece's settings in its folder.
 
     Raises:
-        ValueError: If it was made with something else.
+        ValueError: If it was made with other settings.
     """
     check_piece(folder, piece, content)
     write_record(folder / piece.name / PIECE, {**content, "code": code_version()})
 
 
 def check_piece(folder: Path, piece: Piece, content: Mapping[str, Any]) -> None:
-    """Refuse a piece, begun or finished, that was made with something else."""
+    """Refuse a piece, begun or finished, that was made with other settings."""
     path = folder / piece.name / PIECE
     if not path.exists() or _is_damaged(path):
         return
@@ -297,7 +297,7 @@ def check_piece(folder: Path, piece: Piece, content: Mapping[str, Any]) -> None:
 
 
 def refuse_differences(stored: Mapping[str, Any], here: Mapping[str, Any], path: Path) -> None:
-    """Raise a ValueError that lists how a file's configuration differs from the one in use, places of data apart."""
+    """Raise a ValueError that lists how a file's configuration differs from the current one, ignoring data paths."""
     differing = differences(_without_places(stored), _without_places(here))
     if differing:
         raise ValueError(
@@ -307,7 +307,7 @@ def refuse_differences(stored: Mapping[str, Any], here: Mapping[str, Any], path:
 
 
 def _is_damaged(path: Path) -> bool:
-    """Return whether a file is not what was noted when its piece was finished; then it is made again."""
+    """Return whether a file differs from the record of its finished piece; it is then made again."""
     try:
         noted = _noted(path.parent)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Running an experiment: its pieces, one after another or spread over a Ray cluster."""
+"""Running an experiment: its pieces, one after another or distributed over a Ray cluster."""
 
 from __future__ import annotations
 
@@ -47,20 +47,20 @@ _UNFINISHED = re.compile(rf"\..+\.unfinished|\.{re.escape(EXPERIMENT)}\.\d+")
 
 
 def run(experiment: Experiment, folder: str | Path, ray_address: str | None = None) -> Path:
-    """Run what is not finished, and write ``results.csv``.
+    """Run all unfinished pieces, and write ``results.csv``.
 
     Args:
-        experiment: What to run.
-        folder: Where results are and go.
-        ray_address: ``None`` runs one piece after another, here; ``"local"`` starts Ray on this machine, and another
-            text is the address of a cluster, all of whose machines must see the folder.
+        experiment: The experiment.
+        folder: Folder for the results, which may hold earlier ones.
+        ray_address: ``None`` runs one piece after another in this process; ``"local"`` starts Ray on this machine; any
+            other text is the address of a cluster, all of whose machines must share the folder.
 
     Returns:
         The path of ``results.csv``.
 
     Raises:
         ValueError: If the folder is in use or holds results of another configuration, or data, budgets and agents do
-            not fit each other. Nothing has been run then.
+            not match. Nothing has been run then.
     """
     folder = Path(folder)
     if not _check_folder(experiment, folder):
@@ -89,16 +89,16 @@ def run(experiment: Experiment, folder: str | Path, ray_address: str | None = No
 
 
 def run_piece(experiment: Experiment, folder: Path, numerics: Mapping[str, Any], piece: Piece) -> None:
-    """Run one piece, from where it was interrupted; those that it needs must be finished.
+    """Run or resume one piece; the pieces that it needs must be finished.
 
     Args:
-        experiment: What it is a piece of.
+        experiment: The experiment.
         folder: The experiment's folder.
         numerics: Precision and memory layout that all pieces compute in.
         piece: The piece.
 
     Raises:
-        ValueError: If what it needs is damaged, or it was made again and is not what others were made with.
+        ValueError: If a piece that it needs is damaged, or was made again and differs from the one that others used.
     """
     own = folder / piece.name
     needed = [each for each in pieces(experiment) if each.name in piece.needs]
@@ -130,7 +130,7 @@ def run_piece(experiment: Experiment, folder: Path, numerics: Mapping[str, Any],
 
 
 def _check_pieces(experiment: Experiment, folder: Path, numerics: Mapping[str, Any]) -> None:
-    """Refuse pieces, begun or finished, that were made with something else than what is there now."""
+    """Refuse pieces, begun or finished, that were made with anything other than the current settings and files."""
     weights = weights_of(folder, [piece for piece in pieces(experiment) if piece.kind in WITH_WEIGHTS])
     for piece in pieces(experiment):
         check_piece(folder, piece, made_with(experiment, piece, numerics, weights))
@@ -162,18 +162,18 @@ def _check_folder(experiment: Experiment, folder: Path) -> bool:
 
 
 def _is_left_over(name: str) -> bool:
-    """Return whether a file is there before anything else is: the lock, or a first write that was interrupted."""
+    """Return whether a file may precede all others: the lock, or an interrupted first write."""
     return name in (LOCK, HOLDER) or _UNFINISHED.fullmatch(name) is not None
 
 
 def _settled(experiment: Experiment) -> dict[str, Any]:
-    """Return the entries that may not change once a piece has begun."""
+    """Return the entries that must not change once a piece has begun."""
     entries = {name: value for name, value in experiment.as_dict().items() if name not in EXTENSIBLE}
     return {**entries, "query": {name: value for name, value in entries["query"].items() if name != "references"}}
 
 
 def _check_agents(experiment: Experiment, stored: Experiment, folder: Path) -> None:
-    """Refuse seeds that begin with another one, where one agent, trained with the first seed, plays for all."""
+    """Refuse a different first seed if one agent, trained with the first seed, serves all."""
     one = not experiment.query.per_seed and not stored.query.per_seed
     if one and experiment.learnt_methods and stored.learnt_methods and experiment.seeds[0] != stored.seeds[0]:
         raise ValueError(
@@ -184,6 +184,6 @@ def _check_agents(experiment: Experiment, stored: Experiment, folder: Path) -> N
 
 
 def _measured(experiment: Experiment) -> dict[str, Any]:
-    """Return the precision and memory layout for all pieces: measured once, no clock decides later."""
+    """Return the precision and memory layout for all pieces, which are measured only once."""
     learner = protocol.make_environment(experiment, split="eval").learner
     return dict(getattr(learner, "numerics", {}))

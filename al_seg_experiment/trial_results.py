@@ -1,4 +1,4 @@
-"""What a trial reached, as files: one for each budget, and the rows of ``results.csv`` that are made of them."""
+"""The results of a trial as files, one for each budget, and the rows of ``results.csv`` made from them."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ RESULT_FORMAT, RESULT_VERSION = "al-seg-env result", 1
 
 
 def write_result(path: Path, method: str, seed: int, budget: int, figures: Mapping[str, Any]) -> None:
-    """Write what a method reached with a seed and a budget, whole or not at all."""
+    """Write a method's result for a seed and a budget, atomically."""
     about = {"format": RESULT_FORMAT, "version": RESULT_VERSION, "method": method, "seed": seed, "budget": budget}
     write_json(path, {**about, "name": path.stem, **figures})
 
 
 def read_result(path: Path, method: str | None = None, seed: int | None = None) -> dict[str, Any]:
-    """Read what :func:`write_result` wrote.
+    """Read a file of :func:`write_result`.
 
     Args:
         path: The file.
-        method: Whose result it should be; anyone's if omitted.
-        seed: Likewise.
+        method: The method that the result must be of; any if omitted.
+        seed: The seed that it must be of; any if omitted.
 
     Raises:
-        ValueError: If the file is damaged, no result, or another's in its place.
+        ValueError: If the file is damaged, not a result, or the result of another trial.
     """
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
@@ -51,7 +51,7 @@ def read_results_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def set_damaged_aside(folder: Path, method: str, seed: int) -> bool:
-    """Rename a trial's results that are damaged or another's, with a warning; return whether there were any."""
+    """Rename results that are damaged or of another trial, with a warning; return whether there were any."""
     found = False
     for path in sorted(folder.glob("result-*.json")):
         try:
@@ -80,13 +80,13 @@ def result_row(variant: str, result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write ``results.csv``, whole or not at all; what a row lacks is empty."""
+    """Write ``results.csv`` atomically; values that a row lacks are empty."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     write_csv(path, [{column: row.get(column, "") for column in columns} for row in rows])
 
 
 def _check_figures(result: Mapping[str, Any]) -> None:
-    """Raise a ValueError unless a result's figures are what :func:`result_row` makes a row of."""
+    """Raise a ValueError unless a result's figures have the form that :func:`result_row` needs."""
     splits = [split for split in ("val", "test") if f"{split}_miou" in result]
     percents = [result[f"{split}_miou"] for split in splits]
     percents += [iou for split in splits for iou in result[f"{split}_iou"].values() if iou is not None]
