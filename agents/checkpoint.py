@@ -30,10 +30,9 @@ class Checkpoint(BaseCallback):
         checkpoint.resume(model)
         model.learn(1000 - model.num_timesteps, callback=checkpoint, reset_num_timesteps=False)
 
-    However often it was killed, on a CPU and with the same number of threads it ends bit for bit where an undisturbed
-    run ends. A checkpoint holds the algorithm, replay, environments (in the middle of their episodes, with their
-    labels) and all random states, as arrays and plain values; it is written whole or not at all, and the last two are
-    kept. The environments need ``get_state`` and ``set_state``. Those of other processes (``SubprocVecEnv``) are reset
+    On a CPU with the same number of threads, the result equals that of an uninterrupted run bit for bit, however often
+    it was killed. A checkpoint holds the algorithm, replay, environments (in the middle of their episodes, with their
+    labels) and all random states, as arrays and plain values; it is written atomically, and the last two are kept. The environments need ``get_state`` and ``set_state``. Those of other processes (``SubprocVecEnv``) are reset
     before ``set_state``; of the wrappers around them, only the counters of ``TimeLimit``, ``Monitor`` and
     ``RecordEpisodeStatistics`` are kept. Their states must not hold bare torch tensors, of which torch sends handles
     that may be closed before they are opened; those of :class:`al_seg_env.RegionSelectionEnv` are sent as bytes.

@@ -574,7 +574,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
             raise ValueError(f"the state's weights or numerics do not fit the network: {error}") from error
 
     def _continue_from(self, saved: Mapping[str, Any]) -> tuple[Observation, dict[str, Any]]:
-        """Continue from a state in place of a reset."""
+        """Continue from a state instead of a reset."""
         if saved.get("episode") is None:
             raise ValueError("the state was taken before the first reset: there is no episode to continue")
         return self.set_state(saved)

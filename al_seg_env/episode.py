@@ -93,7 +93,7 @@ def copied(observation: Observation) -> Observation:
 
 
 def save_state(path: str | Path, state: Mapping[str, Any]) -> None:
-    """Write what :meth:`RegionSelectionEnv.get_state` returned, whole or not at all, as safetensors and json."""
+    """Write a state of :meth:`RegionSelectionEnv.get_state` atomically, as safetensors and json."""
     save_tree(path, KIND, dict(state))
 
 

@@ -32,7 +32,7 @@ def train_forecast(
 
     The images of D_T are dealt out to as many parts as there are networks. Each network starts from theta_0 and is
     trained on D_S and all of D_T but its own part. Writes ``forecast.safetensors``, and each network's mean IoU on its
-    part as ``forecast.csv``. Called again after a kill it resumes; a finished folder is left as it is.
+    part as ``forecast.csv``. Called again after a kill, it resumes; a finished folder is left unchanged.
 
     Args:
         env: The environment whose images are forecast: an id, an environment or its ``spec``.

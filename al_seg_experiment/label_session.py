@@ -289,7 +289,7 @@ class LabelSession:
             while not terminated:
                 if action is None:
                     action, _ = policy.predict(observation, deterministic=True)
-                    # What is asked is decided: whoever goes on asks the same.
+                    # The requests are fixed: a session that resumes repeats them.
                     save_tree(self.out / STATE, STATE_KIND, {**self._state(env), "action": action})
                 observation, _, terminated, _, info = _until_answered(partial(env.step, action), wait)
                 action = None

@@ -1,13 +1,13 @@
 """How much of a step's reward tells a good choice from a bad one? The first thing to measure on new data.
 
-Episodes on D_T are played with uniform choices, with those of highest entropy, and with choices that know the truth
+Episodes on D_T are played with uniform choices, with those of highest entropy, and with choices that use the truth
 (RareClassPolicy: from each pool the candidate richest in rare classes), all with the same seeds. A setting is worth
-training an agent with when truth-knowing choices gain more than uniform ones by more than the reward varies:
+training an agent with if oracle choices gain more than uniform ones by more than the reward varies:
 
     python benchmarks/reward_signal.py --env-arg weights=runs/pretrain/theta_0.safetensors --steps 4
 
 It prints two rows per setting, and writes OUT/reward_signal.csv (all steps), OUT/summary.csv and OUT/reward_signal.png.
-Each setting is learning rate:iterations. Signal to noise: difference between truth-knowing and uniform choices over
+Each setting is learning rate:iterations. Signal to noise: difference between oracle and uniform choices over
 the pooled standard deviation, of single steps and of the sums of whole episodes. A sum of n
 independent steps has a ratio sqrt(n) times theirs; more than that tells that a choice pays only steps later.
 

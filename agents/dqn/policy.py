@@ -136,7 +136,7 @@ class QueryPolicy(BasePolicy):
         episode_start: npt.NDArray[Any] | None = None,
         deterministic: bool = False,
     ) -> tuple[npt.NDArray[np.int64], tuple[npt.NDArray[Any], ...] | None]:
-        """Greedy choices: (K,) for a single observation, (B, K) for a batch; int64. ``state`` is returned as it is."""
+        """Greedy choices: (K,) for a single observation, (B, K) for a batch; int64. ``state`` is returned unchanged."""
         self.set_training_mode(False)
         tensors, batched = self.obs_to_tensor(observation)
         with torch.no_grad():
@@ -183,7 +183,7 @@ class QueryPolicy(BasePolicy):
                 )
 
     def save(self, path: str | Path) -> None:
-        """Write the policy, whole or not at all; the file holds nothing that must be unpickled."""
+        """Write the policy atomically; the file needs no unpickling."""
         spaces_, settings = pack_spaces(self.observation_space, self.action_space), self._get_constructor_parameters()
         settings = {name: value for name, value in settings.items() if name not in GIVEN}
         tree = {"spaces": spaces_, "settings": pack_settings(settings), "parameters": self.state_dict()}

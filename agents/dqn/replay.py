@@ -49,9 +49,9 @@ class DecomposedBatch(NamedTuple):
 class DecomposedReplayBuffer(ReplayBuffer):
     """Replay of T_k = (s_t, a_t^k, r_{t+1}, s_{t+1}), drawn uniformly from all (step, k), with replacement.
 
-    Each parallel environment has a lane of its own: a ring of observations in which the observation that
+    Each parallel environment has its own lane: a ring of observations in which the observation that
     follows a step lies in the following slot. So an observation is stored once, and a state never K times.
-    Only an observation that no step starts from needs a slot of its own: the last one of an episode that is cut
+    Only an observation that no step starts from needs its own slot: the last one of an episode that is cut
     short by a time limit or an early reset. The all-zero observation that comes with ``terminated`` isn't stored.
 
     Only the first n sub-actions of a step are drawn, n being the length of ``info["chosen"]`` (K if it is

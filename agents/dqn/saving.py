@@ -45,7 +45,7 @@ _NOT_STORED = {
 _SCHEDULES: dict[str, Any] = {kind.__name__: kind for kind in (ExponentialEpsilon, ExponentialRate, LinearEpsilon)}
 
 AnyPath = str | pathlib.Path | io.BufferedIOBase
-"""What Stable-Baselines3 lets a path be. Open files are refused: they can't be written whole or not at all."""
+"""The types of paths in Stable-Baselines3. Open files are refused: they can't be written atomically."""
 
 
 def with_suffix(path: AnyPath) -> pathlib.Path:
@@ -73,7 +73,7 @@ def pack_agent(agent: OffPolicyAlgorithm) -> dict[str, Any]:
 
 
 def save_agent(path: AnyPath, tree: Mapping[str, Any]) -> None:
-    """Write what :func:`pack_agent` returned, whole or not at all."""
+    """Write a tree of :func:`pack_agent` atomically."""
     save_tree(with_suffix(path), AGENT_KIND, tree)
 
 
@@ -94,7 +94,7 @@ def load_agent(path: AnyPath) -> Any:
 
 
 def save_replay(path: AnyPath, replay: DecomposedReplayBuffer) -> None:
-    """Write a replay, whole or not at all."""
+    """Write a replay atomically."""
     save_tree(with_suffix(path), REPLAY_KIND, replay.state_dict())
 
 

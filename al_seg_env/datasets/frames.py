@@ -85,7 +85,7 @@ class Frames:
         """Return the true labels of an image, ``(H, W)`` uint8.
 
         Raises:
-            ValueError: If the data set returns another shape or dtype, or labels that are no class.
+            ValueError: If the data set returns another shape or dtype, or labels that stand for no class.
         """
         if index not in self._masks:
             self._masks[index] = self._kept(index, "mask", self._decode_mask)

@@ -32,7 +32,7 @@ class HuggingFaceData:
         image: Column of the images.
         mask: Column of the masks: images with one lossless channel of labels.
         labels: The label of each class in the masks; 0 to C - 1 if omitted.
-        ignore_labels: Labels in the masks that are no class.
+        ignore_labels: Labels in the masks that stand for no class.
         fit: ``"pad"`` keeps the shape of objects, ``"stretch"`` fills the image; see :class:`PairedFiles`.
         palette: ``(C, 3)`` uint8 colours; default ones if omitted.
 
@@ -135,7 +135,7 @@ def _columns_of(part: Any, columns: tuple[str, str], name: str) -> tuple[Any, An
 
 
 def _label_map(labels: Iterable[int] | None, ignored: Iterable[int], num_classes: int) -> UInt8Array:
-    """Return the table from label to class; labels that are neither are mapped to what is no class."""
+    """Return the table from label to class; labels without a class are mapped to one that is out of range."""
     of_classes = list(range(num_classes)) if labels is None else [check_int("labels", label) for label in labels]
     others = {check_int("ignore_labels", label) for label in ignored} | {IGNORE_LABEL} - {*of_classes}
     if len({*of_classes}) != num_classes or others & {*of_classes}:

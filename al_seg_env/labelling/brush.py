@@ -28,7 +28,7 @@ def write_tasks(
     """Write tasks as JSON that Label Studio imports: images, each with an annotation and a prediction.
 
     Args:
-        path: The file; it is replaced whole or not at all.
+        path: The file; it is replaced atomically.
         tasks: Name and URL of each image; its labels ``(h, w)`` uint8, of which there is no annotation if all are 255;
             and the labels that are predicted, if any are.
         classes: The C class names.

@@ -21,7 +21,7 @@ def write_coco(path: str | Path, masks: Iterable[tuple[str, UInt8Array]], classe
     """Write masks as COCO's JSON: one annotation for each class in each image, as uncompressed run lengths.
 
     Args:
-        path: The file; it is replaced whole or not at all.
+        path: The file; it is replaced atomically.
         masks: File names of images and their masks, ``(h, w)`` uint8; 255 is in no annotation.
         classes: The C class names; class c has the id c + 1.
     """

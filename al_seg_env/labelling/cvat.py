@@ -43,7 +43,7 @@ def write_cvat(
     """Write masks as a zip in CVAT's format "Segmentation mask 1.1".
 
     Args:
-        path: The zip file; it is replaced whole or not at all.
+        path: The zip file; it is replaced atomically.
         masks: Names of images, without a suffix, and their masks ``(h, w)`` uint8; 255 becomes the background.
         classes: The C class names.
         palette: Their colours, ``(C, 3)`` uint8.

@@ -119,7 +119,7 @@ class LabelFolder:
             )
 
     def write(self, region: Box, answer: Answer, keep_earlier: bool = True) -> None:
-        """Store what someone answered of a region, whole or not at all.
+        """Store an answer for a region atomically.
 
         Args:
             region: The region.

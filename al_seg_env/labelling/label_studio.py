@@ -43,7 +43,7 @@ _TASK = "al_seg_env"  # key of what a task is of, in its data
 
 
 class NoAnswer(ConnectionError):
-    """Label Studio can't be reached, or answers with an error of its own. Nothing is lost: try again later."""
+    """Label Studio can't be reached, or responds with an error. Nothing is lost: try again later."""
 
 
 class LabelStudioOracle(PeopleOracle):

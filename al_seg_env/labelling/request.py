@@ -25,7 +25,7 @@ class Context(NamedTuple):
     """A region in its surroundings.
 
     Attributes:
-        pixels: ``(h, w, 3)`` uint8, the region outlined in yellow; its own pixels are as they are.
+        pixels: ``(h, w, 3)`` uint8, with the region outlined in yellow; pixels inside it are unchanged.
         box: Where the region lies in them.
     """
 
@@ -93,7 +93,7 @@ class Request:
         return Context(pixels, inner)
 
     def prelabel(self) -> UInt8Array | None:
-        """Return what the network predicts of the region, ``(h, w)`` uint8; ``None`` if no network is at hand."""
+        """Return the network's prediction for the region, ``(h, w)`` uint8; ``None`` if there is no network."""
         if self._predicted is None:
             return None
         return self.original.to_original(self.box.crop(self._predicted(self.box.image)), self.box)

@@ -36,7 +36,7 @@ def tune_for_cpu(network: nn.Module) -> None:
 def use_better_kernels(network: nn.Module) -> None:
     """Let the layers of a network that is to run on a CPU avoid its slow kernels, in place.
 
-    Weights, and what the layers compute, stay as they are.
+    Weights, and the layers' outputs, stay the same.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and not _is_depthwise(module):
@@ -116,7 +116,7 @@ def run_forks_on_one_thread() -> None:
     """Set torch to one thread in processes forked from this one from now on, and here if this one was forked.
 
     A forked process (gymnasium's AsyncVectorEnv forks) has none of its parent's OpenMP threads, and would wait for
-    them for ever in its first parallel region. With one thread there is no such region.
+    them forever in its first parallel region. With one thread there is no such region.
     """
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))

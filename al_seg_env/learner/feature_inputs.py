@@ -1,4 +1,4 @@
-"""Stored features in the place of images: batches of whole images, and of windows around what is labelled."""
+"""Stored features instead of images: batches of whole images, and of windows around labelled regions."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class FeatureLearner(TorchLearner):
     (:class:`~al_seg_env.learner.light.Light` does) also runs on windows around what is needed only, with equal results.
 
     Args:
-        network: The whole network. It stays as it is; the learner works on copies of its parts.
+        network: The whole network. It is not changed; the learner works on copies of its parts.
         num_classes: C, at most 255.
         encoder: Name of the network's attribute that holds its encoder.
         feature_precision: In which features are stored: ``"bfloat16"``, ``"float16"``, or ``"float32"``, with which

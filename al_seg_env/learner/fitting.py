@@ -73,9 +73,9 @@ class Fit:
 class FitSettings:
     """When and on what to train to convergence.
 
-    The paper's way (section 4.1, appendix B) goes on from the acquired weights, on the acquired labels alone, and stops
-    when the mean IoU on D_R stops growing. ``updates`` chooses another: that many updates from theta_0, at a rate that
-    rises and decays in one cycle, in part on images that were labelled before, without looking at D_R
+    The paper's way (section 4.1, appendix B) continues from the acquired weights, on the acquired labels only, and
+    stops when the mean IoU on D_R stops growing. ``updates`` selects another way: that many updates from theta_0, with
+    a one-cycle learning rate schedule, partly on images that were labelled before, without using D_R
     (docs/guide/frozen.md).
 
     Attributes:
@@ -85,7 +85,7 @@ class FitSettings:
         max_epochs: The most epochs.
         min_updates: An epoch repeats the labelled regions until it has this many updates, so that a few labels do
             not make epochs of one update.
-        updates: Number of updates from theta_0, in place of epochs; ``None`` for the paper's way.
+        updates: Number of updates from theta_0, instead of epochs; ``None`` for the paper's way.
         replay: With ``updates``, the share of each batch from images that were labelled before the episode began.
         learning_rate: With ``updates``, the highest learning rate.
         fits: With ``updates``, the number of such fits, whose weights are averaged.

@@ -67,7 +67,7 @@ class GivenFeatures(nn.Module):
     Outputs that the network does not read are zeros of the right shape that take no memory.
 
     Args:
-        template: The encoder's output, with the number of an output in place of each tensor.
+        template: The encoder's output, with each tensor replaced by its number.
         shapes: Of all outputs of the encoder for one image of ``image_size``.
         image_size: That size.
         read: Numbers of the outputs that are given, in their order.
@@ -157,7 +157,7 @@ def divided(network: nn.Module, name: str, prepare: Preparation) -> tuple[Frozen
     """Divide a network at its encoder.
 
     Args:
-        network: The whole network. It stays as it is; copies of its parts are returned.
+        network: The whole network. It is not changed; copies of its parts are returned.
         name: Of its attribute that holds its encoder, such as ``"encoder"`` or ``"backbone"``.
         prepare: Makes the encoder's input of images.
 
@@ -217,7 +217,7 @@ def _named(network: nn.Module, name: str) -> nn.Module:
 
 
 def _numbered(output: Any, tensors: list[Tensor], name: str) -> Any:
-    """Return an output with a number in place of each of its tensors, which are added to ``tensors``."""
+    """Return an output with each tensor replaced by its number; the tensors are appended to ``tensors``."""
     if isinstance(output, Tensor):
         tensors.append(output)
         return len(tensors) - 1

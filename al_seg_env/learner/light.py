@@ -31,7 +31,7 @@ class Light(SegmentationModel):  # type: ignore[misc] # smp is untyped
         classes: C.
         width: Channels.
         stride: The finest that is read, 16, 8 or 4: with 8, the strides 8, 16 and 32 are. Each halving makes four times
-            as many cells; things smaller than a cell are hardly seen.
+            as many cells; objects smaller than a cell are mostly missed.
         dilations: Of the residual convolutions, one after another, in cells of the finest stride; each of them lets
             logits see so much further. There may be none.
         dropout: Share of channels that are dropped before the last layer.

@@ -53,7 +53,7 @@ class TorchLearner:
         momentum: The paper gives none; the released code's 0.95.
         weight_decay: Appendix B: 1e-4.
         learning_rate_decay: Factor on the learning rate after each update (released code: 0.998^2).
-        max_grad_norm: Gradients are scaled down to this norm (released code: 4); ``None`` leaves them as they are.
+        max_grad_norm: Norm to clip gradients to (released code: 4); ``None`` does not clip.
         mean, std: Normalisation per channel, of images in [0, 1].
         output_stride: Multiple that image sides must be of.
         device: ``"auto"`` takes a CUDA GPU where there is one.

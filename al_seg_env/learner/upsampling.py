@@ -21,7 +21,7 @@ def bilinear_weights(cells: int, pixels: int, positions: Sequence[int] | IntArra
         cells: Cells along the axis.
         pixels: Pixels along the axis that these are upsampled to.
         positions: Which of the pixels are wanted, ``(n,)``; beyond the ends it continues with the last cell.
-        align_corners: Whether the centres of the first and last cell and pixel coincide, in place of their edges.
+        align_corners: Whether the centres of the first and last cell and pixel coincide, instead of their edges.
 
     Returns:
         ``(n, cells)`` float32; rows sum to 1.

@@ -257,7 +257,7 @@ def named_features(
     images: tuple[int, ...],
     forecast: Callable[[], Feature],
 ) -> tuple[Feature, ...]:
-    """Return the features of these names, out of those that ``EnvConfig.region_features`` knows.
+    """Return the features of these names, from those that ``EnvConfig.region_features`` accepts.
 
     Args:
         names: The names.

@@ -63,7 +63,7 @@ class Observer:
     episode does not depend on the episodes before it.
 
     Args:
-        frames: The masks, for scores that know the truth.
+        frames: The masks, for scores that use the ground truth.
         inputs: Makes the learner's batches of the images.
         grid: The grid of regions.
         learner: The network.

@@ -156,7 +156,7 @@ class RIPU:
     """Region impurity times prediction uncertainty: the entropy of the predicted classes times the mean entropy.
 
     After Xie et al., "Towards Fewer Annotations: Active Learning via Region Impurity and Prediction Uncertainty for
-    Domain Adaptive Semantic Segmentation" (CVPR 2022), with this environment's regions in the place of their windows.
+    Domain Adaptive Semantic Segmentation" (CVPR 2022), with this environment's regions instead of their windows.
 
     The first region is of one predicted class, the second of two, all equally uncertain:
 

@@ -1,6 +1,6 @@
 """Files that a kill, a full disk or a stranger cannot turn against their reader.
 
-:func:`replacing` writes a file whole or not at all. :func:`save_tree` and :func:`load_tree` store nested arrays and
+:func:`replacing` writes a file atomically. :func:`save_tree` and :func:`load_tree` store nested arrays and
 plain values as safetensors and json: reading such a file executes nothing, and notices every damage. :func:`open_image`
 opens images of known formats only. The values themselves are checked by :mod:`al_seg_env.storage.validation`, as are
 the arguments of all packages.

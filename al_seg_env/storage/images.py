@@ -1,4 +1,4 @@
-"""Images in files: opened without surprises, written whole or not at all."""
+"""Images in files: opened safely, written atomically."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
     """Open an image of one of :data:`FORMATS`, whatever its file is called; only its header is read.
 
     Raises:
-        OSError: If there is no such file, it is no regular file, or it holds none of these formats.
+        OSError: If the file does not exist, is not a regular file, or has none of these formats.
         ValueError: If it has more than ``PIL.Image.MAX_IMAGE_PIXELS`` pixels; small files can hold images that are
             larger than memory. Pillow's decoders raise other exceptions on damaged files.
     """
@@ -50,13 +50,13 @@ def write_png(
     text: Mapping[str, str] | None = None,
     palette: npt.NDArray[np.uint8] | None = None,
 ) -> None:
-    """Write ``(H, W)`` grey values or labels, or ``(H, W, 3)`` RGB, uint8, as PNG, whole or not at all.
+    """Write ``(H, W)`` grey values or labels, or ``(H, W, 3)`` RGB, uint8, as PNG atomically.
 
     Args:
         path: The file.
         pixels: What to write.
         text: Texts to store in it, by key.
-        palette: Colours of labels, ``(C, 3)`` uint8, in which others see them; the labels stay as they are.
+        palette: Colours of labels, ``(C, 3)`` uint8, for viewers; the labels do not change.
 
     Raises:
         OSError: If it cannot be written; what was at ``path`` before is unchanged.

@@ -51,7 +51,7 @@ def _portable(kind: type[PortableTree], content: bytes) -> PortableTree:
 
 
 def save_tree(path: str | Path, kind: str, tree: Any) -> None:
-    """Write a tree, whole or not at all.
+    """Write a tree atomically.
 
     Args:
         path: The file.

@@ -1,6 +1,6 @@
 """Checks of single values that are given: all messages read ``name is value; expected ...``.
 
-Each returns the value as it is kept: numpy's numbers as Python's, so that they can be stored, and lists as tuples.
+Each returns the value in stored form: numpy numbers as Python numbers, and lists as tuples.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def check_choice(name: str, value: Any, choices: Collection[Any]) -> Any:
 
 
 def check_choices(name: str, value: Any, choices: Collection[str]) -> tuple[str, ...]:
-    """Return a list or tuple of different texts out of ``choices``, or of none, as a tuple."""
+    """Return a list or tuple of different texts from ``choices``, which may be empty, as a tuple."""
     good = (
         isinstance(value, list | tuple)
         and all(isinstance(each, str) and each in choices for each in value)

@@ -62,7 +62,7 @@ def estimate(record: Mapping[str, Any]) -> str:
 
 
 def write_csv(path: Path, table: Table) -> None:
-    """Write a table, whole or not at all; numbers that are not whole have 4 decimals, gaps are empty."""
+    """Write a table atomically; numbers that are not whole have 4 decimals, gaps are empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(table.columns)

@@ -49,7 +49,7 @@ class Task:
         context: The region in its surroundings, a JPEG.
         box: Where the region lies in the context.
         context_size: ``(height, width)`` of the context.
-        prelabel: What the network predicts, ``(h, w)`` uint8, if one is at hand.
+        prelabel: The network's prediction, ``(h, w)`` uint8, if there is a network.
     """
 
     id: str
@@ -62,7 +62,7 @@ class Task:
 
 
 class Desk(PeopleOracle):
-    """An oracle that hands its requests out to people; each region to one person at a time.
+    """An oracle that distributes its requests among people; each region goes to one person at a time.
 
     What people paint is stored as they paint it, in ``folder/drafts/PERSON``, and what they answer in
     ``folder/answers``, as :class:`~al_seg_env.FolderOracle` does. All methods may be called from several threads.

@@ -132,7 +132,7 @@ def make_app(desk: Desk, token: str | None = None, hosts: tuple[str, ...] = ("12
 
 
 class PageServer:
-    """Serves the page in a thread of its own while its ``with`` block runs.
+    """Serves the page in its own thread while its ``with`` block runs.
 
     Args:
         desk: Who gets what.
