@@ -32,8 +32,9 @@ class Checkpoint(BaseCallback):
 
     On a CPU with the same number of threads, the result equals that of an uninterrupted run bit for bit, however often
     it was killed. A checkpoint holds the algorithm, replay, environments (in the middle of their episodes, with their
-    labels) and all random states, as arrays and plain values; it is written atomically, and the last two are kept. The environments need ``get_state`` and ``set_state``. Those of other processes (``SubprocVecEnv``) are reset
-    before ``set_state``; of the wrappers around them, only the counters of ``TimeLimit``, ``Monitor`` and
+    labels) and all random states, as arrays and plain values; it is written atomically, and the last two are kept. The
+    environments need ``get_state`` and ``set_state``. Those of other processes (``SubprocVecEnv``) are reset before
+    ``set_state``; of the wrappers around them, only the counters of ``TimeLimit``, ``Monitor`` and
     ``RecordEpisodeStatistics`` are kept. Their states must not hold bare torch tensors, of which torch sends handles
     that may be closed before they are opened; those of :class:`al_seg_env.RegionSelectionEnv` are sent as bytes.
 
