@@ -123,7 +123,7 @@ def _parsed(text: str, path: Path) -> list[dict[str, Any]]:
     try:
         header, *lines = list(csv.reader(io.StringIO(text), strict=True)) or [[]]
     except csv.Error as error:
-        raise ValueError(f"{path} is no csv file ({error}); restore the file, or remove it") from error
+        raise ValueError(f"{path} is not a csv file ({error}); restore the file, or remove it") from error
     known = [*_PARSERS, "followed"]
     if header[:4] != known[:4] or len(set(header)) < len(header) or not set(header) <= set(known):
         raise ValueError(f"{path} has the columns {header}; expected {known}, the last two optional: use another file")

@@ -109,7 +109,7 @@ def read_json(text: str) -> Any:
         entries = dict(pairs)
         if len(entries) < len(pairs):
             names = [name for name, _ in pairs]
-            raise ValueError(f"the entry {next(n for n in names if names.count(n) > 1)!r} is there more than once")
+            raise ValueError(f"the entry {next(n for n in names if names.count(n) > 1)!r} appears more than once")
         return entries
 
     def refused(number: str) -> Any:
@@ -178,7 +178,7 @@ def _count(node: yaml.Node, known: dict[int, int], above: tuple[int, ...]) -> in
             for number, (key, value) in enumerate(node.value):
                 if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in names[:number]:
                     line = key.start_mark.line + 1
-                    raise ValueError(f"line {line}: the entry {key.value!r} is there more than once")
+                    raise ValueError(f"line {line}: the entry {key.value!r} appears more than once")
                 inner += [key, value]
         known[id(node)] = 1 + sum(_count(each, known, (*above, id(node))) for each in inner)
     return known[id(node)]

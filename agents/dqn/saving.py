@@ -197,7 +197,7 @@ def _unpacked(value: Any) -> Any:
     if value.keys() == {"optimizer"}:
         found = getattr(torch.optim, str(value["optimizer"]), None)
         if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
-            raise ValueError(f"the optimiser {value['optimizer']!r} is none of torch's")
+            raise ValueError(f"the optimiser {value['optimizer']!r} is not one of torch's")
         return found
     return {key: _unpacked(item) for key, item in value.items()}
 

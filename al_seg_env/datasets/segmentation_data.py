@@ -161,7 +161,7 @@ def check_labels(mask: UInt8Array, num_classes: int, name: str) -> None:
     """Raise a ValueError that names the labels of a mask that are neither a class nor 255."""
     if wrong := labels_out_of_range(mask, num_classes):
         raise ValueError(
-            f"{name}: labels {wrong} are no classes; expected 0 to {num_classes - 1}, or {IGNORE_LABEL} for "
+            f"{name}: labels {wrong} are not classes; expected 0 to {num_classes - 1}, or {IGNORE_LABEL} for "
             "unlabelled; list every class, or map what is not one to 255"
         )
 

@@ -353,7 +353,7 @@ def _read(path: Path) -> dict[str, list[str]]:
     expected = f'expected {{"format": "{FORMAT}", "version": {VERSION}, "state": [names], "train": [names], ...}}'
     content = read_json(path, expected)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{path} is no file of splits; {expected}")
+        raise ValueError(f"{path} is not a file of splits; {expected}")
     if content.get("version") != VERSION:
         found = reprlib.repr(content.get("version"))
         raise ValueError(f"{path} has the version {found}; this release reads {VERSION}")

@@ -133,7 +133,7 @@ class LabelState:
             raise ValueError("the state's labels are of regions that these images do not have, or of one region twice")
         masks = split_masks(self.grid, regions, state["masks"])
         if wrong := labels_out_of_range(state["masks"], self.num_classes):
-            raise ValueError(f"the state's labels {wrong} are no classes; expected 0 to {self.num_classes - 1}, or 255")
+            raise ValueError(f"the state's labels {wrong} are not classes; use 0 to {self.num_classes - 1}, or 255")
         costs = state.get("costs")  # states from before have none
         if costs is not None and (costs.shape != (len(regions), len(COSTS)) or not np.isfinite(costs).all()):
             raise ValueError(f"the state's costs are {costs.shape}; expected {len(regions)} rows of {COSTS}")

@@ -55,7 +55,7 @@ def within_memory(run: Callable[..., T], batch: tuple[Tensor, ...], option: str)
     if count > 1:
         half = -(-count // 2)
         warnings.warn(
-            f"a batch of {count} does not fit into memory ({reason}); going on with {half} at once. Results can "
+            f"a batch of {count} does not fit into memory ({reason}); continuing with {half} at once. Results can "
             f"differ in their last digits; lower {option} to use smaller batches from the start",
             RuntimeWarning,
             stacklevel=2,

@@ -52,7 +52,7 @@ def test_rows_up_to_the_present_step_are_read_as_numbers(tmp_path):
         ([ROWS[0], ROWS[1]], "has the columns .*; expected"),
         (["episode,steps"], "has the columns .*; expected"),
         ([HEADER.replace("epsilon", "return"), *ROWS], "has the columns .*; expected"),
-        ([HEADER, '1,4,0.5,41.0,"0.9'], "is no csv file"),
+        ([HEADER, '1,4,0.5,41.0,"0.9'], "is not a csv file"),
         ([], "has the columns .*; expected"),
     ],
 )

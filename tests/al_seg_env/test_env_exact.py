@@ -521,7 +521,7 @@ def unreachable(masks):
         (lambda masks: None, ValueError, "the oracle returned NoneType"),
         (lambda masks: [*masks[:2], masks[2][1:]], ValueError, r"expected uint8 \(8, 10\), found uint8 \(7, 10\)"),
         (lambda masks: [masks[0].astype(float), *masks[1:]], ValueError, "found float64"),
-        (lambda masks: [masks[0], masks[1] + 77, masks[2]], ValueError, "are no classes; expected 0 to 2, or 255"),
+        (lambda masks: [masks[0], masks[1] + 77, masks[2]], ValueError, "are not classes; expected 0 to 2, or 255"),
     ],
 )
 def test_a_wrong_answer_changes_nothing_and_the_step_can_be_repeated(spoil, error, message):

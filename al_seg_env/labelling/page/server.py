@@ -203,7 +203,7 @@ def mask_of(runs: Any, size: Size) -> UInt8Array:
     """
     height, width = size
     if not isinstance(runs, list) or len(runs) % 2 or len(runs) > 2 * height * width:
-        raise ValueError("runs is no list of labels and lengths")
+        raise ValueError("runs is not a list of labels and lengths")
     if not all(type(value) is int for value in runs):
         raise ValueError("runs holds something else than integers")
     labels, lengths = runs[::2], runs[1::2]
@@ -284,9 +284,9 @@ async def _body(request: Request, limit: int) -> dict[str, Any]:
     try:
         body = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"what was sent is no JSON ({error})") from error
+        raise ValueError(f"the request is not JSON ({error})") from error
     if not isinstance(body, dict):
-        raise ValueError("what was sent is no JSON object")
+        raise ValueError("the request is not a JSON object")
     return body
 
 
@@ -295,11 +295,11 @@ def _work(body: dict[str, Any], size: Size) -> Answer:
     given: list[Any] = [body.get(name) for name in ("seconds", "clicks", "by")]
     seconds, clicks, by = given
     if not (type(seconds) in (int, float) and math.isfinite(seconds) and 0 <= seconds <= MAX_SECONDS):
-        raise ValueError("seconds is no number from 0 on")
+        raise ValueError("seconds is not a number of at least 0")
     if not (type(clicks) is int and 0 <= clicks <= MAX_CLICKS):
-        raise ValueError("clicks is no whole number from 0 on")
+        raise ValueError("clicks is not a whole number of at least 0")
     if not (by is None or (isinstance(by, str) and len(by) <= MAX_NAME)):
-        raise ValueError(f"by is no name of at most {MAX_NAME} characters")
+        raise ValueError(f"by is not a name of at most {MAX_NAME} characters")
     return Answer(mask_of(body.get("runs"), size), seconds=round(float(seconds), 1), clicks=clicks, by=by or None)
 
 

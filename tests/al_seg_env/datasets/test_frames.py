@@ -114,7 +114,7 @@ def test_frames_do_not_hand_out_the_data_sets_own_arrays():
         ("image", np.zeros((20, 26, 3), np.float32), r"image 'two'.*found float32"),
         ("mask", np.zeros((20, 25), np.uint8), r"mask 'two': expected uint8 \(20, 26\), found uint8 \(20, 25\)"),
         ("mask", np.zeros((20, 26), np.int64), r"mask 'two'.*found int64"),
-        ("mask", np.full((20, 26), 9, np.uint8), r"mask 'two': labels \[9\] are no classes; expected 0 to 1, or 255"),
+        ("mask", np.full((20, 26), 9, np.uint8), r"mask 'two': labels \[9\] are not classes; expected 0 to 1, or 255"),
     ],
 )
 def test_a_malformed_image_or_mask_is_named(kind, wrong, message):

@@ -214,7 +214,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
         (lambda c: c.pop("eval"), r"lacks the splits \['eval'\]"),
         (lambda c: c.update(rewards=[]), r"unknown keys \['rewards'\]"),
         (lambda c: c.update(version=2), "has the version 2; this release reads 1"),
-        (lambda c: c.update(format="x"), "no file of splits"),
+        (lambda c: c.update(format="x"), "not a file of splits"),
         (lambda c: c.update(test=["n1", 3]), "test is not a list of names"),
         (lambda c: c.update(test=["x", "y"]), "names 2 images that the data do not have: x; y"),
         (

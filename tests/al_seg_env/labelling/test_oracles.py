@@ -55,7 +55,7 @@ def test_a_callback_is_asked_once_and_valid_answers_outlive_a_failure():
 
     data = numbered_data(3)
     oracle = CallbackOracle(data, answer)
-    with pytest.raises(ValueError, match=r"the answer for Box\(image=0.*labels \[7\] are no classes"):
+    with pytest.raises(ValueError, match=r"the answer for Box\(image=0.*labels \[7\] are not classes"):
         ask(oracle, asked_for(data, 17, 3))
     mood["tired"] = False
     ask(oracle, asked_for(data, 17, 3))
@@ -85,7 +85,7 @@ GOOD = np.zeros((9, 11), np.uint8)
             r"mask of Box\(image=0, top=9.*\) of 'image 0': expected uint8 \(9, 11\), found uint8 \(11, 9\)",
         ),
         ([GOOD, GOOD.astype(np.int64)], r"of 'image 0': expected uint8 \(9, 11\), found int64"),
-        ([GOOD, GOOD + 3], r"of 'image 0': labels \[3\] are no classes; expected 0 to 2, or 255"),
+        ([GOOD, GOOD + 3], r"of 'image 0': labels \[3\] are not classes; expected 0 to 2, or 255"),
     ],
 )
 def test_a_wrong_answer_is_refused(masks, message):
@@ -152,7 +152,7 @@ def test_a_folder_waits_for_its_answers_and_the_step_is_made_again(tmp_path):
         (lambda path: path.write_bytes(b"PNG"), "can't be read .*; write it again"),
         (lambda path: Image.new("RGB", (11, 9)).save(path), "is a PNG of mode RGB; expected a PNG with one channel"),
         (lambda path: Image.new("L", (9, 11)).save(path), r"expected uint8 \(9, 11\), found uint8 \(11, 9\)"),
-        (lambda path: Image.new("L", (11, 9), 7).save(path), r"labels \[7\] are no classes"),
+        (lambda path: Image.new("L", (11, 9), 7).save(path), r"labels \[7\] are not classes"),
         (lambda path: path.mkdir(), "can't be read"),
     ],
 )

@@ -106,7 +106,7 @@ def test_the_prelabel_is_what_the_network_predicts_now():
     [
         (lambda r: [np.zeros(r[0].region.size, np.uint8)], "is ndarray; expected an Answer"),
         (lambda r: [Answer(np.zeros(r[0].box.size, np.uint8))], r"expected uint8 \(16, 20\), found uint8 \(8, 10\)"),
-        (lambda r: [Answer(np.full(r[0].region.size, 9, np.uint8))], r"labels \[9\] are no classes"),
+        (lambda r: [Answer(np.full(r[0].region.size, 9, np.uint8))], r"labels \[9\] are not classes"),
         (lambda r: [], "the oracle returned 0 masks; expected 1"),
     ],
 )

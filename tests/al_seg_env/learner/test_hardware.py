@@ -86,7 +86,7 @@ def test_evaluation_goes_on_with_halves_and_stays_there():
     subject, whole = learner(), learner()
     whole.network.limit = 100
     batches = [batch(4), batch(4)]
-    with pytest.warns(RuntimeWarning, match="a batch of 4 does not fit .* going on with 2 at once.*lower batch_size"):
+    with pytest.warns(RuntimeWarning, match="a batch of 4 does not fit .* continuing with 2 at once.*lower batch_size"):
         found = subject.evaluate(batches)
     assert torch.equal(found, whole.evaluate(batches))
     assert subject.batch_size == 2
@@ -121,7 +121,7 @@ def test_a_prediction_is_the_same_from_halves():
     subject, whole = learner(), learner()
     whole.network.limit = 100
     images, _ = batch(4)
-    with pytest.warns(RuntimeWarning, match="a batch of 4 does not fit .* going on with 2 at once.*lower batch_size"):
+    with pytest.warns(RuntimeWarning, match="a batch of 4 does not fit .* continuing with 2 at once.*lower batch_size"):
         found = subject.predict(images)
     torch.testing.assert_close(found, whole.predict(images))
     assert subject.batch_size == 2
@@ -133,7 +133,7 @@ def test_samples_go_on_with_halves():
         one.network.dropout = nn.Dropout(1e-12)  # the samples are the prediction, so that they can be compared
     whole.network.limit = 100
     images, _ = batch(3)
-    with pytest.warns(RuntimeWarning, match="a batch of 3 does not fit .* going on with 2 at once"):
+    with pytest.warns(RuntimeWarning, match="a batch of 3 does not fit .* continuing with 2 at once"):
         samples = list(subject.sample(images, 3, np.random.default_rng(0)))
     assert len(samples) == 3
     for sample in samples:

@@ -166,7 +166,7 @@ def test_a_restart_loses_nothing_and_goes_on(office, tmp_path):
         ({"seconds": -1}, "seconds"),
         ({"seconds": None}, "seconds"),
         ({"clicks": 1.5}, "clicks"),
-        ({"by": "n" * 101}, "by is no name"),
+        ({"by": "n" * 101}, "by is not a name"),
         ({"person": "../../../etc"}, "person"),
         ({"person": None}, "person"),
     ],
