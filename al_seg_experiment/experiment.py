@@ -37,6 +37,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "rarity_entropy": {"policy": "rarity_entropy", "arguments": {"scores": ["rarity_entropy"]}},
     "location_entropy": {"policy": "location_entropy", "arguments": {"scores": ["location_entropy"]}},
     "rarity_regression": {"policy": "rarity_regression"},
+    "forecast_rarity": {"policy": "forecast_rarity"},
     "rare": {"policy": "rare", "arguments": {"scores": ["privileged_rarity"]}},
     "greedy": {"policy": "greedy", "arguments": {"scores": ["privileged_rarity"]}},
     "dqn": {"policy": "dqn"},

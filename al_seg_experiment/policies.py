@@ -24,7 +24,9 @@ from agents import (
     UniformPolicy,
 )
 from al_seg_env.env import RegionSelectionEnv
+from al_seg_env.observation.forecast import KIND as FORECAST
 from al_seg_env.observation.scores import cell_counts, class_rarity
+from al_seg_env.storage.validation import check
 from al_seg_experiment.experiment import METHODS
 
 AGENT_SUFFIX = ".safetensors"
@@ -103,6 +105,7 @@ def make_policy(policy: str, env: RegionSelectionEnv, seed: int, agent: Path | N
         "rarity_entropy": lambda: ScorePolicy("score_rarity_entropy"),
         "location_entropy": lambda: ScorePolicy("score_location_entropy"),
         "rarity_regression": lambda: rarity_regression(env),
+        "forecast_rarity": lambda: forecast_rarity(env),
         "rare": RareClassPolicy,
         "greedy": lambda: GreedyOraclePolicy(env, suggestions=[RareClassPolicy()], seed=seed),
         "dqn": lambda: SubActionDQN.load(str(agent), env=env),
@@ -127,6 +130,25 @@ def rarity_regression(env: RegionSelectionEnv) -> LinearPolicy:
     env.set_state(episode)
     worth = np.sqrt(of_regions) @ np.array(class_rarity(of_regions.sum(axis=0)))
     return LinearPolicy.fitted(features, worth)
+
+
+def forecast_rarity(env: RegionSelectionEnv) -> LinearPolicy:
+    """Return the rule ``rarity`` by the forecast: mean forecast probability of each class, times its rarity.
+
+    The classes' weights are those of :class:`~al_seg_env.observation.scores.Rarity`, by the images that are labelled
+    before an episode.
+
+    Raises:
+        ValueError: If the environment's regions have no feature ``"forecast"``.
+    """
+    found = [name for name in env.layout["features"] if name.partition("_")[0] == FORECAST]
+    check("region_features", list(env.config.region_features), bool(found), f"{FORECAST!r} among them")
+    n_classes = len(env.data.classes)
+    counts = cell_counts(env.frames, env.grid, env.labelled_before, n_classes).sum(axis=0)
+    coefficients = np.zeros(env.observer.space["candidates"].shape[-1])
+    first = env.feature_columns(found[0]).start
+    coefficients[first : first + n_classes] = class_rarity(counts)
+    return LinearPolicy(coefficients)
 
 
 def policy_function(policy: str) -> Any:

@@ -28,6 +28,7 @@ HEURISTICS = (
     "rarity_entropy",
     "location_entropy",
     "rarity_regression",
+    "forecast_rarity",
 )
 """Methods that need no reward and no truth: what an agent must beat."""
 ORDER = (*HEURISTICS, "dqn")

@@ -12,9 +12,11 @@ from fakes import same
 
 from agents import SubActionDQN
 from al_seg_env import ArrayData, Splits, make_env
+from al_seg_env.observation.scores import class_rarity
 from al_seg_env.storage import load_tree
 from al_seg_experiment import Forecast, load_experiment, load_shared, run, share, status, train_forecast
 from al_seg_experiment.cli import main
+from al_seg_experiment.policies import make_policy
 
 ID = "al_seg_env/SyntheticStreets-v0"
 LIGHT = {"architecture": "Light", "network_options": {"width": 8}, "trainable": "decoder", "device": "cpu"}
@@ -145,6 +147,19 @@ def test_an_agent_with_a_forecast_is_evaluated_and_shared(folder, tmp_path, caps
     command = ["evaluate", "--env", ID, *given, "--policies", f"mine={agent}", *options]
     assert main(command) == 0, capsys.readouterr().err
     assert {row["method"] for row in rows_of(out / "results.csv")} == {"mine"}
+
+
+def test_the_rule_by_the_forecast_weighs_forecast_probabilities_by_rarity(trained):
+    env = gym.make(ID, **ARGUMENTS, forecast=str(trained), scores=["rarity"]).unwrapped
+    observation, _ = env.reset(seed=0)
+    policy = make_policy("forecast_rarity", env, 0)
+    counts = sum(np.bincount(env.frames.mask(i).ravel(), minlength=256)[:10] for i in env.splits.state)
+    columns = env.feature_columns(env.layout["features"][-2])
+    forecast = observation["candidates"][..., columns][..., :10]
+    expected = (forecast @ np.array(class_rarity(counts))).argmax(axis=-1)
+    np.testing.assert_array_equal(policy.predict(observation)[0], expected)
+    with pytest.raises(ValueError, match="region_features is .*expected 'forecast' among them"):
+        make_policy("forecast_rarity", gym.make(ID, **{**ARGUMENTS, "region_features": ["labelled"]}).unwrapped, 0)
 
 
 @pytest.mark.parametrize(
