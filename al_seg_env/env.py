@@ -566,6 +566,9 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
                 # They were computed in the other precision.
                 self._initial_confusion = None
                 self.observer.forget_initial()
+                for feature in self.observer.features:
+                    if isinstance(feature, Forecast):
+                        feature.adopt(numerics)
             if weights is None:
                 self.learner.reset()
             else:

@@ -73,8 +73,8 @@ def identity(spec: EnvSpec) -> dict[str, Any]:
         ValueError: If the weights can't be read.
     """
     arguments = {name: value for name, value in spec.kwargs.items() if name != "cache"}
-    if isinstance(weights := arguments.get("weights"), str):
+    if isinstance(weights := arguments.get("weights"), str | Path):
         arguments["weights"] = weights_digest(weights)
-    if isinstance(forecast := arguments.get("forecast"), str):
+    if isinstance(forecast := arguments.get("forecast"), str | Path):
         arguments["forecast"] = tree_digest(load_tree(forecast, FORECAST))
     return {"env": spec.id, "arguments": arguments}

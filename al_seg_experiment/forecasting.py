@@ -35,7 +35,8 @@ def train_forecast(
     part as ``forecast.csv``. Called again after a kill, it resumes; a finished folder is left unchanged.
 
     Args:
-        env: The environment whose images are forecast: an id, an environment or its ``spec``.
+        env: The environment whose images are forecast: an id, an environment or its ``spec``. Its theta_0, from which
+            the networks start, must not have been trained on D_T: what is held out would be no news to them.
         folder: Where results are and go.
         settings: Number of networks, and how each is trained.
         seed: Seeds the parts, and the order of the images.

@@ -145,7 +145,7 @@ def forecast_rarity(env: RegionSelectionEnv) -> LinearPolicy:
     check("region_features", list(env.config.region_features), bool(found), f"{FORECAST!r} among them")
     n_classes = len(env.data.classes)
     counts = cell_counts(env.frames, env.grid, env.labelled_before, n_classes).sum(axis=0)
-    coefficients = np.zeros(env.observer.space["candidates"].shape[-1])
+    coefficients = np.zeros(env.feature_columns(env.layout["features"][-1]).stop)
     first = env.feature_columns(found[0]).start
     coefficients[first : first + n_classes] = class_rarity(counts)
     return LinearPolicy(coefficients)

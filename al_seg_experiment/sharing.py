@@ -203,7 +203,8 @@ def _inside(folder: Path, name: str) -> str:
 def _write_theta_0(spec: EnvSpec, env: RegionSelectionEnv, folder: Path) -> str:
     """Write theta_0 and return its place in the folder."""
     if spec.kwargs.get("trainable") == "decoder":
-        env = make_again(spec, trainable="all", forecast=None)  # whose network is whole
+        described = {"region_features": (), "class_distribution": "shares", "forecast": None}
+        env = make_again(spec, trainable="all", **described)  # whose network is whole; features need stored ones
     network = getattr(env.learner, "network", None)
     if network is not None and hasattr(smp, type(network).__name__):
         save_smp(network, folder, env.data.classes)

@@ -1,4 +1,4 @@
-"""How much of what is worth labelling can be read off the features at all? An upper bound for any agent's choices.
+"""How much of what is worth labelling can be read off the features by a linear function?
 
 At theta_0, the truth-knowing score of each region (privileged_rarity: how much of rare classes it holds) is regressed
 linearly on its features, by ridge regression. Regions of a fifth of the images are predicted by a regression on those

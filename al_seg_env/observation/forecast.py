@@ -39,13 +39,13 @@ def save_forecast(path: str | Path, networks: Sequence[tuple[Mapping[str, Any], 
 
 
 class Forecast:
-    """What networks that were trained beforehand, on whole labelled images, make of a region: never on its own image.
+    """What networks that were trained beforehand, on whole labelled images, make of a region.
 
-    Mean and maximum of each class's probability over the region, and its share of the mean entropy; the mean over all
-    networks whose training did not include the region's image. So an agent that is trained on images of D_T reads of
-    them what it will read of D_V: the forecast of a network that has not seen the image (cross-fitting; Chernozhukov et
-    al., 2018). Images that all networks were trained on, as those of D_S may be, are forecast by all. It does not
-    depend on the weights that are trained in an episode.
+    Mean and maximum of each class's probability over the region, and its share of the mean entropy, by a network that
+    was not trained on the region's image: of several, the image's number says which. So an agent that is trained on
+    images of D_T reads of them what it will read of D_V: the forecast of one network that has not seen the image
+    (cross-fitting; Chernozhukov et al., 2018). Only images of D_S may have been seen by all. It does not depend on the
+    weights that are trained in an episode.
 
     Args:
         path: What :func:`save_forecast` wrote; without it, there are bounds and nothing else.
@@ -57,9 +57,12 @@ class Forecast:
         stride: Regions are described by every n-th of their pixels per row and column.
 
     Raises:
-        ValueError: If the file can't be read, its networks are of another learner, or were trained on images of D_R,
-            D_V or the test set.
+        ValueError: If the file can't be read, its networks are of another learner, or were trained on images that are
+            not in D_S or D_T here, or all of them on an image of D_T.
     """
+
+    MOST_KEPT = 4096
+    """Images whose forecast is kept."""
 
     def __init__(
         self,
@@ -80,25 +83,18 @@ class Forecast:
         tree = load_tree(path, KIND)
         with well_formed(path):
             states = [part["state"] for part in tree["networks"]]
-            names = [set(part["images"]) for part in tree["networks"]]
+            names = [frozenset(part["images"]) for part in tree["networks"]]
         self.digest = tree_digest(tree)
         self.name = f"{KIND}_{self.digest[:8]}"
-        all_names = frames.data.names
-        unseen = {all_names[i] for i in (*splits.reward, *splits.eval, *splits.test)}
-        if leaked := sorted(unseen.intersection(*[set().union(*names)])):
-            raise ValueError(
-                f"{path}: its networks were trained on {leaked[0]!r}, which is an image of D_R, D_V or the test set "
-                f"here ({len(leaked)} such images); use a forecast that was trained with these splits"
-            )
+        trained_on = _images_of(names, frames.data.names, splits, path)
         self._learner = copy.deepcopy(learner)
-        known = {name: index for index, name in enumerate(all_names)}
-        for state, trained_on in zip(states, names, strict=True):
+        for state, images in zip(states, trained_on, strict=True):
             try:
                 self._learner.load_state_dict(state)
-            except Exception as error:  # what a learner raises is not known here
+            except (ValueError, RuntimeError, KeyError, TypeError) as error:
                 why = shorten(str(error), 200)
                 raise ValueError(f"{path}: its networks do not fit this one: {why}") from error
-            self._networks.append((state, frozenset(known[name] for name in trained_on if name in known)))
+            self._networks.append((state, images))
         self._observer = Observer(
             frames,
             inputs,
@@ -118,6 +114,16 @@ class Forecast:
     def __deepcopy__(self, memo: dict[int, Any]) -> Forecast:
         return self  # nothing in it depends on an episode
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is computed again."""
+        return {**self.__dict__, "_of_image": {}}
+
+    def adopt(self, numerics: Mapping[str, Any]) -> None:
+        """Compute in another precision and layout from now on: see :class:`~al_seg_env.learner.contract.Learner`."""
+        if self._networks and dict(self._learner.numerics) != dict(numerics):
+            self._learner.numerics = numerics
+            self._of_image.clear()
+
     def bounds(self, num_classes: int, region_size: Size) -> tuple[FloatArray, FloatArray]:
         """Return bounds of ``(3 C,)``."""
         return feature_bounds(PARTS, num_classes, region_size)
@@ -134,7 +140,10 @@ class Forecast:
                 "beforehand; make one with al_seg_experiment.train_forecast, or omit the feature"
             )
         assert prediction.image_of is not None
-        self._prepare(sorted({int(image) for image in prediction.image_of} - set(self._of_image)))
+        images = sorted({int(image) for image in prediction.image_of})
+        if len(self._of_image) + len(images) > self.MOST_KEPT:
+            self._of_image.clear()
+        self._prepare([image for image in images if image not in self._of_image])
         return looked_up(self._of_image.__getitem__, prediction)
 
     def _prepare(self, images: Sequence[int]) -> None:
@@ -143,16 +152,35 @@ class Forecast:
         Image by image: which images share a batch changes the last bits of a convolution, and an episode must not
         depend on which images those before it looked at.
         """
-        forecasts: dict[int, list[Tensor]] = {image: [] for image in images}
-        for state, trained_on in self._networks:
-            unseen = [image for image in images if image not in trained_on or self._known_to_all(image)]
-            if unseen:
+        chosen = [self._network_of(image) for image in images]
+        for number, (state, _) in enumerate(self._networks):
+            own = [image for image, by in zip(images, chosen, strict=True) if by == number]
+            if own:
                 self._learner.load_state_dict(state)
-            for image in unseen:
+            for image in own:
                 described = self._observer.described(self.grid.regions_of([image]), self._nothing)
-                forecasts[image].append(torch.from_numpy(described))
-        for image, parts in forecasts.items():
-            self._of_image[image] = torch.stack(parts).mean(dim=0)
+                self._of_image[image] = torch.from_numpy(described)
 
-    def _known_to_all(self, image: int) -> bool:
-        return all(image in trained_on for _, trained_on in self._networks)
+    def _network_of(self, image: int) -> int:
+        """Return the network that forecasts an image: one of those that have not seen it, by the image's number."""
+        unseen = [number for number, (_, trained_on) in enumerate(self._networks) if image not in trained_on]
+        among = unseen or range(len(self._networks))
+        return among[image % len(among)]
+
+
+def _images_of(
+    networks: Sequence[frozenset[str]], names: Sequence[str], splits: Splits, path: str | Path
+) -> list[frozenset[int]]:
+    """Return the numbers of the images that each network was trained on; refuse images that it must not have seen."""
+    known = {names[image]: image for image in (*splits.state, *splits.train)}
+    if others := sorted(frozenset[str]().union(*networks) - set(known)):
+        raise ValueError(
+            f"{path}: its networks were trained on {others[0]!r}, which is no image of D_S or D_T here "
+            f"({len(others)} such images); use a forecast that was trained with these data and splits"
+        )
+    if seen := [name for name in (names[i] for i in splits.train) if all(name in images for images in networks)]:
+        raise ValueError(
+            f"{path}: all of its networks were trained on {seen[0]!r} of D_T ({len(seen)} such images), so that none "
+            "can forecast it; use a forecast that was trained with these splits"
+        )
+    return [frozenset(known[name] for name in images) for images in networks]

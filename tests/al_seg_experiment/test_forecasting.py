@@ -11,10 +11,20 @@ from experiments import TINY, rows_of
 from fakes import same
 
 from agents import SubActionDQN
-from al_seg_env import ArrayData, Splits, make_env
+from al_seg_env import ArrayData, Splits, make_env, save_weights
 from al_seg_env.observation.scores import class_rarity
 from al_seg_env.storage import load_tree
-from al_seg_experiment import Forecast, load_experiment, load_shared, run, share, status, train_forecast
+from al_seg_experiment import (
+    Forecast,
+    evaluate,
+    load_experiment,
+    load_shared,
+    run,
+    share,
+    status,
+    train_agent,
+    train_forecast,
+)
 from al_seg_experiment.cli import main
 from al_seg_experiment.policies import make_policy
 
@@ -162,11 +172,25 @@ def test_the_rule_by_the_forecast_weighs_forecast_probabilities_by_rarity(traine
         make_policy("forecast_rarity", gym.make(ID, **{**ARGUMENTS, "region_features": ["labelled"]}).unwrapped, 0)
 
 
+def test_paths_will_do_and_theta_0_is_shared_whatever_the_features(trained, tmp_path):
+    train_agent(gym.make(ID, **{**ARGUMENTS, "forecast": trained}), tmp_path / "agent", episodes=1, batch_size=4)
+    evaluate(gym.make(ID, **{**ARGUMENTS, "forecast": trained}), ["uniform"], tmp_path / "out", seeds=[0], budgets=[4])
+    made = gym.make(ID, **ARGUMENTS).unwrapped
+    save_weights(made.learner, tmp_path / "theta_0.safetensors", made.data.classes)
+    features = {**ARGUMENTS, "region_features": ["embedding", "surroundings", "forecast"], "class_distribution": None}
+    env = gym.make(ID, **{**features, "weights": str(tmp_path / "theta_0.safetensors")}, forecast=str(trained))
+    assert (share(env, tmp_path / "shared", licence="mit") / "forecast.safetensors").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"forecast": None}, "region_features names 'forecast'; add the entry forecast"),
         ({"arguments": {**ARGUMENTS, "forecast": "x"}}, "forecast can't be given here, since the experiment trains"),
+        (
+            {"methods": ["forecast_rarity"], "arguments": {**ARGUMENTS, "region_features": ["labelled"]}},
+            "policy 'forecast_rarity' reads the feature 'forecast'; region_features is",
+        ),
         ({"forecast": {"networks": 1}}, "networks"),
         ({"forecast": {"updates": 0}}, "updates"),
     ],

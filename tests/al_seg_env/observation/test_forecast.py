@@ -1,10 +1,11 @@
 """The forecast of networks that have not seen an image, against a slow reference."""
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
-from fakes import ClosedFormLearner, closed_form_env, make, same
+from fakes import ClosedFormLearner, closed_form_env, make, play, same
 from reference import slow_boxes
 from scipy.special import entr, softmax
 
@@ -62,7 +63,7 @@ def test_each_image_is_forecast_by_the_networks_that_have_not_seen_it(networks, 
     env = environment(forecast=str(path), split=split)
     observation, _ = env.reset(seed=0)
     columns = env.feature_columns(env.layout["features"][-1])
-    by = dict.fromkeys(env.splits.eval, (first, second))
+    by = {image: ((first, second)[image % 2],) for image in env.splits.eval}
     by.update(dict.fromkeys(env.splits.train[::2], (second,)))
     by.update(dict.fromkeys(env.splits.train[1::2], (first,)))
     n = env.grid.regions_per_image
@@ -70,7 +71,8 @@ def test_each_image_is_forecast_by_the_networks_that_have_not_seen_it(networks, 
         for place, region in enumerate(pool.tolist()):
             expected = slow_forecast(env, by[region // n], region // n)[region % n]
             np.testing.assert_allclose(observation["candidates"][k, place, columns], expected, atol=2e-3)
-    known_to_all = slow_forecast(env, (first, second), env.splits.state[0])
+    image = env.splits.state[0]  # which both have seen
+    known_to_all = slow_forecast(env, ((first, second)[image % 2],), image)
     np.testing.assert_allclose(observation["state"][:n, columns], known_to_all, atol=2e-3)
     assert env.observation_space.contains(observation)
 
@@ -105,6 +107,28 @@ def test_the_environments_own_network_is_left_alone_and_forks_continue(networks)
         assert same(copy.deepcopy(twin.step(action)), expected)
 
 
+def test_it_is_computed_in_the_precision_of_the_state(networks):
+    path, _ = networks
+    env, other = environment(forecast=str(path), precision="bfloat16"), environment(forecast=str(path))
+    env.reset(seed=0)
+    other.reset(seed=5)  # which keeps forecasts in float32
+    env.action_space.seed(0)
+    action = env.action_space.sample()
+    other.set_state(env.get_state())
+    assert same(copy.deepcopy(other.step(action)), copy.deepcopy(env.step(action)))
+
+
+def test_no_more_images_are_kept_than_allowed_and_none_travels(networks, monkeypatch):
+    path, _ = networks
+    expected = play(environment(forecast=str(path), split="eval"), 0)
+    monkeypatch.setattr(Forecast, "MOST_KEPT", 1)
+    env = environment(forecast=str(path), split="eval")
+    assert same(play(env, 0), expected)
+    feature = env.observer.features[-1]
+    assert 0 < len(feature._of_image) <= len(env.splits.eval)
+    assert pickle.loads(pickle.dumps(feature))._of_image == {}
+
+
 def test_without_a_file_there_are_spaces_and_a_message(networks):
     env = environment()
     assert env.observation_space.spaces["candidates"].shape[-1] == len(env.data.classes) * 5
@@ -117,11 +141,16 @@ def test_networks_of_another_learner_or_trained_on_unseen_images_are_refused(net
     env = environment()
     with pytest.raises(ValueError, match="forecast: its networks do not fit this one"):
         environment(forecast=str(path), network_options={"width": 16})
-    for split in ("reward", "eval", "test"):
-        leaked = env.data.names[getattr(env.splits, split)[0]]
-        save_forecast(tmp_path / "leaky", [(first, [leaked])])
-        with pytest.raises(ValueError, match=f"leaky: its networks were trained on '{leaked}'.*D_R, D_V or the test"):
+    names, train = env.data.names, [env.data.names[i] for i in env.splits.train]
+    for other in (*(names[getattr(env.splits, split)[0]] for split in ("reward", "eval", "test")), "elsewhere-0001"):
+        save_forecast(tmp_path / "leaky", [(first, [other])])
+        with pytest.raises(
+            ValueError, match=f"leaky: its networks were trained on '{other}', which is no image of D_S"
+        ):
             environment(forecast=str(tmp_path / "leaky"))
+    save_forecast(tmp_path / "seen", [(first, train), (first, train[1:])])
+    with pytest.raises(ValueError, match=f"seen: all of its networks were trained on '{train[1]}' of D_T"):
+        environment(forecast=str(tmp_path / "seen"))
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(ValueError, match="forecast"):
         environment(forecast=str(path))
@@ -147,7 +176,7 @@ def test_states_and_agents_are_bound_to_their_networks(networks, tmp_path):
 def test_a_custom_learner_will_do(tmp_path):
     """Whatever has ``state_dict`` and ``load_state_dict`` can forecast."""
     env = closed_form_env()
-    save_forecast(tmp_path / "forecast", [(ClosedFormLearner().state_dict(), ["image 2"])])
+    save_forecast(tmp_path / "forecast", [(ClosedFormLearner().state_dict(), ["image 0"])])
     feature = Forecast(tmp_path / "forecast", env.frames, env.inputs, env.grid, env.learner, env.splits)
     made = closed_form_env(features=[feature])
     observation, _ = made.reset(seed=0)
