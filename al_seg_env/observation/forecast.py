@@ -41,11 +41,11 @@ def save_forecast(path: str | Path, networks: Sequence[tuple[Mapping[str, Any], 
 class Forecast:
     """What networks that were trained beforehand, on whole labelled images, make of a region.
 
-    Mean and maximum of each class's probability over the region, and its share of the mean entropy, by a network that
-    was not trained on the region's image: of several, the image's number says which. So an agent that is trained on
-    images of D_T reads of them what it will read of D_V: the forecast of one network that has not seen the image
-    (cross-fitting; Chernozhukov et al., 2018). Only images of D_S may have been seen by all. It does not depend on the
-    weights that are trained in an episode.
+    Mean and maximum of each class's probability over the region, and its share of the mean entropy: the mean over all
+    networks that were not trained on the region's image. So an agent that is trained on images of D_T learns from what
+    networks make of images that they have not seen, as those of D_V are (cross-fitting; Chernozhukov et al., 2018). An
+    image of D_T is forecast by one network, though, and one of D_V by all, whose mean is smoother. Images of D_S, which
+    all may have seen, are forecast by all. It does not depend on the weights that are trained in an episode.
 
     Args:
         path: What :func:`save_forecast` wrote; without it, there are bounds and nothing else.
@@ -152,20 +152,19 @@ class Forecast:
         Image by image: which images share a batch changes the last bits of a convolution, and an episode must not
         depend on which images those before it looked at.
         """
-        chosen = [self._network_of(image) for image in images]
-        for number, (state, _) in enumerate(self._networks):
-            own = [image for image, by in zip(images, chosen, strict=True) if by == number]
-            if own:
+        forecasts: dict[int, list[Tensor]] = {image: [] for image in images}
+        for state, trained_on in self._networks:
+            unseen = [image for image in images if image not in trained_on or self._known_to_all(image)]
+            if unseen:
                 self._learner.load_state_dict(state)
-            for image in own:
+            for image in unseen:
                 described = self._observer.described(self.grid.regions_of([image]), self._nothing)
-                self._of_image[image] = torch.from_numpy(described)
+                forecasts[image].append(torch.from_numpy(described))
+        for image, parts in forecasts.items():
+            self._of_image[image] = torch.stack(parts).mean(dim=0)
 
-    def _network_of(self, image: int) -> int:
-        """Return the network that forecasts an image: one of those that have not seen it, by the image's number."""
-        unseen = [number for number, (_, trained_on) in enumerate(self._networks) if image not in trained_on]
-        among = unseen or range(len(self._networks))
-        return among[image % len(among)]
+    def _known_to_all(self, image: int) -> bool:
+        return all(image in trained_on for _, trained_on in self._networks)
 
 
 def _images_of(
