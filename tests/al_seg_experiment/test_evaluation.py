@@ -112,7 +112,7 @@ def test_an_agent_is_trained_with_short_names_for_schedules(tmp_path):
     policy = make_policy("dqn", tiny().unwrapped, 0, agent)
     assert policy.epsilon(4) == pytest.approx(0.05)
     assert not (tmp_path / "episodes.png").exists()
-    with pytest.raises(ValueError, match="epsilon and epsilon_steps both say"):
+    with pytest.raises(ValueError, match="epsilon and epsilon_steps both set"):
         train_agent(tiny(), tmp_path / "other", episodes=1, epsilon_steps=4, epsilon=0.5)
 
 
