@@ -16,7 +16,7 @@ Its steps by themselves, on any environment, are :func:`pretrain`, :func:`train_
 
 from al_seg_experiment.acquisition import acquire
 from al_seg_experiment.evaluation import evaluate
-from al_seg_experiment.experiment import Convergence, Experiment, Forecast, Method, Query, Refit, Stage, Variant
+from al_seg_experiment.experiment import Convergence, Experiment, ForecastTraining, Method, Query, Refit, Stage, Variant
 from al_seg_experiment.forecasting import train_forecast
 from al_seg_experiment.pieces import Piece, pieces
 from al_seg_experiment.pretraining import pretrain
@@ -30,7 +30,7 @@ from al_seg_experiment.sharing import load_shared, push, share
 __all__ = [
     "Convergence",
     "Experiment",
-    "Forecast",
+    "ForecastTraining",
     "Method",
     "Piece",
     "Query",

@@ -92,7 +92,6 @@ def mistakes(experiment: Experiment) -> list[str]:
     for where, part in _variants(experiment):
         for name, method in part.methods.items():
             add(f"{where}methods[{name!r}]", _method(part, method))
-            add(f"{where}methods[{name!r}]", _of_forecast(part, method))
         for entry in ("theta_0", "query_theta_0"):
             for number, stage in enumerate(getattr(part, entry)):
                 add(f"{where}{entry}[{number}]", _images(part, stage, entry))
@@ -263,12 +262,9 @@ def _method(experiment: Experiment, method: Method) -> Iterator[str]:
     for score in needed:
         if not isinstance(scores, list) or score not in scores:
             yield f"policy {policy!r} reads the score {score!r}; scores is {scores!r}: add it, or omit scores"
-
-
-def _of_forecast(experiment: Experiment, method: Method) -> Iterator[str]:
     features = {**experiment.arguments, **method.arguments}.get("region_features", [])
-    if method.policy == "forecast_rarity" and not (isinstance(features, list) and "forecast" in features):
-        yield f"policy 'forecast_rarity' reads the feature 'forecast'; region_features is {features!r}: add it"
+    if policy == "forecast_rarity" and not (isinstance(features, list) and "forecast" in features):
+        yield f"policy {policy!r} reads the feature 'forecast'; region_features is {features!r}: add it"
 
 
 def _images(experiment: Experiment, stage: Stage, entry: str) -> Iterator[str]:

@@ -210,7 +210,7 @@ def source_of(stage: Stage, env: str, arguments: Mapping[str, Any]) -> tuple[str
     return source, {**kept, **stage.arguments}
 
 
-class Forecast(Entry):
+class ForecastTraining(Entry):
     """Training of the networks that the feature ``"forecast"`` needs.
 
     See :func:`~al_seg_experiment.train_forecast`.
@@ -362,7 +362,7 @@ class Experiment(Entry):
     query_theta_0: Annotated[tuple[Stage, ...], Field(strict=False)] = (Stage(images="state"),)
     """The same for training the query agent. D_T must not be among their images: its labels would teach the network
     nothing new."""
-    forecast: Forecast | None = None
+    forecast: ForecastTraining | None = None
     """Training of the networks that the feature ``"forecast"`` needs, where it is among ``region_features``."""
     query: Query = Query()
     """Training of the agent."""

@@ -17,7 +17,7 @@ from al_seg_env.regions import RegionGrid
 from al_seg_env.registration import environment_spec, make_again
 from al_seg_env.storage import load_tree, save_tree, write_csv
 from al_seg_env.storage.validation import check, check_int
-from al_seg_experiment.experiment import Forecast
+from al_seg_experiment.experiment import ForecastTraining
 from al_seg_experiment.folders import claimed, identity
 
 FORECAST = "forecast.safetensors"
@@ -26,7 +26,7 @@ NETWORK = "forecasting network"
 
 
 def train_forecast(
-    env: str | gym.Env | EnvSpec, folder: str | Path, settings: Forecast | None = None, *, seed: int = 0
+    env: str | gym.Env | EnvSpec, folder: str | Path, settings: ForecastTraining | None = None, *, seed: int = 0
 ) -> Path:
     """Train the networks that the feature ``"forecast"`` needs, and store them.
 
@@ -47,14 +47,14 @@ def train_forecast(
     Raises:
         ValueError: If D_T has fewer images than there are to be networks, or the folder holds other results.
     """
-    settings = Forecast() if settings is None else settings
+    settings = ForecastTraining() if settings is None else settings
     spec, seed = environment_spec(env), check_int("seed", seed)
     made_with = {**identity(spec), "settings": settings.model_dump(mode="json"), "seed": seed}
     with claimed(folder, "forecast", made_with, (FORECAST, FIGURES)) as claimed_folder:
         return run_forecast(spec, settings, claimed_folder, seed=seed)
 
 
-def run_forecast(spec: EnvSpec, settings: Forecast, folder: Path, *, seed: int = 0) -> Path:
+def run_forecast(spec: EnvSpec, settings: ForecastTraining, folder: Path, *, seed: int = 0) -> Path:
     """Do the work of :func:`train_forecast`, in a folder that is held already."""
     env = make_again(spec)
     splits, names, n = env.splits, env.data.names, settings.networks
@@ -92,7 +92,12 @@ def _trained(path: Path) -> dict[str, Any] | None:
 
 
 def _train(
-    env: RegionSelectionEnv, settings: Forecast, images: list[int], unseen: list[int], checkpoint: Path, seed: list[int]
+    env: RegionSelectionEnv,
+    settings: ForecastTraining,
+    images: list[int],
+    unseen: list[int],
+    checkpoint: Path,
+    seed: list[int],
 ) -> dict[str, Any]:
     """Return a network's state, and its mean IoU in percent on the images that it was not trained on."""
     env.learner.reset()  # so that a training that is resumed is recognised by its start

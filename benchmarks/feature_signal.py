@@ -1,10 +1,10 @@
 """How much of what is worth labelling can be read off the features by a linear function?
 
-At theta_0, the truth-knowing score of each region (privileged_rarity: how much of rare classes it holds) is regressed
-linearly on its features, by ridge regression. Regions of a fifth of the images are predicted by a regression on those
-of the other four fifths, in turn. Of each pool of N regions of held-out images, the one of highest prediction is taken:
-of what the truth-knowing choice gains in rarity over a uniform one, that reaches a share. The same for the choice of
-highest entropy, for a trained agent's, and for each part of the features alone and left out.
+The score privileged_rarity, by the ground truth, says how much of rare classes a region contains. Ridge regression
+predicts it from the region's features at theta_0, cross-validated over five parts of the images. The share is what the
+highest prediction in a pool of N held-out regions gains in rarity over a uniform choice, as a part of what the ground
+truth would gain. It is reported for all features, for each part of them by itself, and for all parts but one; and for
+entropy selection and a trained agent.
 
     python benchmarks/feature_signal.py --env-arg weights=runs/pretrain/theta_0.safetensors
 

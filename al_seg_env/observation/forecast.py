@@ -140,7 +140,7 @@ class Forecast:
                 "beforehand; make one with al_seg_experiment.train_forecast, or omit the feature"
             )
         assert prediction.image_of is not None
-        images = sorted({int(image) for image in prediction.image_of})
+        images = np.unique(prediction.image_of).tolist()
         if len(self._of_image) + len(images) > self.MOST_KEPT:
             self._of_image.clear()
         self._prepare([image for image in images if image not in self._of_image])

@@ -44,10 +44,11 @@ METHOD_STYLES = {
     "bald": Style("#0072B2", "v", "-."),
     "margin": Style("#009E73", "D", (0, (6, 1))),
     "dqn": Style("#D55E00", "o", "-"),
+    "forecast_rarity": Style("#6A3D9A", "*", (0, (3, 1))),
 }
 """How the known methods are drawn, in every picture of the project."""
 _STYLES = (
-    *METHOD_STYLES.values(),
+    *(style for name, style in METHOD_STYLES.items() if name != "forecast_rarity"),  # whose colour is near another
     Style("#CC79A7", "P", (0, (4, 1, 1, 1, 1, 1))),
     Style("#56B4E9", "X", (0, (1, 0.6))),
 )

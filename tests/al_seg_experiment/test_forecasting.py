@@ -15,7 +15,7 @@ from al_seg_env import ArrayData, Splits, make_env, save_weights
 from al_seg_env.observation.scores import class_rarity
 from al_seg_env.storage import load_tree
 from al_seg_experiment import (
-    Forecast,
+    ForecastTraining,
     evaluate,
     load_experiment,
     load_shared,
@@ -32,7 +32,7 @@ ID = "al_seg_env/SyntheticStreets-v0"
 LIGHT = {"architecture": "Light", "network_options": {"width": 8}, "trainable": "decoder", "device": "cpu"}
 FEATURES = {"region_features": ["mean_probability", "forecast", "labelled"], "entropy_pools": [], "similarity": []}
 ARGUMENTS = {**TINY, **LIGHT, **FEATURES}
-SETTINGS = Forecast(networks=3, updates=3, batch_size=4)
+SETTINGS = ForecastTraining(networks=3, updates=3, batch_size=4)
 EXPERIMENT = {
     "name": "tiny",
     "arguments": ARGUMENTS,
@@ -118,7 +118,7 @@ def test_what_does_not_fit_is_refused(trained, tmp_path):
     with pytest.raises(ValueError, match="networks.*4"):
         train_forecast(env, trained.parent, SETTINGS.model_copy(update={"networks": 4}))
     with pytest.raises(ValueError, match=r"networks is 7; expected at most one for each of the 6 images of D_T"):
-        train_forecast(env, tmp_path / "many", Forecast(networks=7, updates=1))
+        train_forecast(env, tmp_path / "many", ForecastTraining(networks=7, updates=1))
     assert not list((tmp_path / "many").glob("*.safetensors"))
 
 
