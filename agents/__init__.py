@@ -1,7 +1,8 @@
 """Agents for region selection: the paper's batch-mode double DQN and the baselines it is compared with.
 
-They follow the interface of Stable-Baselines3. Policies choose from observations alone, whatever environment has the
-spaces; the DQN also learns from ``info``, and reads the environment's ``layout``, if any, to refuse other tasks.
+They follow the interface of Stable-Baselines3. Policies choose from observations alone, so they work in any environment
+with these spaces. The DQN also learns from ``info``, and reads the environment's ``layout``, if any, to refuse other
+tasks.
 Two classes need an environment that can be saved and continued: :class:`Checkpoint` uses ``get_state`` and
 ``set_state``, and :class:`GreedyOraclePolicy`, an upper reference that no agent can be, tries steps on a ``fork``.
 """

@@ -1,6 +1,6 @@
 """Baselines: those of the paper (section 4.2), and heuristics that later work found to be strong.
 
-All have the ``predict`` of Stable-Baselines3, so ``evaluate_policy`` accepts them in place of an agent.
+All have Stable-Baselines3's ``predict``, so ``evaluate_policy`` accepts them in place of an agent.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from al_seg_env.storage.validation import check, check_number, check_seed
 
 
 class BaselinePolicy(ABC):
-    """A policy that neither learns nor has a state; subclasses only implement :meth:`choose`."""
+    """A policy that neither learns nor has a state. Subclasses only implement :meth:`choose`."""
 
     @abstractmethod
     def choose(self, observation: Observation) -> npt.NDArray[np.int64]:
@@ -34,7 +34,9 @@ class BaselinePolicy(ABC):
 
 
 class UniformPolicy(BaselinePolicy):
-    """Draws a region uniformly from each pool. Random even if ``deterministic``; runs with the same seed are equal.
+    """Draws a region uniformly from each pool, the paper's baseline U.
+
+    It is random even if ``deterministic``. Runs with the same seed are equal.
 
     Args:
         seed: Seed of the policy's own random source; ``None`` draws one from the system.
@@ -50,7 +52,7 @@ class UniformPolicy(BaselinePolicy):
 
 
 class ScorePolicy(BaselinePolicy):
-    """Selects the region with the highest score from each pool; on ties, the first.
+    """Selects the region with the highest score from each pool, and the first one on ties.
 
     Args:
         key: Entry of the observation that holds the scores, such as ``"score_entropy"``.
@@ -65,19 +67,19 @@ class ScorePolicy(BaselinePolicy):
         return self._order(_scores(observation, self.key)).argmax(axis=-1).astype(np.int64)
 
     def _order(self, scores: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The values whose maximum is selected."""
+        """Return the values whose maximum is selected, in the shape of ``scores``."""
         return scores
 
 
 class PowerScorePolicy(ScorePolicy):
     """Draws a region from each pool with a probability proportional to a power of its score.
 
-    The sampling of PowerBALD (Kirsch et al., "Stochastic Batch Acquisition", TMLR 2023): selects the highest
-    ``log score + Gumbel noise / power`` of each pool, so that a batch does not consist of near duplicates.
+    This is the sampling of PowerBALD (Kirsch et al., "Stochastic Batch Acquisition", TMLR 2023): the policy selects the
+    highest ``log score + Gumbel noise / power`` of each pool, so that a batch does not consist of near duplicates.
 
     Args:
         key: Entry of the observation that holds the scores, such as ``"score_margin"``.
-        power: 0 draws uniformly; the larger, the closer to the highest score.
+        power: Exponent of the score, at least 0. 0 draws uniformly; large values select the highest score.
         seed: Seed of the policy's own random source; ``None`` draws one from the system.
     """
 
@@ -91,13 +93,13 @@ class PowerScorePolicy(ScorePolicy):
 
 
 class ForegroundPolicy(BaselinePolicy):
-    """ "Foreground-aware random": uniform selection, in a share of the pools from regions with foreground only.
+    """ "Foreground-aware random": uniform selection, restricted in a share of the pools to regions with foreground.
 
-    After nnActive (Lüth et al., 2025), where few scores beat it. Foreground is predicted, by the environment's score
-    ``"foreground"``.
+    The policy is nnActive's (Lüth et al., 2025), where few scores beat it. The environment's score ``"foreground"``
+    tells which regions are predicted to have foreground.
 
     Args:
-        share: Probability that a pool is drawn from its regions with foreground only.
+        share: Probability that the selection from a pool is restricted to regions with foreground.
         seed: Seed of the policy's own random source; ``None`` draws one from the system.
     """
 
@@ -117,14 +119,14 @@ class StratifiedEntropyPolicy(BaselinePolicy):
     """Entropy class by class, with power noise, similar to nnActive's ClaSP PE.
 
     In a share of the pools, a class is drawn uniformly from those that the network predicts in the pool, and regions
-    compete by the entropy of that class; in the other pools they compete by the total entropy. The noise is that of
-    :class:`PowerScorePolicy`.
+    are ranked by the entropy of that class. In the other pools, they are ranked by the total entropy. The noise is that
+    of :class:`PowerScorePolicy`.
 
     Args:
         columns: Columns of ``candidates`` with each class's share of the mean entropy, the feature
             ``"class_entropy"``; see :meth:`al_seg_env.RegionSelectionEnv.feature_columns`.
         share: Probability that a class is drawn for a pool.
-        power: Of the noise.
+        power: Power of the noise; see :class:`PowerScorePolicy`.
         seed: Seed of the policy's own random source; ``None`` draws one from the system.
     """
 
@@ -149,11 +151,11 @@ class StratifiedEntropyPolicy(BaselinePolicy):
 class LinearPolicy(BaselinePolicy):
     """Selects from each pool the region whose features have the highest dot product with given coefficients.
 
-    :meth:`fitted` gives a *supervised* policy: a ridge regression of the regions' worth, as given by their labels,
-    which is what an agent could learn without any reward.
+    :meth:`fitted` gives a *supervised* policy: a ridge regression of the worth of regions, computed from their labels.
+    This is what an agent could learn without any reward.
 
     Args:
-        coefficients: ``(F,)``.
+        coefficients: One number per feature, ``(F,)``.
     """
 
     def __init__(self, coefficients: npt.ArrayLike) -> None:
@@ -163,11 +165,11 @@ class LinearPolicy(BaselinePolicy):
 
     @classmethod
     def fitted(cls, features: npt.ArrayLike, worth: npt.ArrayLike, penalty: float = 1.0) -> LinearPolicy:
-        """Ridge regression on standardised features.
+        """Return the policy of a ridge regression on standardised features.
 
         Args:
-            features: ``(n, F)``.
-            worth: Worth of the labels of each of the n regions, ``(n,)``.
+            features: Features of n regions, ``(n, F)``.
+            worth: Worth of the labels of each region, ``(n,)``.
             penalty: Penalty on the squared coefficients, per region: 1 halves the coefficient of a single feature.
         """
         x, y = np.asarray(features, np.float64), np.asarray(worth, np.float64)
@@ -186,21 +188,21 @@ class LinearPolicy(BaselinePolicy):
 
 
 class EntropyPolicy(ScorePolicy):
-    """Selects the regions of highest Shannon entropy: the paper's baseline H."""
+    """Selects the regions with the highest Shannon entropy: the paper's baseline H."""
 
     def __init__(self) -> None:
         super().__init__("score_entropy")
 
 
 class BALDPolicy(ScorePolicy):
-    """Selects the regions of highest mutual information under dropout: the paper's baseline B."""
+    """Selects the regions with the highest mutual information under dropout: the paper's baseline B."""
 
     def __init__(self) -> None:
         super().__init__("score_bald")
 
 
 class RareClassPolicy(ScorePolicy):
-    """Selects the regions with the most rare classes, by ground truth: an oracle reference, not a method."""
+    """Selects the regions that hold most of the rare classes by ground truth: an oracle for reference, not a method."""
 
     def __init__(self) -> None:
         super().__init__("score_privileged_rarity")
@@ -211,7 +213,7 @@ def _scores(observation: Observation, key: str) -> npt.NDArray[Any]:
 
 
 def _log(scores: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Logarithm of scores that may be 0."""
+    """Return the logarithm of scores, which may be 0."""
     return np.log(np.maximum(scores, 1e-12))
 
 
@@ -222,5 +224,5 @@ def _entry(observation: Observation, key: str, remedy: str) -> npt.NDArray[Any]:
             "With Gymnasium, write `obs, info = env.reset()`."
         )
     if key not in observation:
-        raise ValueError(f"The observation has the keys {sorted(observation)}, but not {key!r}.{remedy}")
+        raise ValueError(f"The observation has the keys {sorted(observation)}; expected {key!r} among them.{remedy}")
     return np.asarray(observation[key])

@@ -25,10 +25,11 @@ _PARSERS: dict[str, Callable[[str, str], int | float]] = {
 class InfoLogger(BaseCallback):
     """Log entries of ``info`` at the end of each episode, as ``rollout/<key>``.
 
-    Several episodes between two writes of the logger are averaged. A key that an ``info`` lacks is omitted.
+    If several episodes end between two writes of the logger, their values are averaged. Keys that ``info`` lacks are
+    omitted.
 
     Args:
-        keys: Entries to log; each has to be a number.
+        keys: Entries to log; each must be a number.
         verbose: As in Stable-Baselines3.
     """
 
@@ -46,20 +47,23 @@ class InfoLogger(BaseCallback):
 
 
 class EpisodeRecorder(BaseCallback):
-    """Write a csv file with a row per episode: steps, return, final mean IoU, exploration rate, guide.
+    """Write a csv file with one row per episode: steps, return, final mean IoU, exploration rate, guide.
 
-    A training that continues from a checkpoint continues its file, too. :class:`agents.Checkpoint` stores the rows, so
-    that the file is the one of an undisturbed training even if it was damaged or removed. For a checkpoint that has
-    none, the rows are read from the file, except those of episodes that ended after the checkpoint: these are played
+    Training that continues from a checkpoint also continues the file. :class:`agents.Checkpoint` stores the rows, so
+    the file equals that of an uninterrupted training even if it was damaged or removed in between. If the checkpoint
+    has no rows, they are read from the file, except for episodes that ended after the checkpoint, which are played
     again.
 
     Args:
         path: The csv file.
-        after: Called after each episode, when its row is written.
+        after: Called after each episode, once its row is written.
         verbose: As in Stable-Baselines3.
 
     Attributes:
         rows: One dict per episode.
+
+    Raises:
+        ValueError: If ``after`` is not a function. When training starts or continues: if the file can't be continued.
     """
 
     def __init__(self, path: str | Path, after: Callable[[], None] | None = None, verbose: int = 0) -> None:
@@ -69,7 +73,7 @@ class EpisodeRecorder(BaseCallback):
         self.rows: list[dict[str, Any]] = []
 
     def _on_training_start(self) -> None:
-        # An attribute of the model is part of what a checkpoint stores; by name, since folders may be moved.
+        # Checkpoints store the model's attributes. The key is the file's name alone, since folders may be moved.
         self._recorded: dict[str, str] = vars(self.model).setdefault("recorded", {})
         name = self.path.name
         self.rows = []
@@ -119,7 +123,7 @@ def _line(cells: Iterable[Any]) -> str:
 
 
 def _parsed(text: str, path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a file that :class:`EpisodeRecorder` wrote; a ``ValueError`` names what is wrong with it."""
+    """Return the rows of a file that :class:`EpisodeRecorder` wrote; a ``ValueError`` says what is wrong with it."""
     try:
         header, *lines = list(csv.reader(io.StringIO(text), strict=True)) or [[]]
     except csv.Error as error:

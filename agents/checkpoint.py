@@ -1,4 +1,4 @@
-"""Training that can be killed at any moment and continues as if it had not been."""
+"""Checkpoints of training that can be killed at any moment and then continues as if it had never stopped."""
 
 from __future__ import annotations
 
@@ -31,18 +31,20 @@ class Checkpoint(BaseCallback):
         model.learn(1000 - model.num_timesteps, callback=checkpoint, reset_num_timesteps=False)
 
     On a CPU with the same number of threads, the result equals that of an uninterrupted run bit for bit, however often
-    it was killed. A checkpoint holds the algorithm, replay, environments (in the middle of their episodes, with their
-    labels) and all random states, as arrays and plain values; it is written atomically, and the last two are kept. The
-    environments need ``get_state`` and ``set_state``. Those of other processes (``SubprocVecEnv``) are reset before
-    ``set_state``; of the wrappers around them, only the counters of ``TimeLimit``, ``Monitor`` and
-    ``RecordEpisodeStatistics`` are kept. Their states must not hold bare torch tensors, of which torch sends handles
-    that may be closed before they are opened; those of :class:`al_seg_env.RegionSelectionEnv` are sent as bytes.
+    the run was killed. A checkpoint holds the algorithm, replay, environments (in the middle of their episodes, with
+    their labels) and all random states, as arrays and plain values. It is written atomically, and the last two are
+    kept.
 
-    One process at a time uses a folder: from :meth:`resume`, or the start of training, to the end of training.
+    The environments need ``get_state`` and ``set_state``. Environments in other processes (``SubprocVecEnv``) are reset
+    before ``set_state``; only the counters of the wrappers ``TimeLimit``, ``Monitor`` and ``RecordEpisodeStatistics``
+    around them are kept. Their states must not hold bare torch tensors: torch sends these as handles, which may be
+    closed before the receiver opens them. :class:`al_seg_env.RegionSelectionEnv` sends its state as bytes.
+
+    Only one process at a time may use a folder: from :meth:`resume`, or the start of training, to the end of training.
 
     Args:
         folder: Folder of the checkpoints.
-        every: Environment steps between two checkpoints, at least; they are written between rollouts.
+        every: Minimum number of environment steps between two checkpoints, which are written between rollouts.
         verbose: As in Stable-Baselines3.
     """
 
@@ -54,12 +56,12 @@ class Checkpoint(BaseCallback):
         self._lock: ExitStack | None = None
 
     def resume(self, model: BaseAlgorithm) -> bool:
-        """Put the newest checkpoint that is whole into ``model``; return whether there was one.
+        """Restore the newest intact checkpoint into ``model``, and return whether there was one.
 
-        A damaged one causes a warning, and the one before it is used.
+        A damaged checkpoint causes a warning, and the one before it is used.
 
         Raises:
-            ValueError: If there are checkpoints, but none that is whole, or of another algorithm or environment; or if
+            ValueError: If all checkpoints are damaged, if they belong to another algorithm or environment, or if
                 another process uses the folder.
         """
         if not self.folder.exists():
@@ -71,7 +73,7 @@ class Checkpoint(BaseCallback):
                 state = _read(path)
             except (ValueError, OSError) as error:
                 damaged.append(str(error))
-                warnings.warn(f"A checkpoint can't be used, the one before it is tried: {error}", stacklevel=2)
+                warnings.warn(f"A checkpoint can't be used, so the one before it is tried: {error}", stacklevel=2)
                 continue
             with well_formed(path):
                 restore_training(model, state)
@@ -85,10 +87,10 @@ class Checkpoint(BaseCallback):
         return False
 
     def save(self) -> Path:
-        """Write a checkpoint; remove older ones than the last two."""
+        """Write a checkpoint, remove all but the last two, and return the new file's path."""
         steps = self.model.num_timesteps
         path = self.folder / f"checkpoint-{steps:09d}.safetensors"
-        remove_unfinished(self.folder, "checkpoint-*.safetensors")  # of earlier steps, by processes that were killed
+        remove_unfinished(self.folder, "checkpoint-*.safetensors")  # left by killed processes
         save_tree(path, KIND, training_state(self.model))
         self._written = steps
         for old in [old for old in self._paths() if _steps(old) <= steps][KEPT:]:
@@ -96,7 +98,7 @@ class Checkpoint(BaseCallback):
         return path
 
     def _paths(self) -> list[Path]:
-        """The checkpoints, the newest first."""
+        """Return the files of checkpoints, the newest first."""
         found = [path for path in self.folder.glob("checkpoint-*.safetensors") if _NAME.fullmatch(path.name)]
         return sorted(found, key=lambda path: (_steps(path), path.name), reverse=True)
 
@@ -106,7 +108,7 @@ class Checkpoint(BaseCallback):
             return
         key = (os.getpid(), str(self.folder.resolve()))
         if (other := _HOLDERS.get(key)) is not None:
-            other._release()  # of a training of this process that ended with an error, which callbacks don't learn of
+            other._release()  # its training ended with an error, of which callbacks aren't told
         lock = ExitStack()
         lock.enter_context(folder_lock(self.folder))
         self._lock, _HOLDERS[key] = lock, self
@@ -121,7 +123,7 @@ class Checkpoint(BaseCallback):
         if self._written is None and (found := self._paths()):
             self._release()
             raise ValueError(
-                f"{self.folder} holds checkpoints of another training, such as {found[0].name}: call resume(model) to "
+                f"{self.folder} already has checkpoints, such as {found[0].name}: call resume(model) to "
                 "continue it, or choose another folder."
             )
 
@@ -134,7 +136,7 @@ class Checkpoint(BaseCallback):
         self._between_rollouts = True
 
     def _on_training_end(self) -> None:
-        # A callback may have ended training in the middle of a rollout, whose last step is then in no buffer.
+        # A callback may have ended training in the middle of a rollout, and then no buffer has its last step.
         if self._between_rollouts and self._written != self.model.num_timesteps:
             self.save()
         self._release()
@@ -144,11 +146,11 @@ class Checkpoint(BaseCallback):
 
 
 _HOLDERS: WeakValueDictionary[tuple[int, str], Checkpoint] = WeakValueDictionary()
-"""Who locked a folder, by process: a forked process inherits this, but not its parent's locks."""
+"""Callbacks that hold locks, by process and folder: a forked process inherits this dict, but not the locks."""
 
 
 def _steps(path: Path) -> int:
-    """Environment steps that a checkpoint's name promises."""
+    """Return the number of environment steps in a checkpoint's file name."""
     return int(path.stem.split("-")[1])
 
 
@@ -158,5 +160,7 @@ def _read(path: Path) -> Any:
     with well_formed(path):
         steps = state["progress"]["num_timesteps"]
     if steps != _steps(path):
-        raise ValueError(f"{path} holds {steps} environment steps; expected {_steps(path)}: give it back its name")
+        raise ValueError(
+            f"{path} holds {steps} environment steps; expected {_steps(path)}, as its name says: give it its old name"
+        )
     return state

@@ -1,4 +1,4 @@
-"""The one-step greedy oracle: finds by trial what the best choice would have gained."""
+"""The one-step greedy oracle, which tries actions to find the one with the highest reward."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from al_seg_env.storage.validation import check, check_int, check_seed
 class GreedyOraclePolicy(BaselinePolicy):
     """Tries actions on a fork of the environment, and takes the one with the highest true reward.
 
-    A reference for heuristics and agents: it sees the reward of a step, and so the ground truth, before the step is
-    taken. It starts from the best of some complete actions, then goes through the pools and keeps the best of some
-    candidates in each. The environment then returns exactly the reward that was found. The best action in each step
-    need not be the best for an episode.
+    It is a reference for heuristics and agents, not a method: it sees the reward of a step, and so the ground truth,
+    before the step is taken. The search starts from the best of some complete actions. It then goes through the pools
+    and keeps the best of some candidates in each. The environment then returns exactly the reward that was found. The
+    best action in each step need not be the best for an episode.
 
     Args:
-        env: The environment being played. Unlike other policies, this one needs more than its spaces:
-            ``get_state``, ``set_state``, ``fork``, ``config.budget``, and an oracle that may answer for regions
+        env: The environment being played. Unlike other policies, this one needs more than the environment's spaces:
+            ``get_state``, ``set_state``, ``fork``, ``config.budget``, and an oracle that can answer for regions
             that are not requested in the end.
-        draws: Random complete actions to start with.
-        per_pool: Candidates then tried in each pool, in random order; 0 for none.
+        draws: Number of random complete actions to start with.
+        per_pool: Number of candidates then tried in each pool, in random order; 0 for none.
         suggestions: Policies whose choices are tried first, such as an entropy policy.
         seed: Seed of the policy's own random source; ``None`` draws one from the system.
 
@@ -54,7 +54,8 @@ class GreedyOraclePolicy(BaselinePolicy):
         missing = [name for name in ("get_state", "set_state", "fork") if not hasattr(env.unwrapped, name)]
         if missing:
             raise ValueError(
-                f"{env.unwrapped} has no {' and no '.join(missing)}: nothing can be tried on a fork of it."
+                f"{env.unwrapped} has no {' and no '.join(missing)}, which the greedy oracle needs to try actions on a "
+                "fork of the environment."
             )
         self.env: Any = env.unwrapped
         self.suggestions = tuple(suggestions)
@@ -62,14 +63,16 @@ class GreedyOraclePolicy(BaselinePolicy):
         self.gains: list[float] = []
 
     def choose(self, observation: Observation) -> npt.NDArray[np.int64]:
-        """The best choice (K,) that was tried, for the environment's present step; int64."""
+        """The best of the choices that were tried for the environment's current step, (K,); int64."""
         sizes = self.env.action_space.nvec  # (K,)
         if np.ndim(observation["candidates"]) != 3:
-            raise ValueError("The greedy oracle plays one environment, not several at once.")
+            raise ValueError(
+                "The observation is a batch; expected a single one, since the greedy oracle plays one environment."
+            )
         now = self.env.get_state()
         labelled, budget = len(now["labels"]["regions"]), self.env.config.budget
         active = min(len(sizes), budget - labelled)
-        # With a budget for one step, no trial spends time on the observation that would follow.
+        # With a budget for one step, trials end there and compute no next observation.
         self._fork = self.env.fork(budget=labelled + active)
         first = [policy.predict(observation, deterministic=True)[0] for policy in self.suggestions]
         first += [self.rng.integers(sizes) for _ in range(self.draws)]

@@ -21,7 +21,7 @@ Tree = dict[str, Any]
 AnyEnv = gym.Env[Any, Any]
 
 WITHOUT_EFFECT = {"verbose", "tensorboard_log", "device", "stats_window_size"}
-"""Arguments of algorithms that do not change what is learnt."""
+"""Arguments of algorithms that have no effect on what is learnt."""
 
 WORKER_COUNTERS = (
     "_elapsed_steps",  # of TimeLimit
@@ -31,16 +31,16 @@ WORKER_COUNTERS = (
     "episode_lengths",
     "episode_count",
 )
-"""Attributes that wrappers around environments in other processes keep count in; others are out of reach there."""
+"""Counters of wrappers around environments in other processes. Other attributes are out of reach there."""
 
 
 def training_state(model: BaseAlgorithm) -> Tree:
-    """Return all that the rest of a training depends on; its arrays are not copied.
+    """Return everything that the rest of a training depends on. Arrays are not copied.
 
-    It is complete between two rollouts: where ``on_rollout_start`` of a callback is called, and after ``learn``.
+    The state is complete between two rollouts: when a callback's ``on_rollout_start`` is called, and after ``learn``.
 
     Raises:
-        ValueError: If an environment has no ``get_state`` and ``set_state``.
+        ValueError: If an environment lacks ``get_state`` or ``set_state``.
     """
     assert model.env is not None
     buffer = getattr(model, "replay_buffer", None)
@@ -62,13 +62,13 @@ def training_state(model: BaseAlgorithm) -> Tree:
 
 
 def restore_training(model: BaseAlgorithm, state: Tree) -> None:
-    """Put a state back into an algorithm that was made with the same arguments.
+    """Restore a state into an algorithm that was constructed with the same arguments.
 
-    After it ``model.learn(total - model.num_timesteps, reset_num_timesteps=False)`` ends where an undisturbed
-    ``model.learn(total)`` would have ended.
+    Afterwards, ``model.learn(total - model.num_timesteps, reset_num_timesteps=False)`` gives the same result as an
+    uninterrupted ``model.learn(total)``.
 
     Raises:
-        ValueError: If the algorithm, its arguments or its environments differ.
+        ValueError: If the algorithm, its arguments or its environments differ from the checkpoint's.
     """
     assert model.env is not None
     if state["algorithm"] != type(model).__name__:
@@ -86,7 +86,7 @@ def restore_training(model: BaseAlgorithm, state: Tree) -> None:
     if buffer is not None and (differing := differences(_shapes(replay), _shapes(_plain_attributes(buffer)))):
         raise ValueError(
             f"The checkpoint's replay has arrays of other shapes: {'; '.join(differing)}. Continue with the same "
-            "buffer_size, and with environments of the same spaces, as many of them."
+            "buffer_size, and with the same number of environments with the same spaces."
         )
     _restore_environments(model.env, state["envs"])
     set_parameters(model, state["parameters"])
@@ -104,10 +104,12 @@ def restore_training(model: BaseAlgorithm, state: Tree) -> None:
 
 
 def set_parameters(model: BaseAlgorithm, parameters: Any) -> None:
-    """Put networks and optimisers into an algorithm. If given a text, Stable-Baselines3 would unpickle that file.
+    """Load the parameters of networks and optimisers into an algorithm.
+
+    Anything but a dict is refused, because Stable-Baselines3 takes a text for the name of a file and unpickles it.
 
     Raises:
-        ValueError: If they are not those of the algorithm's networks and optimisers; nothing has changed then.
+        ValueError: If the parameters don't match the algorithm's networks and optimisers; nothing is changed then.
     """
     names = model._get_torch_save_params()[0]
     found = sorted(map(str, parameters)) if isinstance(parameters, dict) else type(parameters).__name__
@@ -139,8 +141,8 @@ def _comparable(value: Any) -> Any:
 
 def _differing_settings(stored: Tree, model: BaseAlgorithm) -> list[str]:
     present = _settings(model)
-    complete = "seed" in stored  # older checkpoints lack arguments that were None, dicts or classes
-    for name in present.keys() - stored.keys():  # an argument that is newer than the checkpoint had its default
+    complete = "seed" in stored  # older checkpoints lack arguments whose values were None, dicts or classes
+    for name in present.keys() - stored.keys():  # an argument added after the checkpoint had its default value
         default = _comparable(inspect.signature(type(model).__init__).parameters[name].default)
         if complete or present[name] == default:
             stored = {**stored, name: default}
@@ -182,13 +184,19 @@ def _environments_state(env: VecEnv) -> Tree:
 
 def _restore_environments(env: VecEnv, state: Tree) -> None:
     if len(state["single"]) != env.num_envs:
-        raise ValueError(f"The checkpoint is of {len(state['single'])} environments, here are {env.num_envs}.")
+        raise ValueError(
+            f"The checkpoint has {len(state['single'])} environments, but the algorithm has {env.num_envs}. "
+            "Continue with the same number, or start again in another folder."
+        )
     layers: list[VecEnv] = []
     while isinstance(env, VecEnvWrapper):
         layers.append(env)
         env = env.venv
     if len(layers) != len(state["vector"]):
-        raise ValueError(f"The checkpoint's environments had {len(state['vector'])} wrappers, these {len(layers)}.")
+        raise ValueError(
+            f"The checkpoint's environments had {len(state['vector'])} wrappers, but these have {len(layers)}. "
+            "Continue with the same wrappers, or start again in another folder."
+        )
     for index, single in enumerate(state["single"]):
         if hasattr(env, "envs"):
             _restore_chain(env.envs[index], single)
@@ -199,7 +207,7 @@ def _restore_environments(env: VecEnv, state: Tree) -> None:
 
 
 def _chain_state(env: AnyEnv) -> Tree:
-    """The state of an environment and the attributes of the wrappers around it, the outermost first."""
+    """Return the state of an environment, and the attributes of the wrappers around it, outermost first."""
     wrappers = []
     while isinstance(env, gym.Wrapper):
         wrappers.append(_plain_attributes(env))
@@ -225,7 +233,10 @@ def _restore_chain(env: AnyEnv, state: Tree) -> None:
             env.set_wrapper_attr(name, value)
         return
     if len(layers) != len(wrappers):
-        raise ValueError(f"The checkpoint's environment had {len(wrappers)} wrappers, this one has {len(layers)}.")
+        raise ValueError(
+            f"The checkpoint's environment had {len(wrappers)} wrappers, but this one has {len(layers)}. "
+            "Continue with the same wrappers, or start again in another folder."
+        )
     bare.set_state(state["state"])
     for layer, attributes in zip(layers, wrappers, strict=True):
         _set_attributes(layer, attributes)
@@ -241,7 +252,7 @@ def _restore_worker(env: VecEnv, index: int, state: Tree) -> None:
 
 
 def _counters(state: Tree) -> Tree:
-    """What wrappers around an environment count, by the attribute's name."""
+    """Return the counters of the wrappers around an environment, by the attribute's name."""
     if state["wrappers"] is None:
         found = state.get("counters", {})
     else:
@@ -252,14 +263,14 @@ def _counters(state: Tree) -> Tree:
 def _no_state(env: Any) -> ValueError:
     return ValueError(
         f"{type(getattr(env, 'unwrapped', env)).__name__} has no get_state() and set_state(), so training can't "
-        "continue in the middle of an episode. Give it these two (plain values and arrays), or do without Checkpoint."
+        "continue in the middle of an episode. Add both (plain values and arrays), or train without Checkpoint."
     )
 
 
 def _plain_attributes(thing: Any, excluded: frozenset[str] = frozenset()) -> Tree:
-    """The attributes that change during training: numbers, arrays, random sources, lists and dicts of them.
+    """Return the attributes that change during training: numbers, arrays, random sources, and lists and dicts of these.
 
-    Texts are omitted: they are names, such as folders to write to.
+    Texts are omitted, because they are names, such as folders to write to.
     """
     found = {}
     for name, value in vars(thing).items():
@@ -271,7 +282,7 @@ def _plain_attributes(thing: Any, excluded: frozenset[str] = frozenset()) -> Tre
 
 
 def _without_empty_rows(tree: Any) -> Any:
-    """Omit the rows of zeros at the end of arrays: the part of a replay that has not been filled yet."""
+    """Omit the rows of zeros at the end of arrays, which are the part of a replay that is not filled yet."""
     if isinstance(tree, dict):
         return {name: _without_empty_rows(value) for name, value in tree.items()}
     if not isinstance(tree, np.ndarray) or tree.ndim == 0:
@@ -300,7 +311,10 @@ def _set_attributes(thing: Any, attributes: Tree) -> None:
         elif _is_counted(present) and _is_counted(value):
             setattr(thing, name, value)
         else:
-            raise ValueError(f"{name!r} of {type(thing).__name__} is a {type(present).__name__} that can't be restored")
+            raise ValueError(
+                f"{name!r} of {type(thing).__name__} is a {type(present).__name__}, but the checkpoint has a value of "
+                "another kind; continue with the same algorithm and wrappers"
+            )
 
 
 def _is_counted(value: Any) -> bool:

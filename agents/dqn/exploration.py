@@ -1,4 +1,4 @@
-"""Schedules of exploration and learning rate, and the guides that exploring sub-actions follow."""
+"""Schedules for exploration and learning rate, and the guides that exploring sub-actions follow."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Epsilon: TypeAlias = float | Callable[[int], float]
 
 @dataclass(frozen=True)
 class LinearEpsilon:
-    """Epsilon that goes linearly from ``initial`` to ``final`` over ``steps`` environment steps, and stays there."""
+    """Epsilon that changes linearly from ``initial`` to ``final`` over ``steps`` environment steps and stays there."""
 
     initial: float
     final: float
@@ -39,7 +39,7 @@ class LinearEpsilon:
 
 @dataclass(frozen=True)
 class ExponentialEpsilon:
-    """Epsilon of ``final + (initial - final) * exp(-steps / decay)``, as in the released code; the paper gives none."""
+    """Epsilon ``final + (initial - final) * exp(-steps / decay)``, as in the released code; the paper gives none."""
 
     initial: float = 0.9
     final: float = 0.05
@@ -59,12 +59,12 @@ class ExponentialEpsilon:
 class ExponentialRate:
     """A learning rate for ``SubActionDQN(learning_rate=...)``: ``initial * decay ** steps done``.
 
-    The released code's decay is 0.97, so that learning soon stops.
+    The released code's decay is 0.97, with which learning soon stops.
 
     Args:
         initial: The first rate.
         decay: Factor per environment step, up to 1.
-        steps: Environment steps of the whole training, since Stable-Baselines3 reports progress as a share.
+        steps: Environment steps of the whole training. Stable-Baselines3 reports progress only as a share of them.
     """
 
     initial: float
@@ -105,10 +105,10 @@ def _called(schedule: Callable[[Any], Any], argument: float, name: str, expected
 def draw_guides(
     shape: tuple[int, ...], n_guides: int, epsilon: float, rng: np.random.Generator
 ) -> npt.NDArray[np.int64]:
-    """Draw whom to follow: with probability epsilon one of the guides, each as likely; else the greedy policy.
+    """Draw what to follow: with probability epsilon one of the guides, drawn uniformly, else the greedy policy.
 
     Returns:
-        ``shape``, int64: the index of a guide, or ``n_guides`` for the greedy policy.
+        Array of the given ``shape``, int64: the index of a guide, or ``n_guides`` for the greedy policy.
     """
     return np.where(rng.random(shape) < epsilon, rng.integers(n_guides, size=shape), n_guides)
 
@@ -123,10 +123,11 @@ def follow(
     """Return the sub-actions of the guides that :func:`draw_guides` drew.
 
     Args:
-        drawn: (..., K), or (..., 1) where the same one is followed in all K.
+        drawn: (..., K), or (..., 1) to follow the same one in all K pools.
         greedy: (..., K), the greedy sub-actions.
-        guides: ``"uniform"``, or entries (..., K, N) of the observation, whose highest value is taken.
-        observation: What the guides look at.
+        guides: For each guide, ``"uniform"``, or the key of an entry (..., K, N) of the observation. Such a guide
+            chooses the candidate with the highest value.
+        observation: Observation that holds the guides' entries.
         rng: Random source of the uniform choices.
 
     Returns:

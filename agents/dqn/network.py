@@ -9,8 +9,8 @@ from al_seg_env.storage.validation import check, check_int, check_number
 
 NORM_EPS = 1e-3
 """Added to the variances of batch normalisation. Many inputs hardly vary at first (a class that is never predicted, a
-region of D_S that does not change), and torch's 1e-5 magnifies the first change of such an input by up to 300: Q then
-explodes, since the target is computed with these running statistics."""
+region of D_S that does not change). With torch's default of 1e-5, the first change of such an input is magnified by up
+to 300, and Q explodes, because targets are computed with these running statistics."""
 
 
 def query_layer(n_in: int, n_out: int) -> nn.Sequential:
@@ -21,9 +21,9 @@ def query_layer(n_in: int, n_out: int) -> nn.Sequential:
 class QueryNetwork(nn.Module):
     """Q(s_t, a_t^{k,n}) of any number of candidate regions (paper, figure B.1).
 
-    Four layers describe the state, three the candidate, one last layer makes a score of both, and a gate that
-    sees only the candidate's similarity to the labelled and the unlabelled set scales it: Q = score *
-    sigmoid(gate). The network depends on S, F and D, not on the number of pools or candidates.
+    Four layers encode the state and three encode the candidate; a last layer maps both to a score. A gate scales this
+    score: Q = score * sigmoid(gate). Its only input is the similarity of the candidate to the labelled and the
+    unlabelled set. The network depends on S, F and D, but not on the number of pools or candidates.
 
     Args:
         n_regions: S, the regions of the state.
@@ -47,30 +47,33 @@ class QueryNetwork(nn.Module):
         self.gate_layer = query_layer(n_similarity, 1) if n_similarity > 0 else None
 
     def describe_state(self, state: Tensor) -> Tensor:
-        """The state path: (B, S, F) -> (B, 128)."""
+        """Encode states: (B, S, F) -> (B, 128)."""
         n_states, n_regions, n_features = state.shape
         per_region = self.region_path(state.reshape(-1, n_features))  # (B * S, 1)
         described: Tensor = self.state_layer(per_region.view(n_states, n_regions))  # (B, 128)
         return described
 
     def q_values(self, state: Tensor, candidates: Tensor, similarity: Tensor | None = None) -> Tensor:
-        """Value of every candidate; the state path runs once for each state, however many candidates it has.
+        """Value of every candidate. The state path runs once for each state, however many candidates it has.
 
         Args:
-            state: (B, S, F).
-            candidates: (B, ..., F).
-            similarity: (B, ..., D), ``None`` if D is 0.
+            state: (B, S, F), float32.
+            candidates: (B, ..., F), float32.
+            similarity: (B, ..., D), float32; ``None`` if D is 0.
 
         Returns:
-            (B, ...).
+            (B, ...), float32.
+
+        Raises:
+            ValueError: If ``similarity`` is missing although D is not 0, or given although D is 0.
         """
         if (similarity is None) != (self.gate_layer is None):
             raise ValueError(
-                f"This network was built for D = {self.n_similarity} similarity features, and similarity is "
+                f"This network was built for D = {self.n_similarity} similarity features, but similarity is "
                 f"{'missing' if similarity is None else f'given, with shape {tuple(similarity.shape)}'}."
             )
         shape = candidates.shape[:-1]  # (B, ...)
-        described = self.action_path(candidates.reshape(-1, candidates.shape[-1]))  # (M, 128), M candidates in all
+        described = self.action_path(candidates.reshape(-1, candidates.shape[-1]))  # (M, 128), M = all candidates
         states = self.describe_state(state)  # (B, 128)
         states = states.unsqueeze(1).expand(-1, shape[1:].numel(), -1).reshape(-1, states.shape[-1])  # (M, 128)
         q: Tensor = self.score_layer(torch.cat([states, described], dim=1))  # (M, 1)
@@ -82,24 +85,24 @@ class QueryNetwork(nn.Module):
 
 
 class CandidateNetwork(nn.Module):
-    """Q of a candidate by its own features, small enough for a few thousand transitions: the mean of an ensemble.
+    """Q of a candidate from its own features: the mean of an ensemble, small enough for a few thousand transitions.
 
-    With ``labelled``, it predicts what a region's labels would add of each class apart, in shares of a region, and Q is
-    by how much that raises the logarithmic label levels of the classes, each weighted by its ``worth``: successor
-    features (Barreto et al., NeurIPS 2017). What labels add does not depend on how much is labelled elsewhere, and the
-    network does not look at that.
+    With ``labelled``, the network predicts for each class how many labels a region would add, in shares of a region. Q
+    is the increase of the classes' logarithmic label levels that follows from these shares, each class weighted by its
+    ``worth``. This makes the shares successor features (Barreto et al., NeurIPS 2017). They don't depend on how much is
+    labelled elsewhere, so the features ``labelled`` are no input of the network.
 
-    It does not look at the state of the network. What of it matters for a choice between candidates (such as which
-    classes are still rare) must be among their features. Inputs are normalised by running statistics, as in
-    :class:`QueryNetwork`; dropout and the ensemble hold it back from learning single transitions by heart.
+    The state is no input, either: whatever matters for a choice between candidates, such as which classes are still
+    rare, must be among the candidates' features. Inputs are normalised by running statistics, as in
+    :class:`QueryNetwork`. Dropout and the ensemble reduce overfitting to single transitions.
 
     Args:
         n_features: F, the features of a region.
         hidden: Units of each member's hidden layer.
-        members: Members of the ensemble.
+        members: Number of members of the ensemble.
         dropout: Probability with which inputs and hidden units are dropped in training.
-        labelled: First and last column (exclusive) of the features that say how much of each class is labelled,
-            ``log(1 + n)`` for labels of n regions.
+        labelled: First and last column (exclusive) of the features that give the labels of each class so far,
+            ``log(1 + n)`` for labels worth n regions.
     """
 
     def __init__(
@@ -121,7 +124,7 @@ class CandidateNetwork(nn.Module):
         n_values = last - first if labelled else 1
         self.read = [column for column in range(n_features) if not first <= column < last]
         self.norm = nn.BatchNorm1d(len(self.read), eps=NORM_EPS, momentum=0.01, affine=False)
-        # Shares of rare classes are small: members predict them in deviations from their means.
+        # Shares of rare classes are small, so members predict standardised shares.
         self.value_norm = nn.BatchNorm1d(n_values, eps=1e-8, momentum=None, affine=False) if labelled else None
         self.worth: Tensor
         self.register_buffer("worth", torch.ones(n_values))
@@ -137,25 +140,25 @@ class CandidateNetwork(nn.Module):
         )
 
     def q_values(self, state: Tensor, candidates: Tensor, similarity: Tensor | None = None) -> Tensor:
-        """Value of every candidate; in training mode, of a random member for each.
+        """Value of every candidate; in training mode, a random member values each candidate.
 
         Args:
             state: Not used.
-            candidates: (B, ..., F).
+            candidates: (B, ..., F), float32.
             similarity: Not used.
 
         Returns:
-            (B, ...).
+            (B, ...), float32.
         """
         values = self.values(candidates)  # (B, ..., V)
         return values.squeeze(-1) if self.labelled is None else self.weighted(values, candidates)
 
     def values(self, candidates: Tensor) -> Tensor:
-        """What Q is made of: the shares of C classes, with ``labelled``, or Q itself: (B, ..., F) -> (B, ..., V)."""
-        read = candidates.reshape(-1, candidates.shape[-1])  # (M, F), M candidates in all
+        """Predicted values: (B, ..., F) -> (B, ..., V). With ``labelled``, shares of V = C classes; else Q (V = 1)."""
+        read = candidates.reshape(-1, candidates.shape[-1])  # (M, F), M = all candidates
         x = self.norm(read if self.labelled is None else read[:, self.read])
         values = torch.stack([member(x) for member in self.members])  # (members, M, V)
-        if self.training:  # each member has a share of the transitions
+        if self.training:  # each member learns from a share of the transitions
             chosen = torch.randint(len(values), (values.shape[1],), device=values.device)
             values = values[chosen, torch.arange(values.shape[1], device=values.device)]
         else:
@@ -166,7 +169,7 @@ class CandidateNetwork(nn.Module):
         return values.view(*candidates.shape[:-1], -1)
 
     def normalized_errors(self, values: Tensor, targets: Tensor) -> Tensor:
-        """Errors (B, C) in standard deviations of all targets (B, C) so far, in training mode of these ones, too."""
+        """Errors (B, C) divided by the running standard deviation of targets (B, C), which training mode updates."""
         assert self.value_norm is not None
         self.value_norm(targets)
         return (values - targets) / self._value_deviation()
@@ -177,12 +180,12 @@ class CandidateNetwork(nn.Module):
         return (self.value_norm.running_var + self.value_norm.eps).sqrt()  # (C,)
 
     def weighted(self, values: Tensor, candidates: Tensor) -> Tensor:
-        """Q of candidates (B, ..., F) that hold these shares (B, ..., C): (B, ...)."""
+        """Q of candidates (B, ..., F) with the given shares (B, ..., C): (B, ...)."""
         return self.raised(values, candidates[..., self.labelled].exp()) @ self.worth
 
     @staticmethod
     def raised(values: Tensor, amounts: Tensor) -> Tensor:
-        """By how much shares raise the label levels ``log(amounts)``; all (..., C)."""
+        """Increase of the label levels ``log(amounts)`` if shares are added to the amounts; all (..., C)."""
         return torch.log1p(values.clamp(min=0) / amounts)
 
     forward = q_values

@@ -1,4 +1,4 @@
-"""The query policy: one region of each pool, the one of highest value."""
+"""The query policy, which selects the region with the highest value from each pool."""
 
 from __future__ import annotations
 
@@ -24,25 +24,24 @@ from al_seg_env.storage import load_tree, save_tree, well_formed
 from al_seg_env.storage.validation import check, check_device
 
 GIVEN = ("observation_space", "action_space", "lr_schedule")
-"""Arguments that are not settings."""
+"""Arguments of the constructor that are not settings."""
 SelfQueryPolicy = TypeVar("SelfQueryPolicy", bound="QueryPolicy")
 
 
 class QueryPolicy(BasePolicy):
     """Greedy policy over a :class:`QueryNetwork`, together with its target copy and its optimiser.
 
-    S, F and D are those of the spaces. K and N may differ in each observation. The target network is
-    always in evaluation mode. Keys of an observation other than ``state``, ``candidates`` and ``similarity``
-    are not read.
+    The spaces determine S, F and D, while K and N may differ in each observation. The target network is always in
+    evaluation mode. Keys of an observation other than ``state``, ``candidates`` and ``similarity`` are ignored.
 
     Args:
-        observation_space: ``Dict(state=Box(S, F), candidates=Box(K, N, F), similarity=Box(K, N, D))``, the
-            last one optional.
+        observation_space: ``Dict(state=Box(S, F), candidates=Box(K, N, F), similarity=Box(K, N, D))``; ``similarity``
+            is optional.
         action_space: ``MultiDiscrete([N] * K)``.
         lr_schedule: Learning rate as a function of the progress remaining, from 1 down to 0.
-        optimizer_class: The paper's SGD by default.
-        optimizer_kwargs: Arguments of the optimiser; by default, and for SGD only, momentum 0.9 and weight decay 1e-3
-            (paper, appendix B, which doesn't give the momentum).
+        optimizer_class: Optimiser; the paper's SGD by default.
+        optimizer_kwargs: Arguments of the optimiser. The defaults are for SGD only: weight decay 1e-3 (paper, appendix
+            B) and momentum 0.9 (the paper doesn't give it).
 
     Raises:
         ValueError: If an argument is out of its range, or the spaces are of another kind.
@@ -86,7 +85,7 @@ class QueryPolicy(BasePolicy):
         return self.optimizer_class(parameters, lr=rate, **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def _try_optimizer(self, rate: float) -> None:
-        """Take a step from 0 to 0: some arguments that can't work are noticed by torch only then."""
+        """Take a step on a dummy parameter, because torch notices some invalid arguments only then."""
         parameter = nn.Parameter(torch.zeros(1))
         parameter.grad = torch.zeros(1)
         try:
@@ -107,15 +106,15 @@ class QueryPolicy(BasePolicy):
         return self
 
     def forward(self, observation: dict[str, Tensor], deterministic: bool = True) -> Tensor:
-        """Greedy choices for a batch of observations: (B, K)."""
+        """Greedy choices for a batch of observations: (B, K), int64."""
         return self._predict(observation, deterministic)
 
     def q_values(self, observation: dict[str, Tensor]) -> Tensor:
-        """Q(s_t, a_t^{k,n}) for a batch of observations: (B, K, N)."""
+        """Q(s_t, a_t^{k,n}) for a batch of observations: (B, K, N), float32."""
         return self.q_net.q_values(observation["state"], observation["candidates"], observation.get("similarity"))
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
-        """The best candidate of each pool: (B, K), Eq. (1). Greedy whether ``deterministic`` or not."""
+        """The best candidate of each pool, Eq. (1): (B, K). ``deterministic`` makes no difference."""
         assert isinstance(observation, dict)
         q = self.q_values(observation)  # (B, K, N)
         self._check_finite(q)
@@ -125,7 +124,7 @@ class QueryPolicy(BasePolicy):
     def _check_finite(values: Tensor) -> None:
         if not torch.isfinite(values).all():
             raise FloatingPointError(
-                "The query network's values are not finite, so no region is the best: the observation holds "
+                "The query network's values are not finite, so no best region exists: either the observation has "
                 "values that aren't finite, or training diverged (lower learning_rate, or set max_grad_norm)."
             )
 
@@ -144,11 +143,11 @@ class QueryPolicy(BasePolicy):
         return (actions if batched else actions[0]), state
 
     def is_vectorized_observation(self, observation: npt.NDArray[Any] | Observation) -> bool:
-        """Whether this is a batch of observations; K and N may be any, unlike in the base class."""
+        """Whether this is a batch of observations. Unlike in the base class, K and N may differ from the spaces'."""
         return self.obs_to_tensor(observation)[1]
 
     def obs_to_tensor(self, observation: npt.NDArray[Any] | Observation) -> tuple[dict[str, Tensor], bool]:
-        """The parts that the network reads, with a batch dimension, and whether they came with one."""
+        """The arrays that the network reads as tensors with a batch dimension, and whether the arrays had one."""
         if not isinstance(observation, dict):
             raise ValueError(
                 f"Expected an observation as a dict of arrays, but got {type(observation).__name__}. "
@@ -156,7 +155,10 @@ class QueryPolicy(BasePolicy):
             )
         names = ("state", "candidates", "similarity") if self.sizes.similarity > 0 else ("state", "candidates")
         if missing := [name for name in names if name not in observation]:
-            raise ValueError(f"The observation has the keys {sorted(observation)}, but {missing} are missing.")
+            raise ValueError(
+                f"The observation has the keys {sorted(observation)}; {missing} are missing. Pass an observation of an "
+                "environment with the policy's observation space."
+            )
         parts = {name: np.asarray(observation[name]) for name in names}
         batched = parts["state"].ndim == 3
         self._check_shapes({name: part.shape for name, part in parts.items()}, batched)
@@ -183,7 +185,7 @@ class QueryPolicy(BasePolicy):
                 )
 
     def save(self, path: str | Path) -> None:
-        """Write the policy atomically; the file needs no unpickling."""
+        """Write the policy atomically to a safetensors file, which can be read without unpickling."""
         spaces_, settings = pack_spaces(self.observation_space, self.action_space), self._get_constructor_parameters()
         settings = {name: value for name, value in settings.items() if name not in GIVEN}
         tree = {"spaces": spaces_, "settings": pack_settings(settings), "parameters": self.state_dict()}
@@ -191,11 +193,11 @@ class QueryPolicy(BasePolicy):
 
     @classmethod
     def load(cls: type[SelfQueryPolicy], path: str | Path, device: torch.device | str = "auto") -> SelfQueryPolicy:
-        """Load what :meth:`save` wrote; nothing in the file is executed.
+        """Load a file that :meth:`save` wrote. Nothing in the file is executed.
 
         Raises:
-            FileNotFoundError: If there is no such file.
-            ValueError: If it is damaged, or of another kind or version.
+            FileNotFoundError: If the file does not exist.
+            ValueError: If the file is damaged, or of another kind or version.
         """
         device = check_device("device", device)
         tree = load_tree(path, POLICY_KIND)
@@ -216,18 +218,20 @@ class QueryPolicy(BasePolicy):
 
 
 class CandidatePolicy(QueryPolicy):
-    """Greedy policy over a :class:`CandidateNetwork`, for environments whose features say what is labelled.
+    """Greedy policy over a :class:`CandidateNetwork`, for environments whose features tell which labels exist already.
 
-    With ``labelled``, the K sub-actions are chosen one after the other, each as if what the earlier ones may add were
-    labelled already: a step then does not request the same class K times.
+    With ``labelled``, the K sub-actions are chosen one after the other. Each choice assumes that the labels expected
+    from the earlier ones are there already, so a step does not request the same class K times.
 
     Args:
         observation_space, action_space, lr_schedule: See :class:`QueryPolicy`.
         optimizer_class: AdamW by default.
         optimizer_kwargs: By default, and for AdamW only, weight decay 0.05.
-        labelled: First and last column (exclusive) of the features that say how much of each class is labelled, for a
-            network that values classes apart; see :class:`CandidateNetwork`. ``SubActionDQN`` finds them by itself.
-        predicted: Those of the classes' mean probabilities, which the agent's replay subtracts from what labels hold.
+        labelled: First and last column (exclusive) of the features that tell how much of each class is labelled. If
+            given, the network values each class separately; see :class:`CandidateNetwork`. ``SubActionDQN`` finds the
+            columns by itself.
+        predicted: First and last column (exclusive) of the classes' mean probabilities, which the agent's replay
+            subtracts from the classes' shares in the labels.
     """
 
     reads_state = False
@@ -257,7 +261,7 @@ class CandidatePolicy(QueryPolicy):
 
     @property
     def worth(self) -> Tensor:
-        """What the labels of each class are worth, (C,)."""
+        """The worth of each class's labels, (C,), float32."""
         return self.q_net.worth  # type: ignore[return-value]
 
     @worth.setter
@@ -272,11 +276,11 @@ class CandidatePolicy(QueryPolicy):
         return self.choose(observation, self.worth)
 
     def choose(self, observation: dict[str, Tensor], worth: Tensor) -> Tensor:
-        """The best candidate of each pool, one pool after the other: (B, K).
+        """The best candidate of each pool, one pool after the other: (B, K), int64.
 
         Args:
-            observation: A batch of them.
-            worth: What the labels of each class are worth, (C,), or (B, C).
+            observation: A batch of observations.
+            worth: The worth of each class's labels, (C,), or (B, C).
         """
         candidates, network = observation["candidates"], self.q_net  # (B, K, N, F)
         assert isinstance(network, CandidateNetwork)

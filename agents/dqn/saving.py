@@ -1,4 +1,4 @@
-"""The files of an agent, a policy and a replay: plain values and arrays, nothing that must be unpickled."""
+"""The files of an agent, a policy and a replay: plain values and arrays, which can be read without unpickling."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ _NOT_STORED = {
 _SCHEDULES: dict[str, Any] = {kind.__name__: kind for kind in (ExponentialEpsilon, ExponentialRate, LinearEpsilon)}
 
 AnyPath = str | pathlib.Path | io.BufferedIOBase
-"""The types of paths in Stable-Baselines3. Open files are refused: they can't be written atomically."""
+"""The types of paths in Stable-Baselines3. Open files are refused because they can't be written atomically."""
 
 
 def with_suffix(path: AnyPath) -> pathlib.Path:
-    """Return the path, with ``.safetensors`` where it has no suffix."""
+    """Return the path, with ``.safetensors`` appended if it has no suffix."""
     if not isinstance(path, str | pathlib.Path):
         raise ValueError(f"path is a {type(path).__name__}; expected the name of a file")
     path = pathlib.Path(path)
@@ -78,16 +78,16 @@ def save_agent(path: AnyPath, tree: Mapping[str, Any]) -> None:
 
 
 def load_agent(path: AnyPath) -> Any:
-    """Read what :func:`save_agent` wrote.
+    """Read a file that :func:`save_agent` wrote.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, or of another kind or version.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is damaged, or of another kind or version.
     """
     path = with_suffix(path)
     if path.is_file() and zipfile.is_zipfile(path):
         raise ValueError(
-            f"{path} is a zip, as Stable-Baselines3 writes it. It is not read, since unpickling may execute anything. "
+            f"{path} is a zip, the format of Stable-Baselines3. It is not read, since unpickling may execute any code. "
             "Use the .safetensors file that save() of this agent writes"
         )
     return load_tree(path, AGENT_KIND)
@@ -99,11 +99,11 @@ def save_replay(path: AnyPath, replay: DecomposedReplayBuffer) -> None:
 
 
 def load_replay(path: AnyPath, replay: DecomposedReplayBuffer) -> None:
-    """Read what :func:`save_replay` wrote, into a replay of the same sizes.
+    """Read a file that :func:`save_replay` wrote into a replay of the same sizes.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, of another kind or version, or of other sizes.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is damaged, of another kind or version, or of a replay of other sizes.
     """
     path = with_suffix(path)
     tree = load_tree(path, REPLAY_KIND)
@@ -112,7 +112,7 @@ def load_replay(path: AnyPath, replay: DecomposedReplayBuffer) -> None:
 
 
 def _arguments(agent: OffPolicyAlgorithm) -> dict[str, Any]:
-    """Return the arguments of the constructor that belong to the agent."""
+    """Return the constructor's arguments that belong to the agent and not to the machine."""
     names = [name for name in inspect.signature(type(agent).__init__).parameters if name not in _NOT_STORED]
     settings = {name: getattr(agent, _ATTRIBUTES.get(name, name)) for name in names}
     if isinstance(frequency := settings.get("train_freq"), TrainFreq):
@@ -121,27 +121,27 @@ def _arguments(agent: OffPolicyAlgorithm) -> dict[str, Any]:
 
 
 def pack_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings as plain values; for one that is none, such as a function, a note of what it was."""
+    """Return settings as plain values. Any other value, such as a function, is replaced by a note of what it was."""
     return {name: _packed(value) for name, value in settings.items()}
 
 
 def unpack_settings(packed: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that :func:`pack_settings` packed, with those in ``given`` in their place.
+    """Return the settings that :func:`pack_settings` packed, overridden by those in ``given``.
 
     Raises:
-        ValueError: If one could not be stored and is not given.
+        ValueError: If a setting could not be stored and is not given.
     """
     missing = {name: note for name in packed if name not in given and (note := _lost(packed[name]))}
     if missing:
         raise ValueError(
-            f"the file does not hold {', '.join(f'{name} ({note})' for name, note in missing.items())}: it is no plain "
-            f"value. Give it again: load(path, {', '.join(f'{name}=...' for name in missing)})"
+            f"the file lacks {', '.join(f'{name} ({note})' for name, note in missing.items())}, since only plain "
+            f"values are stored. Pass it again: load(path, {', '.join(f'{name}=...' for name in missing)})"
         )
     return {**{name: _unpacked(value) for name, value in packed.items() if name not in given}, **given}
 
 
 def pack_spaces(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> dict[str, Any]:
-    """Return the spaces as arrays; bounds that are equal in all rows are stored once."""
+    """Return the spaces as arrays. Bounds that are equal in all rows are stored once."""
     assert isinstance(observation_space, spaces.Dict)
     assert isinstance(action_space, spaces.MultiDiscrete)
     boxes = {}
@@ -161,7 +161,9 @@ def unpack_spaces(packed: Mapping[str, Any]) -> tuple[spaces.Dict, spaces.MultiD
     boxes: dict[str, spaces.Space[Any]] = {}
     for name, box in packed["observation"].items():
         if math.prod(box["shape"]) > LARGEST_BOX:
-            raise ValueError(f"the observation's {name!r} has the shape {box['shape']}; expected a smaller one")
+            raise ValueError(
+                f"the observation's {name!r} has the shape {box['shape']}; expected at most {LARGEST_BOX} values"
+            )
         low, high = (np.broadcast_to(box[bound], box["shape"]) for bound in ("low", "high"))
         boxes[name] = spaces.Box(low, high, dtype=box["dtype"])
     return spaces.Dict(boxes), spaces.MultiDiscrete(packed["action"])
@@ -203,7 +205,7 @@ def _unpacked(value: Any) -> Any:
 
 
 def _lost(value: Any) -> str | None:
-    """Return what could not be stored of a packed value, or ``None``."""
+    """Return the note on a value that could not be stored, or ``None`` if everything was stored."""
     if isinstance(value, list | tuple):
         return next((note for item in value if (note := _lost(item))), None)
     if isinstance(value, dict):

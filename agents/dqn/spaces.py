@@ -1,4 +1,4 @@
-"""What the agent needs from an environment: its spaces, and the layout that it was trained with."""
+"""The agent's view of an environment: the sizes of its spaces, and the layout that the agent was trained with."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OBSERVATION = (
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes of an environment. The query network depends on S, F and D, never on K and N.
+    """The sizes of an environment. The query network depends on S, F and D, but not on K and N.
 
     Attributes:
         regions: S, the regions that make up the state.
@@ -38,7 +38,11 @@ class Sizes:
 
     @classmethod
     def from_spaces(cls, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> Sizes:
-        """Read the sizes off the spaces; ``ValueError`` where these are not those of region selection."""
+        """Return the sizes of spaces.
+
+        Raises:
+            ValueError: If the spaces are not those of region selection.
+        """
         shapes = _observation_shapes(observation_space)
         regions, features = shapes["state"]
         pools, candidates, candidate_features = shapes["candidates"]
@@ -54,13 +58,13 @@ class Sizes:
                 "expected the same K and N in both."
             )
         if 0 in (regions, features, pools, candidates):
-            raise ValueError(f"The observation space has the shapes {shapes}; expected no size of 0")
+            raise ValueError(f"The observation space has the shapes {shapes}; expected sizes of at least 1")
         _check_action_space(action_space, pools, candidates)
         return cls(regions, features, pools, candidates, similarity[2])
 
 
 def _observation_shapes(observation_space: spaces.Space[Any]) -> dict[str, tuple[int, ...]]:
-    """Shapes of the observation's parts that the agent reads, by name."""
+    """Return the shapes of the parts of the observation that the agent reads, by name."""
     if not isinstance(observation_space, spaces.Dict):
         raise ValueError(f"The observation space is {observation_space}; expected {OBSERVATION}, not flattened")
     shapes = {}
@@ -86,7 +90,11 @@ def _check_action_space(action_space: spaces.Space[Any], pools: int, candidates:
 
 
 def read_layout(env: VecEnv) -> dict[str, Any] | None:
-    """The environments' ``layout`` (classes, images of D_S, parts of the features); ``None`` if there is none."""
+    """Return the environments' ``layout`` (classes, images of D_S, parts of the features); ``None`` if they have none.
+
+    Raises:
+        ValueError: If a layout does not consist of plain JSON values, or the environments' layouts differ.
+    """
     if not env.has_attr("layout"):
         return None
     layouts = env.get_attr("layout")
@@ -105,9 +113,9 @@ def read_layout(env: VecEnv) -> dict[str, Any] | None:
 def check_same_task(
     sizes: Sizes, layout: dict[str, Any] | None, env_sizes: Sizes, env_layout: dict[str, Any] | None
 ) -> None:
-    """Raise a ``ValueError`` if an environment's features have another meaning than those the agent was trained on.
+    """Raise a ``ValueError`` if the features of an environment differ in meaning from those the agent was trained on.
 
-    K and N may differ, and a layout may be known on one side only.
+    K and N may differ. The layouts are compared only if both are known.
     """
     problems = [
         f"{name} is {getattr(sizes, field)} for the agent, {getattr(env_sizes, field)} in the environment"
@@ -128,7 +136,7 @@ def check_same_task(
 
 
 def _layout_differences(ours: Any, theirs: Any, there: str, here: str) -> list[str]:
-    """Return what differs, in a short line each: of long lists only where they begin to differ."""
+    """Return a short line for each entry that differs. Of long lists, it shows the first different element."""
     messages, told = [], []
     if isinstance(ours, dict) and isinstance(theirs, dict):
         for name, mine in ours.items():

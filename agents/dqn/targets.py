@@ -21,18 +21,19 @@ def td_targets(
 ) -> Tensor:
     """Double-DQN targets y_t^k of sub-actions, Eq. (3).
 
-    ``"paper"``: the target network phi' chooses the next region of the pool, the query network phi values it,
-    as in Eq. (3). ``"van_hasselt"``: the usual double DQN, with the two in each other's place, as in the released code.
+    With ``"paper"``, the target network phi' chooses the next region of the pool and the query network phi values it,
+    as in Eq. (3). With ``"van_hasselt"``, the roles of the two networks are swapped, as in the usual double DQN and in
+    the released code.
 
     Args:
         reward: (B,), r_{t+1}, or the discounted sum of n rewards; (B, C) with ``values``.
-        terminated: (B,), bool. Where true the target is the reward alone, even if the next values are not finite.
-        next_q: (B, N), Q(s_{t+1}, .; phi) of the candidates of one pool, or of s_{t+n} where n rewards are summed.
+        terminated: (B,), bool. Where true, the target is the reward alone, even if the next values are not finite.
+        next_q: (B, N), Q(s_{t+1}, .; phi) of the candidates of one pool; of s_{t+n} if n rewards are summed.
         next_q_target: (B, N), the same with phi'.
-        discount: gamma, or (B,) gamma^n.
+        discount: gamma, or gamma^n, (B,).
         rule: One of ``TD_TARGETS``.
-        values: (B, N, C) of phi and of phi', where values of classes are learnt whose weighted sum is Q: what is chosen
-            by Q is valued class by class.
+        values: The values of each class, whose weighted sum is Q, from phi and from phi': (B, N, C) each. Q then only
+            chooses the region, and the target is computed for each class.
 
     Returns:
         (B,), or (B, C) with ``values``.

@@ -1,7 +1,7 @@
-"""The numbers behind the paper's tables and figures, from the rows of an experiment.
+"""The numbers behind the paper's tables and figures, computed from the rows of an experiment.
 
-Every table has a row per case with ``mean``, ``std`` (ddof = 1) and ``n`` over seeds; those from which single
-points are drawn have a column per seed as well.
+Every table has one row per case, with ``mean``, ``std`` (ddof = 1) and ``n`` over seeds. Tables whose figures show
+single seeds also have one column per seed.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ BySeed = Mapping[int, float]
 
 
 def curve_table(results: Results, split: str) -> Table:
-    """Return mean IoU (percent) by method and budget, full supervision included (figure 4)."""
+    """Return mean IoU (percent) by method and budget, including full supervision (figure 4)."""
     cases = [(method, budget) for method in (*results.methods, FULL) for budget in results.budgets(method)]
     return _by_seed(results, ("method", "budget"), {case: results.miou(split, *case) for case in cases})
 
 
 def class_iou_table(results: Results, split: str) -> Table:
-    """Return IoU (percent) by method, budget and class, mean IoU last (tables 1 and C.1)."""
+    """Return IoU (percent) by method, budget and class, with mean IoU as the last class (tables 1 and C.1)."""
     rows = []
     for method in (*results.methods, FULL):
         for budget in results.budgets(method):
@@ -57,7 +57,7 @@ def class_share_table(results: Results) -> Table:
 def area_table(results: Results, split: str) -> Table:
     """Return the area under each seed's budget curve, in points of mean IoU, by method.
 
-    The range is that of the budgets all methods have; seeds that lack one of them are omitted.
+    The area is taken over the budgets that all methods share. Seeds that lack one of these budgets are omitted.
     """
     return _by_seed(results, ("method",), {(method,): values for method, values in areas(results, split).items()})
 
@@ -91,7 +91,7 @@ def variant_table(results: Results, split: str) -> Table:
 
 
 def _by_seed(results: Results, keys: tuple[str, ...], cases: Mapping[tuple[Any, ...], BySeed]) -> Table:
-    """Return a table with mean, deviation, number and single values of each case."""
+    """Return a table with the mean, the standard deviation, the number and the single values of each case."""
     rows = (
         (*case, *summary(list(v.values())), *(v.get(seed) for seed in results.seeds)) for case, v in cases.items() if v
     )
@@ -99,7 +99,7 @@ def _by_seed(results: Results, keys: tuple[str, ...], cases: Mapping[tuple[Any, 
 
 
 def _asked(results: Results) -> Iterator[tuple[str, int, int, Mapping[str, int]]]:
-    """Yield method, budget, seed and pixels per class wherever something was requested."""
+    """Yield method, budget, seed and labelled pixels per class of every row in which regions were requested."""
     for method in results.methods:
         for row in sorted(results.of_method(method), key=lambda row: (row.budget, row.seed)):
             if sum(row.asked.values()):

@@ -1,6 +1,7 @@
-"""The paper's figures, drawn from tables: colours for the colour-blind, with markers and lines that print in grey.
+"""The paper's figures, drawn from tables.
 
-Every function returns the picture as a PNG.
+The colours suit colour-blind readers; markers and line styles keep curves distinct in a grey print. Every function
+returns the encoded bytes of a PNG.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ SHARE_OF_FULL = 0.96
 
 
 GREEDY = "greedy"
-"""Who is followed in an episode in which the agent does not explore."""
+"""Value of the column ``followed`` for episodes in which the agent does not explore."""
 AVERAGED = 10
-"""Episodes in a moving mean."""
+"""Number of episodes per seed in a moving mean."""
 
 
 class Style(NamedTuple):
@@ -37,7 +38,7 @@ class Style(NamedTuple):
     linestyle: Any
 
 
-# Okabe & Ito's colours, without the yellow, which does not print.
+# Okabe & Ito's colours without yellow, which is too pale in print.
 METHOD_STYLES = {
     "uniform": Style("#000000", "s", ":"),
     "entropy": Style("#E69F00", "^", "--"),
@@ -46,14 +47,14 @@ METHOD_STYLES = {
     "dqn": Style("#D55E00", "o", "-"),
     "forecast_rarity": Style("#6A3D9A", "*", (0, (3, 1))),
 }
-"""How the known methods are drawn, in every picture of the project."""
+"""The styles of known methods, the same in every picture of the project."""
 _STYLES = (
-    *(style for name, style in METHOD_STYLES.items() if name != "forecast_rarity"),  # whose colour is near another
+    *(style for name, style in METHOD_STYLES.items() if name != "forecast_rarity"),  # its colour is close to another
     Style("#CC79A7", "P", (0, (4, 1, 1, 1, 1, 1))),
     Style("#56B4E9", "X", (0, (1, 0.6))),
 )
 MOST_COLOURS = 8
-"""Methods in a picture, above which the heuristics that are not the paper's are grey."""
+"""Number of methods in a picture above which heuristics without a style of their own are grey."""
 _GREY_MARKERS = ("<", ">", "*", "h", "p", "d", "1", "2", "x", "+")
 _MORE_MARKERS = ("<", ">", "*", "h", "p")
 _HATCHES = ("", "///", "...", "\\\\\\", "xxx", "++", "oo")
@@ -74,9 +75,9 @@ _SETTINGS: Any = {
 
 
 def styles(names: Sequence[str]) -> dict[str, Style]:
-    """Return a style per name, all different; the known methods have theirs in every picture."""
+    """Return a different style for each name; known methods keep theirs in every picture."""
     given = {name: METHOD_STYLES[name] for name in names if name in METHOD_STYLES}
-    if len(names) > MOST_COLOURS:  # colours for those that a reader looks for, grey for the other heuristics
+    if len(names) > MOST_COLOURS:  # keep the colours for the methods that a reader looks for
         grey = [name for name in names if name in HEURISTICS and name not in given]
         given.update({name: Style("#999999", _GREY_MARKERS[i % 10], (0, (2, 1))) for i, name in enumerate(grey)})
     free = [style for style in _STYLES if style not in given.values()]
@@ -90,11 +91,11 @@ def styles(names: Sequence[str]) -> dict[str, Style]:
 
 
 def budget_curves(panels: Mapping[str, Table], *, key: str = "method", ylabel: str) -> bytes:
-    """Draw mean and standard deviation of mean IoU against the budget, figure 4 of the paper.
+    """Draw mean and standard deviation of mean IoU against the budget (figure 4 of the paper).
 
     Args:
         panels: Tables with the columns ``key``, ``budget``, ``mean``, ``std`` and ``n``, by title. Rows of the
-            method ``"full"`` become a line across, and a dashed one at 96 % of it.
+            method ``"full"`` become a horizontal line, with a dashed line at 96 % of it.
         key: The column whose values distinguish the curves.
         ylabel: Title of the vertical axis.
     """
@@ -124,12 +125,12 @@ def budget_curves(panels: Mapping[str, Table], *, key: str = "method", ylabel: s
 
 
 def class_bars(table: Table, *, ylabel: str, labels: Mapping[str, str] | None = None) -> bytes:
-    """Draw a number per class and method with its deviation: figure C.1, or the IoU of table C.1.
+    """Draw a bar with standard deviation for each class and method: figure C.1, or the IoU of table C.1.
 
     Args:
         table: Columns ``method``, ``class``, ``mean`` and ``std``.
         ylabel: Title of the vertical axis.
-        labels: What the legend says of a method instead of its name.
+        labels: Text of the legend for a method, where it is not the method's name.
     """
     classes, methods = list(dict.fromkeys(table.column("class"))), list(dict.fromkeys(table.column("method")))
     lines = -(-len(classes) // 10)
@@ -164,14 +165,14 @@ def _grouped_bars(axis: Axes, table: Table, classes: Sequence[str], methods: Map
 
 
 def _halo() -> list[Any]:
-    """Return what lets a dark line be seen on a dark bar: a white edge."""
+    """Return path effects that give a dark line a white edge, so that it stands out on a dark bar."""
     from matplotlib.patheffects import withStroke
 
     return [withStroke(linewidth=2.2, foreground="white")]
 
 
 def method_points(table: Table, *, ylabel: str) -> bytes:
-    """Draw each seed's number as a point, with mean and deviation, by method: figure 3, areas under curves.
+    """Draw each seed's value as a point, with mean and standard deviation, by method (figure 3, and areas).
 
     Args:
         table: Columns ``method``, ``mean``, ``std`` and ``seed_<n>``.
@@ -200,7 +201,7 @@ def method_points(table: Table, *, ylabel: str) -> bytes:
 
 
 def differences(table: Table, *, xlabel: str) -> bytes:
-    """Draw differences to each heuristic with their intervals, a panel per budget.
+    """Draw the differences to each heuristic with their confidence intervals, one panel per budget.
 
     Args:
         table: Columns ``budget``, ``heuristic``, ``difference``, ``ci_low``, ``ci_high``, ``above`` and ``n``.
@@ -236,7 +237,7 @@ def matrix(table: Table, *, label: str) -> bytes:
     """Draw a square matrix of shares from 0 to 1, and the mean of each row beside it.
 
     Args:
-        table: A first column of names, a column for each of these, and ``mean``.
+        table: A first column of names, one column for each of these names, and ``mean``.
         label: Title of the colour bar.
     """
     names = table.column(table.columns[0])
@@ -259,10 +260,10 @@ def matrix(table: Table, *, label: str) -> bytes:
 
 
 def variant_points(table: Table, *, ylabel: str) -> bytes:
-    """Draw mean and standard deviation of each method in every variant, tables E.1 to E.3 as a picture.
+    """Draw mean and standard deviation of each method in every variant (tables E.1 to E.3 as a picture).
 
     Args:
-        table: Columns ``method``, ``variant``, ``mean`` and ``std``, one budget.
+        table: Columns ``method``, ``variant``, ``mean`` and ``std``, at a single budget.
         ylabel: Title of the vertical axis.
     """
     variants, methods = list(dict.fromkeys(table.column("variant"))), list(dict.fromkeys(table.column("method")))
@@ -286,11 +287,13 @@ def variant_points(table: Table, *, ylabel: str) -> bytes:
 def episode_returns(
     panels: Mapping[str, Table], references: Mapping[str, Mapping[str, Sequence[float]]], *, ylabel: str
 ) -> bytes:
-    """Draw the return of each episode in training, and the moving mean of the greedy ones (of all if none is known).
+    """Draw the return of each training episode, and the moving mean of the greedy episodes.
+
+    The mean is over all episodes if the table does not say which are greedy.
 
     Args:
         panels: Tables with the columns ``seed``, ``episode``, ``return`` and ``followed``, by title.
-        references: Returns of rules on the same images, by title and rule; their means are dashed lines.
+        references: Returns of heuristics on the same images, by title and heuristic, drawn as dashed lines at the mean.
         ylabel: Title of the vertical axis.
     """
     with _settings():
@@ -304,7 +307,7 @@ def episode_returns(
                 axis.plot(points.column("episode"), points.column("return"), style.marker, **look)
             averaged = table.where(followed=GREEDY) if GREEDY in names else table
             ordered = sorted(averaged.records(), key=lambda r: r["episode"])
-            width = AVERAGED * len(set(table.column("seed")))  # returns that a mean is taken over
+            width = AVERAGED * len(set(table.column("seed")))  # returns in each moving mean
             means = {r["episode"]: [o["return"] for o in ordered[: k + 1]][-width:] for k, r in enumerate(ordered)}
             if means := {episode: np.mean(returns) for episode, returns in means.items() if len(returns) == width}:
                 of = GREEDY if GREEDY in names else "all"
@@ -322,7 +325,7 @@ def episode_returns(
 
 
 def _dots(marker: str, size: float) -> dict[str, Any]:
-    """Return how points without lines are drawn: markers without an edge, unless they are nothing else."""
+    """Return how points without lines are drawn: markers without an edge, unless the marker is only an edge."""
     from matplotlib.lines import Line2D
 
     filled = marker in Line2D.filled_markers
@@ -338,7 +341,7 @@ def _settings() -> AbstractContextManager[None]:
 
 
 def _subplots(panels: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """Return a figure of panels of ``width x height`` inches with one scale; no window, no global state."""
+    """Return a figure of panels of ``width x height`` inches that share their scale, without pyplot's global state."""
     from matplotlib.figure import Figure
 
     rows = -(-panels // columns)
@@ -350,13 +353,13 @@ def _subplots(panels: int, columns: int, width: float, height: float) -> tuple[F
 
 
 def _dodge(budgets: Sequence[int], curves: int) -> float:
-    """Return the distance at which curves are drawn side by side, so that their error bars can be told apart."""
+    """Return the horizontal shift between curves that keeps their error bars apart, in regions."""
     different = sorted(set(budgets))
     return min(0.006 * (different[-1] - different[0]), 0.2 * min(np.diff(different), default=0) / curves)
 
 
 def _budget_ticks(axis: Axes, budgets: Sequence[int]) -> None:
-    """Put the ticks on the budgets themselves where their numbers have room."""
+    """Put the ticks at the budgets if there is room for their numbers."""
     different = sorted(set(budgets))
     room = 0.035 * len(str(different[-1])) * (different[-1] - different[0])
     if len(different) < 2 or min(np.diff(different)) >= room:
@@ -364,22 +367,22 @@ def _budget_ticks(axis: Axes, budgets: Sequence[int]) -> None:
 
 
 def _name_bars(axis: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Say above a picture what its bars are, and over how many seeds."""
+    """Write above a picture what its error bars are, and over how many seeds."""
     if {row["n"] for row in rows if row.get("n")} != {1}:
         text = f"bars: standard deviation{_seeds(rows)}"
-        height = 0.01 if axis.get_title() else 1.01  # where a title stands above the axis, inside of it
+        height = 0.01 if axis.get_title() else 1.01  # inside the axis where a title is above it
         look: Any = {"ha": "right", "va": "bottom", "fontsize": "small", "color": "#666666"}
         axis.text(1, height, text, transform=axis.transAxes, **look)
 
 
 def _seeds(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return over how many seeds numbers were taken, as the end of a sentence; nothing if it is not known."""
+    """Return the number of seeds as the end of a sentence; an empty text if it is unknown."""
     numbers = sorted({row["n"] for row in rows if row.get("n")})
     return f", n = {' to '.join(map(str, dict.fromkeys((numbers[0], numbers[-1]))))} seeds" if numbers else ""
 
 
 def _legend_on_the_right(figure: Figure, axes: Sequence[Axes]) -> None:
-    """Explain every curve once, then the lines of full supervision."""
+    """Add a legend with every curve once, followed by the lines of full supervision."""
     found = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     labels = sorted(found, key=lambda label: label in _FULL_LABELS)
     figure.legend([found[label] for label in labels], labels, loc="outside right center")
@@ -389,5 +392,5 @@ def _png(figure: Figure) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     content = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(content, metadata={"Software": None})  # savefig draws all twice
+    FigureCanvasAgg(figure).print_png(content, metadata={"Software": None})  # savefig draws everything twice
     return content.getvalue()

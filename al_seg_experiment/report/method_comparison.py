@@ -1,4 +1,4 @@
-"""How methods compare: paired tests over the seeds, and the labels each needs for the same mean IoU."""
+"""Comparisons of methods: paired tests over the seeds, and the labels that each needs for the same mean IoU."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from al_seg_experiment.report.statistics import (
 from al_seg_experiment.report.tables import Table
 
 SIGNIFICANT = 0.05
-"""p of a single comparison."""
+"""Significance level of a single comparison."""
 BEST = "best baseline"
 AREA = "area"
 
@@ -31,12 +31,13 @@ AREA = "area"
 def comparison_table(results: Results, split: str, against: str | None = None) -> Table:
     """Return paired tests of every method against uniform and the best baseline (or ``against``).
 
-    The best baseline is that of the highest mean at the same budget. Holm's correction is over all methods and
-    budgets compared with uniform, over all compared with the other, and the same apart for the areas under the
-    curves (``budget`` is ``"area"``). Where two methods share fewer than 2 seeds the row has gaps for a test.
+    The best baseline is the one with the highest mean at the same budget. Holm's correction covers all methods and
+    budgets that are compared with the same reference; areas under the curves (``budget`` is ``"area"``) are corrected
+    separately. If two methods share fewer than 2 seeds, the cells of the tests are empty.
 
-    Columns: the budget; what is compared with, and its method; the method, the n seeds both have; mean of the
-    differences in points of mean IoU with its 95 % t interval; p of both tests, as they are and after Holm.
+    Columns: the budget; the role and the method of the reference; the method, and the number n of seeds that both
+    have; the mean difference in points of mean IoU with its 95 % t interval; the p-values of both tests, before and
+    after Holm's correction.
     """
     values: dict[Any, dict[str, BySeed]] = {}
     for budget in sorted({row.budget for row in results.rows} - {0}):  # theta_0 is the same for all
@@ -52,8 +53,8 @@ def comparison_table(results: Results, split: str, against: str | None = None) -
 def variant_comparison_table(results: Results, split: str, against: str) -> Table:
     """Return paired tests of every variant against one of them, method by method.
 
-    Holm's correction is over all variants and budgets of a method. Columns: the method; the others as in
-    :func:`comparison_table`, with the variants in the place of methods.
+    Holm's correction covers all variants and budgets of a method. The first column is the method; the others are
+    those of :func:`comparison_table`, with variants in place of methods.
     """
     rows: list[tuple[Any, ...]] = []
     for method in results.methods:
@@ -72,7 +73,7 @@ def variant_comparison_table(results: Results, split: str, against: str) -> Tabl
 
 
 def _roles(results: Results, against: str | None) -> list[str]:
-    """Return what methods are compared with: uniform, and the best baseline or a given method."""
+    """Return the references of the comparisons: uniform, and the best baseline or a given method."""
     uniform = ["uniform"] if "uniform" in results.methods else []
     if against is not None:
         return list(dict.fromkeys([*uniform, against]))
@@ -80,7 +81,7 @@ def _roles(results: Results, against: str | None) -> list[str]:
 
 
 def _family(values: Mapping[Any, Mapping[str, BySeed]], role: str) -> list[tuple[Any, ...]]:
-    """Return the rows of all comparisons with one reference, their p corrected for their number."""
+    """Return the rows of all comparisons with one reference, with p-values corrected for their number."""
     rows = []
     for budget, by_method in values.items():
         reference = _best_baseline(by_method) if role == BEST else role
@@ -106,14 +107,15 @@ def _best_baseline(values: Mapping[str, BySeed]) -> str | None:
 
 
 def verdict_table(results: Results, split: str, method: str) -> Table:
-    """Return the comparisons of an intersection-union test: of one method with every heuristic at every budget.
+    """Return the comparisons of an intersection-union test of one method against every heuristic at every budget.
 
-    That the method is above every heuristic at every budget may be said if each single comparison is significant; no
-    correction for their number is needed, because all of them must be (Berger, 1982), and no best baseline is chosen
-    afterwards.
+    The method is above every heuristic at every budget if each single comparison is significant. Because all of them
+    must be significant, no correction for their number is needed (Berger, 1982), and no best baseline has to be chosen
+    after the fact.
 
-    Columns: the budget and the heuristic; the n seeds both have; mean of the differences in points of mean IoU with its
-    95 % t interval; two-sided p of the paired t-test; whether the method is above with p < 0.05.
+    Columns: the budget and the heuristic; the number n of seeds that both have; the mean difference in points of mean
+    IoU with its 95 % t interval; the two-sided p-value of the paired t-test; whether the method is above the heuristic
+    with p < 0.05.
     """
     rows: list[tuple[Any, ...]] = []
     for budget in sorted(set(results.budgets(method)) - {0}):
@@ -128,8 +130,9 @@ def verdict_table(results: Results, split: str, method: str) -> Table:
 def penalty_table(results: Results, split: str) -> Table:
     """Return the pairwise penalty matrix: the share of budgets at which the column's method is above the row's.
 
-    Above is p < 0.05 in the two-sided paired t-test. The last column is the mean of the row: the lower, the less often
-    a method is beaten (Ash et al., "BADGE", ICLR 2020; there the columns' means are compared).
+    A method is above another one if its mean is higher with p < 0.05 in the two-sided paired t-test. The last column is
+    the mean of the row: the lower it is, the less often the method is beaten. The matrix follows Ash et al. ("BADGE",
+    ICLR 2020), who compare the means of the columns instead.
     """
     budgets = [budget for budget in results.budgets() if budget > 0]
     if not budgets or len(results.methods) < 2:
@@ -152,12 +155,13 @@ def penalty_table(results: Results, split: str) -> Table:
 def saved_table(results: Results, split: str, method: str, seed: int = 0) -> Table:
     """Return how many labels one method saves against each heuristic.
 
-    A heuristic's best mean of all budgets is the target; the method's mean curve, from theta_0 on, reaches it at some
-    number of regions, by linear interpolation. Seeds are drawn again 2,000 times, in pairs, for the 95 % interval.
+    The target is the heuristic's best mean over all budgets. Linear interpolation on the method's mean curve, which
+    starts at theta_0, gives the number of regions at which the method reaches it. The 95 % interval comes from a paired
+    bootstrap: seeds are resampled 2,000 times.
 
-    Columns: the heuristic; its best mean IoU in percent, and the budget where it has it; the n seeds both have; the
-    regions that the method needs (None if it does not reach it); percent saved, and its interval (lower than -100 is
-    given as -100: not reached within the budgets).
+    Columns: the heuristic; its best mean IoU in percent, and the budget at which it reaches it; the number n of seeds
+    that both have; the regions that the method needs (None if it does not reach the target); the percentage of labels
+    saved, and its interval. Savings are cut off at -100, which stands for a target not reached within the budgets.
     """
     ours = results.curves(split, method)
     start = [row.miou[split] for row in results.rows if row.budget == 0]
@@ -179,13 +183,13 @@ def saved_table(results: Results, split: str, method: str, seed: int = 0) -> Tab
 
 @dataclass(frozen=True)
 class _Race:
-    """The labels that one method needs for what another one reaches.
+    """The labels that one method needs to reach the best mean IoU of another.
 
     Attributes:
-        budgets: B budgets that both have, increasing.
-        ours: Mean IoU of the method, ``(seeds, B)``.
-        theirs: That of the other one.
-        start: Mean IoU of theta_0, which both begin with, if it is known.
+        budgets: The B budgets that both have, increasing.
+        ours: Mean IoU of the method, percent, ``(seeds, B)``.
+        theirs: Mean IoU of the other method, percent, ``(seeds, B)``.
+        start: Mean IoU of theta_0, with which both start, if it is known.
     """
 
     budgets: tuple[int, ...]
@@ -194,7 +198,7 @@ class _Race:
     start: float | None
 
     def run(self, seeds: npt.NDArray[np.int64]) -> tuple[float, int, float | None]:
-        """Return the other's best mean over some seeds, its budget, and the regions with which the method has it."""
+        """Return the other's best mean over some seeds, its budget, and the regions that the method needs for it."""
         mean, other = self.ours[seeds].mean(axis=0), self.theirs[seeds].mean(axis=0)
         best = int(other.argmax())
         budgets, values = list(self.budgets), mean.tolist()
@@ -203,18 +207,18 @@ class _Race:
         return float(other[best]), self.budgets[best], labels_needed(budgets, values, float(other[best]))
 
     def saved(self, seeds: npt.NDArray[np.int64]) -> float:
-        """Return the labels saved in percent; -100 if the method does not reach what the other one has."""
+        """Return the percentage of labels saved over some seeds; -100 if the method does not reach the target."""
         _, at, regions = self.run(seeds)
         return -100.0 if regions is None else max(-100.0, 100 * (1 - regions / at))
 
 
 def needed_table(results: Results, split: str, targets: Mapping[str, float], reference: str | None) -> Table:
-    """Return the regions needed to reach each target (percent of mean IoU), by method.
+    """Return the regions needed to reach each target (mean IoU in percent), by method.
 
-    ``mean`` and its 95 % t interval are given only if every seed reaches the target, ``median`` if more than half
-    do; ``at_first`` counts the seeds that have reached it at their first budget already, if that is not 0, so that
-    the number is an upper bound. ``saved`` is the percentage of the mean that is needed less than by ``reference``,
-    given where neither is a bound.
+    ``mean`` and its 95 % t interval are given only if every seed reaches the target, and ``median`` only if more than
+    half of the seeds do. ``at_first`` counts the seeds that reach the target at their first budget already, unless that
+    budget is 0; the numbers are then upper bounds. ``saved`` is how much lower ``mean`` is than that of ``reference``,
+    in percent; it is given only if neither is an upper bound.
     """
     rows = []
     for name, target in targets.items():
@@ -245,12 +249,12 @@ def _needed(results: Results, split: str, method: str, target: float) -> dict[in
 
 
 def _at_first(results: Results, split: str, method: str, needed: Mapping[int, float | None]) -> int:
-    """Return the number of seeds that need no more than their first budget, other than none at all."""
+    """Return the number of seeds that reach the target at their first budget, where that budget is not 0."""
     firsts = {seed: min(curve) for seed, curve in results.curves(split, method).items()}
     return sum(needed[seed] == first > 0 for seed, first in firsts.items())
 
 
 def _mean(needed: Mapping[int, float | None]) -> float | None:
-    """Return the mean, None unless every seed has a number."""
+    """Return the mean, or None if any seed has no number."""
     values = [value for value in needed.values() if value is not None]
     return float(np.mean(values)) if len(values) == len(needed) else None

@@ -1,4 +1,4 @@
-"""Which regions each method requested, in pictures (figure D.1)."""
+"""Pictures of the regions that each method requested (figure D.1)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_WIDTH = 1200
 
 
 def request_pictures(experiment: Experiment, folder: Path) -> dict[str, Path]:
-    """Return the pictures of the first seed's trials, as far as they are there, by title."""
+    """Return the files with the pictures of the first seed's trials by title, as far as they exist."""
     found = {}
     for piece in pieces(experiment):
         path = folder / piece.name / PICTURE
@@ -28,10 +28,10 @@ def request_pictures(experiment: Experiment, folder: Path) -> dict[str, Path]:
 
 
 def stacked(pictures: Mapping[str, Path]) -> bytes:
-    """Return png pictures below each other, each under its title, as one png.
+    """Stack PNG pictures vertically, each below its title, and return the bytes of one PNG.
 
     Raises:
-        ValueError: If one can't be read; it is named.
+        ValueError: If a picture can't be read. The message names the file.
     """
     images = []
     for title, path in pictures.items():

@@ -1,4 +1,4 @@
-"""The results of an experiment: one csv file, however it was made."""
+"""The results of an experiment, read from one csv file of any origin."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from al_seg_env.storage.csv_values import parse_float, parse_int
 
 FULL = "full"
-"""The method that stands for full supervision: all labels, one row per seed."""
+"""Name of the method that stands for full supervision: trained with all labels, one row per seed."""
 SPLITS = ("val", "test")
 HEURISTICS = (
     "uniform",
@@ -30,23 +30,23 @@ HEURISTICS = (
     "rarity_regression",
     "forecast_rarity",
 )
-"""Methods that need no reward and no truth: what an agent must beat."""
+"""Methods that need neither reward nor ground truth: those that an agent must beat."""
 ORDER = (*HEURISTICS, "dqn")
-"""Methods that are listed first, in this order; others follow by name, full supervision comes last."""
+"""Methods that are listed first, in this order. Others follow by name, and full supervision comes last."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What one method reached with one seed and one budget.
+    """The result of one method with one seed at one budget.
 
     Attributes:
-        variant: Name of the setting, empty where there is only one.
+        variant: Name of the setting, empty if there is only one.
         method: Name of the method; ``"full"`` is full supervision.
-        seed: Rows of equal seeds are paired.
-        budget: Regions labelled; 0 is theta_0.
+        seed: The seed. Tests pair rows of equal seeds.
+        budget: Number of labelled regions; 0 is theta_0.
         miou: Mean IoU in percent, by split (``"val"``, ``"test"``).
         class_iou: IoU in percent by split and class; classes that the split lacks are omitted.
-        asked: Labelled pixels by class in what was requested; empty if not given.
+        asked: Labelled pixels in the requested regions, by class; empty if not given.
     """
 
     variant: str
@@ -60,12 +60,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Results:
-    """All rows of an experiment in an order of their own, whatever that of the file.
+    """All rows of an experiment, in an order that does not depend on the file's.
 
     Attributes:
-        rows: In order of variant, method, seed and budget.
+        rows: Sorted by variant, method, seed and budget.
         classes: Names of the classes, in the order of the file's columns.
-        splits: Those of ``"val"`` and ``"test"`` that the file has.
+        splits: Those of ``"val"`` and ``"test"`` for which the file has columns.
     """
 
     rows: tuple[Row, ...]
@@ -78,7 +78,7 @@ class Results:
         return tuple(dict.fromkeys(row.variant for row in self.rows if row.method != FULL))
 
     def of_variant(self, variant: str) -> Results:
-        """Return the rows of one variant; full supervision may be given once for all, in rows without a variant."""
+        """Return the rows of one variant, and rows of full supervision that are given once for all variants."""
         rows = [row for row in self.rows if row.variant == variant]
         if not any(row.method == FULL for row in rows):
             rows += [row for row in self.rows if row.method == FULL and not row.variant]
@@ -86,7 +86,7 @@ class Results:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """The methods without full supervision."""
+        """All methods except full supervision."""
         return tuple(sorted({row.method for row in self.rows if row.method != FULL}, key=_method_order))
 
     @property
@@ -99,14 +99,14 @@ class Results:
         return tuple(row for row in self.rows if row.method == method)
 
     def budgets(self, method: str | None = None) -> tuple[int, ...]:
-        """Return the budgets of a method; if omitted, those that every method (not full supervision) has."""
+        """Return the budgets of a method; if omitted, those that all methods except full supervision share."""
         if method is not None:
             return tuple(sorted({row.budget for row in self.of_method(method)}))
         of_methods = [set(self.budgets(m)) for m in self.methods]
         return tuple(sorted(set.intersection(*of_methods))) if of_methods else ()
 
     def miou(self, split: str, method: str, budget: int | None = None) -> dict[int, float]:
-        """Return mean IoU in percent by seed, at one budget (full supervision has but one)."""
+        """Return mean IoU in percent by seed, at one budget (optional for full supervision, which has only one)."""
         return {row.seed: row.miou[split] for row in self.of_method(method) if budget in (None, row.budget)}
 
     def curves(self, split: str, method: str) -> dict[int, dict[int, float]]:
@@ -125,7 +125,7 @@ def read_results(path: str | Path) -> Results:
     split lacks the class) and ``asked_<class>`` (pixels); all others are ignored.
 
     Raises:
-        ValueError: If columns are missing, a value is wrong or a row is there twice, with the file and the line.
+        ValueError: If columns are missing, a value is wrong or a row occurs twice. The message names file and line.
         OSError: If the file cannot be opened.
     """
     path = Path(path)
@@ -144,7 +144,7 @@ def read_results(path: str | Path) -> Results:
         if key in rows:
             raise ValueError(
                 f"{path}, line {line}: variant {row.variant!r}, method {row.method!r}, seed {row.seed}, budget "
-                f"{row.budget} was found in line {rows[key][0]} before; expected once: remove one of the two"
+                f"{row.budget} also occurs in line {rows[key][0]}; expected once: remove one of the two"
             )
         rows[key] = (line, row)
     if not any(row.method != FULL for _, row in rows.values()):
@@ -163,7 +163,9 @@ def _read_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
                 if any(cell.strip() for cell in cells):
                     yield reader.line_num, [cell.strip() for cell in cells]
     except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no csv file in UTF-8 ({error}); store it again as comma-separated text") from error
+        raise ValueError(
+            f"{path} can't be read as csv ({error}); expected UTF-8 text: save it again as comma-separated text"
+        ) from error
 
 
 def _check_header(path: Path, header: Sequence[str]) -> None:
@@ -181,7 +183,7 @@ def _check_header(path: Path, header: Sequence[str]) -> None:
 
 
 def _read_row(cells: Mapping[str, str], where: str) -> Row:
-    """Return a row of a file, or raise a ValueError that says where."""
+    """Return a row of a file, or raise a ValueError that names the file and the line."""
     if not cells["method"]:
         raise ValueError(f"{where}: method is empty; expected a name such as 'uniform'")
     miou = {s: _percent(cells, f"{s}_miou", where) for s in SPLITS if f"{s}_miou" in cells}

@@ -1,4 +1,4 @@
-"""The sections of the report: each writes one figure or table, with its numbers as csv and markdown."""
+"""The sections of the report. Each writes one figure or table, with its numbers as csv and markdown."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TESTED = ("n", "difference [95 % interval]", "t-test p", "Holm", "Wilcoxon p", "
 
 @dataclass
 class Document:
-    """A report in the making: its folder, the lines of ``REPORT.md`` so far, and what is omitted."""
+    """A report that is being written: its folder, the lines of ``REPORT.md`` so far, and what was omitted."""
 
     folder: Path
     variant: str = ""
@@ -47,7 +47,7 @@ class Document:
     omitted: list[str] = field(default_factory=list)
 
     def omit(self, what: str) -> None:
-        """Say what is missing and why."""
+        """Note that something is missing, and why."""
         self.omitted.append(f"{f'variant {self.variant}: ' if self.variant else ''}{what}")
 
     def heading(self, text: str, level: int = 2) -> None:
@@ -64,9 +64,10 @@ class Document:
         picture: bytes | None = None,
         inline: str | None = None,
     ) -> None:
-        """Write NAME.png, and for a ``table`` NAME.csv and NAME.md (all of ``shown``, by heading), and embed them.
+        """Write NAME.png, NAME.csv and NAME.md as far as they are given, and embed them in the report.
 
-        The report itself shows the table of the heading ``inline``, or all of them.
+        NAME.csv holds ``table``, and NAME.md all tables of ``shown`` below their headings. The report itself shows
+        only the table below the heading ``inline``, or all of them if ``inline`` is omitted.
         """
         title += f", {self.variant}" if self.variant else ""
         self.heading(title, 3)
@@ -124,7 +125,7 @@ def comparisons(out: Document, results: Results, split: str, suffix: str, agains
 
 
 def verdict(out: Document, results: Results, split: str, suffix: str, method: str) -> None:
-    """Add whether a method is above every heuristic at every budget, and how many labels it saves."""
+    """Add the verdict on whether a method is above every heuristic at every budget, and the labels that it saves."""
     table = verdict_table(results, split, method)
     if not table.rows:
         out.omit(f"the verdict on {method}: it shares fewer than 2 seeds with any heuristic")
@@ -202,7 +203,7 @@ def area(out: Document, results: Results, split: str, suffix: str) -> None:
 def labels_needed(
     out: Document, results: Results, split: str, suffix: str, against: str | None, target_miou: float | None
 ) -> None:
-    """Add the labels needed to reach a mean IoU: ``target_miou``, or what a reference reaches."""
+    """Add the labels needed to reach a mean IoU: ``target_miou``, or the mean IoU that a reference reaches."""
     reference = next((method for method in (against, "uniform") if method in results.methods), None)
     targets = {"target": target_miou} if target_miou is not None else _targets(results, split, reference)
     if not targets:
@@ -232,7 +233,7 @@ def labels_needed(
 
 
 def class_iou(out: Document, results: Results, split: str, suffix: str) -> None:
-    """Add tables 1 and C.1: IoU per class with deviations, at each budget."""
+    """Add tables 1 and C.1: IoU per class with standard deviations, at each budget."""
     if not any(row.class_iou[split] for row in results.rows):
         out.omit(f"table 1 and C.1, {NAMES[split]}: there are no columns `{split}_iou_<class>`")
         return
@@ -249,7 +250,7 @@ def class_iou(out: Document, results: Results, split: str, suffix: str) -> None:
 
 
 def requested_classes(out: Document, results: Results, suffix: str) -> None:
-    """Add figures 3 and C.1: the classes of what was requested, and their entropy."""
+    """Add figures 3 and C.1: the distribution of classes in the requested regions, and its entropy."""
     entropies, shares = entropy_table(results), class_share_table(results)
     if not shares.rows:
         out.omit("figures 3 and C.1: there are no columns `asked_<class>`, or nothing was requested")
@@ -277,7 +278,7 @@ def variants(out: Document, results: Results, split: str, against: str) -> None:
     shown = {f"{b} regions": pivot(table.where(budget=b), "method", "variant") for b in _budgets(table)}
     where = unfolded = f"{_common_budget(table, 'variant')} regions"
     at = table.where(budget=_common_budget(table, "variant"))
-    if not any(at.column("budget")):  # where regions differ in size, variants share no budget but theta_0's
+    if not any(at.column("budget")):  # variants whose regions differ in size share only theta_0's budget
         last = {variant: max(_budgets(table.where(variant=variant))) for variant in table.column("variant")}
         at = Table(table.columns, tuple(r for r in table.rows if r[2] == last[r[1]]))
         where = f"the last budget ({', '.join(f'{name}: {regions}' for name, regions in last.items())})"
@@ -308,10 +309,10 @@ def variants(out: Document, results: Results, split: str, against: str) -> None:
 
 
 def training(out: Document, episodes: Table, references: Mapping[str, Mapping[str, list[float]]] | None = None) -> None:
-    """Add the returns of the agents' episodes, by who was followed, and the variants' differences.
+    """Add the returns of the agents' episodes by the policy followed in them, and the differences between variants.
 
     Args:
-        out: Where they go.
+        out: The report to add to.
         episodes: See :func:`~al_seg_experiment.report.training_curves.episodes_table`.
         references: Returns of heuristics on the same images, by variant.
     """
@@ -349,7 +350,7 @@ def requests(out: Document, picture: bytes | None, seed: int) -> None:
 
 
 def _targets(results: Results, split: str, reference: str | None) -> dict[str, float]:
-    """Return 96 % of full supervision, and what the reference has at its largest budget, as far as they are there."""
+    """Return 96 % of full supervision, and the reference's mean IoU at its largest budget, as far as they are known."""
     targets = {}
     if full := list(results.miou(split, FULL).values()):
         targets["96 % of full supervision"] = figures.SHARE_OF_FULL * summary(full).mean
@@ -360,7 +361,7 @@ def _targets(results: Results, split: str, reference: str | None) -> dict[str, f
 
 
 def _tested(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return n, the difference with its interval, and p of both tests: the cells under ``TESTED``."""
+    """Return the cells below ``TESTED``: n, the difference with its interval, and the p-values of both tests."""
     difference = None if record["difference"] is None else f"{record['difference']:+.2f}"
     if record["t_p"] is not None:
         difference = f"{difference} [{record['ci_low']:+.2f}, {record['ci_high']:+.2f}]"
@@ -390,7 +391,7 @@ def _common_budget(table: Table, key: str = "method") -> int:
 
 
 def _seeds(table: Table) -> str:
-    """Return over how many seeds the rows of a table are, in words."""
+    """Return the number of seeds behind the rows of a table, in words."""
     low, high = min(table.column("n")), max(table.column("n"))
     if high == 1:
         return "a single seed, so without deviations"

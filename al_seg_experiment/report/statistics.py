@@ -1,4 +1,4 @@
-"""Statistics of an experiment's results: pure functions of numbers, on scipy."""
+"""Statistics of an experiment's results: pure functions of numbers, based on scipy."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class Summary(NamedTuple):
 
 
 class PairedTest(NamedTuple):
-    """Differences of two methods over the seeds that both have.
+    """The result of paired tests of two methods over the seeds that both have.
 
     Attributes:
         n: Number of seeds.
         difference: Mean of the differences, in the unit of the values.
         low: Lower end of the t interval of the mean difference.
-        high: Upper end.
-        t_p: Two-sided p of the paired t-test.
-        wilcoxon_p: Two-sided p of Wilcoxon's signed-rank test; never below 2^(1 - n).
+        high: Upper end of the interval.
+        t_p: Two-sided p-value of the paired t-test.
+        wilcoxon_p: Two-sided p-value of Wilcoxon's signed-rank test; never below 2^(1 - n).
     """
 
     n: int
@@ -39,7 +39,7 @@ class PairedTest(NamedTuple):
 
 
 def summary(values: Sequence[float]) -> Summary:
-    """Return mean, standard deviation (ddof = 1) and number of at least one value."""
+    """Return the mean, standard deviation (ddof = 1) and number of at least one value."""
     std = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
     return Summary(float(np.mean(values)), std, len(values))
 
@@ -50,14 +50,14 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[fl
 
 
 def paired_test(ours: Mapping[int, float], theirs: Mapping[int, float], confidence: float = 0.95) -> PairedTest | None:
-    """Compare two methods seed by seed, ``ours - theirs``; None if they share fewer than 2 seeds.
+    """Test the differences ``ours - theirs`` of two methods seed by seed; None if they share fewer than 2 seeds.
 
-    Where all differences are 0, both p are 1.
+    If all differences are 0, both p-values are 1.
 
     Args:
-        ours: A value per seed.
-        theirs: The same of the other method; seeds that only one of them has are omitted.
-        confidence: Of the interval of the mean difference.
+        ours: The method's value for each seed.
+        theirs: The other method's value for each seed. Seeds that only one of them has are omitted.
+        confidence: Confidence level of the interval of the mean difference.
     """
     seeds = sorted(set(ours) & set(theirs))
     if len(seeds) < 2:
@@ -75,7 +75,7 @@ def paired_test(ours: Mapping[int, float], theirs: Mapping[int, float], confiden
 
 
 def _t_test(values: Sequence[float], confidence: float) -> tuple[float, float, float]:
-    """Return two-sided p that the mean of at least 2 values is 0, and the interval of the mean."""
+    """Test whether the mean of at least 2 values is 0: return the two-sided p-value and the ends of the t interval."""
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # scipy warns of equal values, for which p = 0 is the limit
         test = _scipy_stats().ttest_1samp(values, 0)
@@ -86,13 +86,13 @@ def _t_test(values: Sequence[float], confidence: float) -> tuple[float, float, f
 def bootstrap_interval(
     statistic: Callable[[npt.NDArray[np.int64]], float], n: int, seed: int, draws: int = 2000
 ) -> tuple[float, float]:
-    """Return the 95 % percentile interval of a statistic of n cases that are drawn again with replacement.
+    """Return the 95 % percentile bootstrap interval of a statistic of n cases.
 
     Args:
-        statistic: Called with the indices of the cases drawn, ``(n,)``.
+        statistic: Called with the indices ``(n,)`` of the cases that were drawn, with replacement.
         n: Number of cases.
-        seed: Of the draws.
-        draws: Number of times that the cases are drawn.
+        seed: Seed of the draws.
+        draws: Number of bootstrap samples.
     """
     rng = np.random.default_rng(seed)
     values = [statistic(rng.integers(n, size=n)) for _ in range(draws)]
@@ -101,9 +101,10 @@ def bootstrap_interval(
 
 
 def holm(p_values: Sequence[float]) -> npt.NDArray[np.float64]:
-    """Return p values corrected for their number (Holm, 1979), in the given order, ``(n,)``.
+    """Return p-values corrected for multiple comparisons (Holm, 1979), in the given order, ``(n,)``.
 
-    The k-th smallest of n is multiplied by ``n - k + 1``; none may be below a smaller one's, none above 1.
+    The k-th smallest of n p-values is multiplied by ``n - k + 1``. A corrected p-value is never below that of a smaller
+    one, and never above 1.
     """
     p = np.asarray(p_values, np.float64)
     order = np.argsort(p, kind="stable")
@@ -113,11 +114,11 @@ def holm(p_values: Sequence[float]) -> npt.NDArray[np.float64]:
 
 
 def area_under_curve(budgets: Sequence[float], values: Sequence[float]) -> float:
-    """Return the area under a curve (trapezoids) divided by its range of budgets: the mean height.
+    """Return the area under a curve (trapezoidal rule) divided by its range of budgets: the curve's mean height.
 
     Args:
-        budgets: At least 2 regions labelled, increasing.
-        values: Mean IoU at each, percent.
+        budgets: Numbers of labelled regions, at least 2 of them, increasing.
+        values: Mean IoU at each budget, percent.
     """
     return float(np.trapezoid(values, budgets) / (budgets[-1] - budgets[0]))
 
@@ -125,11 +126,12 @@ def area_under_curve(budgets: Sequence[float], values: Sequence[float]) -> float
 def labels_needed(budgets: Sequence[float], values: Sequence[float], target: float) -> float | None:
     """Return the regions at which a curve first reaches ``target``, by linear interpolation.
 
-    None if it never does. If it has reached it at its first budget already, that is returned: an upper bound.
+    Returns None if the curve never does. If it reaches the target at its first budget already, that budget is returned,
+    which is an upper bound.
 
     Args:
-        budgets: Regions labelled, increasing.
-        values: Mean IoU at each, percent.
+        budgets: Numbers of labelled regions, increasing.
+        values: Mean IoU at each budget, percent.
         target: Mean IoU to reach, percent.
     """
     for i, (budget, value) in enumerate(zip(budgets, values, strict=True)):
@@ -142,15 +144,15 @@ def labels_needed(budgets: Sequence[float], values: Sequence[float], target: flo
 
 
 def class_entropy(counts: Sequence[float]) -> float:
-    """Return the entropy (nats) of the distribution given by counts per class, figure 3 of the paper.
+    """Return the entropy (nats) of the distribution given by counts per class (figure 3 of the paper).
 
-    It is 0 if all are of one class and ``log C`` if all C classes are alike; NaN if nothing was counted.
+    It is 0 if one class has all counts, ``log C`` if all C classes have the same count, and NaN if all counts are 0.
     """
     return float(_scipy_stats().entropy(counts)) if any(counts) else float("nan")
 
 
 def _scipy_stats() -> Any:
-    """Import it where it is needed: it takes long, and commands that report nothing do without it."""
+    """Import scipy.stats on first use: the import is slow, and commands without a report don't need it."""
     try:
         from scipy import stats
     except ImportError as error:

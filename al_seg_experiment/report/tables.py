@@ -1,4 +1,4 @@
-"""Tables of text and numbers, as csv and as markdown"""
+"""Tables of text and numbers, as csv and as markdown."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ class Table:
     """Named columns of texts, numbers and gaps (None).
 
     Attributes:
-        columns: The n names.
-        rows: Each of n cells.
+        columns: The n names of the columns.
+        rows: The rows, each with n cells.
     """
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
 
     def records(self) -> list[dict[str, Any]]:
-        """Return the rows by the names of their columns."""
+        """Return the rows as dicts with the names of the columns as keys."""
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
     def where(self, **values: Any) -> Table:
-        """Return the rows that have these values in these columns."""
+        """Return a table of the rows that have these values in these columns."""
         kept = [row for row, r in zip(self.rows, self.records(), strict=True) if values.items() <= r.items()]
         return Table(self.columns, tuple(kept))
 
     def column(self, name: str) -> list[Any]:
-        """Return one column."""
+        """Return the cells of one column."""
         return [row[self.columns.index(name)] for row in self.rows]
 
 
 def pivot(table: Table, row: str, column: str) -> Table:
-    """Return ``mean`` and ``std`` of a table in one cell per value of the columns ``row`` and ``column``.
+    """Return a table with a row per value of ``row``, a column per value of ``column``, and ``mean ± std`` as cells.
 
-    The number ``n`` is added where it is not the same in all cells; a single value has no deviation.
+    The number ``n`` is added if it is not the same in all cells. A single value has no standard deviation.
     """
     records = table.records()
     several = len({record["n"] for record in records}) > 1
@@ -57,12 +57,12 @@ def _mean_and_std(record: Mapping[str, Any], with_n: bool) -> str:
 
 
 def estimate(record: Mapping[str, Any]) -> str:
-    """Return ``mean ± std`` of a row; the mean alone where ``n`` is 1."""
+    """Return ``mean ± std`` of a row, or the mean alone if ``n`` is 1."""
     return f"{record['mean']:.2f}" + (f" ± {record['std']:.2f}" if record["n"] > 1 else "")
 
 
 def write_csv(path: Path, table: Table) -> None:
-    """Write a table atomically; numbers that are not whole have 4 decimals, gaps are empty."""
+    """Write a table atomically. Numbers that are not whole have 4 decimals, and gaps are empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(table.columns)
@@ -71,14 +71,14 @@ def write_csv(path: Path, table: Table) -> None:
 
 
 def markdown(table: Table) -> str:
-    """Return a table in markdown; numbers that are not whole have 2 decimals, gaps are dashes."""
+    """Return a table in markdown. Numbers that are not whole have 2 decimals, and gaps are dashes."""
     lines = [table.columns, ["---"] * len(table.columns)]
     lines += [[_cell(value, 2, "-") for value in row] for row in table.rows]
     return "".join(f"| {' | '.join(map(_escape, line))} |\n" for line in lines)
 
 
 def _escape(cell: str) -> str:
-    """Return a text that stays in its cell of a markdown table."""
+    """Escape a text so that it stays in its cell of a markdown table."""
     return " ".join(cell.replace("|", "\\|").split())
 
 

@@ -1,4 +1,4 @@
-"""How the training of the query agents went: the return of each episode, by who was followed in it."""
+"""The training of the query agents: the return of each episode, by the policy that was followed in it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ from al_seg_experiment.report.statistics import holm, paired_test, summary
 from al_seg_experiment.report.tables import Table, estimate
 
 ALL = "all"
-"""Who is followed where an agent explores step by step: no one in particular."""
+"""Value of the column ``followed`` where an agent explores step by step, so that no single policy is followed."""
 COLUMNS = ("variant", "seed", "episode", "return", "followed")
 
 
 def episodes_table(experiment: Experiment, folder: Path) -> Table:
-    """Return the episodes of all agents: variant (and method, if the agents are its own), seed, episode, return, and
-    who was followed.
+    """Return the episodes of all agents.
+
+    The columns are the variant (and the method, if it has agents of its own), the seed, the episode, its return, and
+    the policy that was followed in it.
 
     Raises:
-        ValueError: If a record of episodes is damaged; it is named.
+        ValueError: If a record of episodes is damaged. The message names the file.
     """
     rows: list[tuple[Any, ...]] = []
     for piece in pieces(experiment):
@@ -52,10 +54,10 @@ def episodes_table(experiment: Experiment, folder: Path) -> Table:
 
 
 def reference_returns(experiment: Experiment, folder: Path) -> dict[str, dict[str, list[float]]]:
-    """Return what heuristics reached beside all agents of a variant: ``{variant: {method: returns}}``.
+    """Return the returns of heuristics in the environments of a variant's agents: ``{variant: {method: returns}}``.
 
     Raises:
-        ValueError: If a record is damaged; it is named.
+        ValueError: If a record is damaged. The message names the file.
     """
     returns: dict[str, dict[str, list[float]]] = {}
     for piece in pieces(experiment):
@@ -68,9 +70,9 @@ def reference_returns(experiment: Experiment, folder: Path) -> dict[str, dict[st
 
 
 def returns_by_followed(episodes: Table, references: Mapping[str, Mapping[str, list[float]]] | None = None) -> Table:
-    """Return mean, deviation and number of returns, in the first and the second half of training.
+    """Return mean, standard deviation and number of returns, in the first and the second half of training.
 
-    Rows of ``references`` (:func:`reference_returns`) follow: heuristics that played before the training.
+    The rows of ``references`` (:func:`reference_returns`) come last: heuristics that played before the training.
     """
     half = max(episodes.column("episode")) / 2
     rows = []

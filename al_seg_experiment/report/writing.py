@@ -1,4 +1,4 @@
-"""The report of an experiment: every table and figure of the paper's section 4 and appendices C to E, and tests."""
+"""The report of an experiment: statistical tests, and all tables and figures of section 4 and appendices C to E."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 FIGURES = {"both": SPLITS, "val_miou": ("val",), "test_miou": ("test",)}
 VERDICT_ON = "dqn"
-"""The method of which it is said whether it is above every heuristic."""
+"""The method for which the report states whether it is above every heuristic."""
 _INTRODUCTION = """\
 Numbers are mean ± standard deviation (n - 1 in the denominator) over seeds; IoU in percent. Methods share seeds,
 so they are compared seed by seed. Tests are two-sided: the paired t-test and Wilcoxon's signed-rank test, the latter
@@ -41,25 +41,26 @@ def report(
 ) -> Path:
     """Write every table and figure that an experiment's results allow, as png, csv and markdown, and ``REPORT.md``.
 
-    Per split (val, test): ``figure_4`` (mean IoU against budget), ``table_1`` (IoU per class, with the deviations of
-    table C.1), ``verdict`` and ``saved`` (whether the method ``dqn`` is above every heuristic at every budget, and the
-    labels that it saves), ``comparisons`` (paired tests), ``penalties`` (the pairwise penalty matrix), ``area`` (under
-    the budget curve) and ``labels_needed``. Once:
-    ``figure_3`` and ``figure_C1`` (requested classes, and their entropy). Where there are several variants, all of
-    these for each, and ``table_E``, ``comparisons_E`` and ``figure_E``. Of an experiment's folder also
-    ``figure_training`` (returns of the agent's episodes) and ``figure_D1`` (pictures of the requests). The same results
-    give the same csv and markdown, byte for byte.
+    For each split (val, test), the report has ``figure_4`` (mean IoU against budget), ``table_1`` (IoU per class, with
+    the standard deviations of table C.1), ``verdict`` and ``saved`` (whether the method ``dqn`` is above every
+    heuristic at every budget, and the labels that it saves), ``comparisons`` (paired tests), ``penalties`` (the
+    pairwise penalty matrix), ``area`` (under the budget curve) and ``labels_needed``. Both splits share ``figure_3``
+    and ``figure_C1`` (the requested classes and their entropy).
+
+    If there are several variants, each has all of these, and ``table_E``, ``comparisons_E`` and ``figure_E`` compare
+    them. The report of an experiment's folder also has ``figure_training`` (returns of the agent's episodes) and
+    ``figure_D1`` (pictures of the requests). The same results give the same csv and markdown, byte for byte.
 
     Args:
-        source: The folder of an experiment, finished or not, whose ``results.csv`` is written first; or a csv file,
-            however it was made (see :func:`~al_seg_experiment.report.results.read_results`).
-        out: Folder, made if needed; files of the same names are replaced. ``report`` beside the results if omitted.
-        figure: ``"val_miou"``, ``"test_miou"`` or ``"both"`` (those that are there).
-        against: Method that all are compared with, besides uniform, instead of the best baseline.
-        target_miou: Percent of mean IoU for the labels needed; by default 96 % of full supervision, and what
-            ``against`` or uniform has at its largest budget.
-        against_variant: Variant that the others are compared with; by default the experiment's first, of a csv file the
-            first in order.
+        source: The folder of an experiment, finished or not, whose ``results.csv`` is written first; or a csv file of
+            any origin (see :func:`~al_seg_experiment.report.results.read_results`).
+        out: Folder, created if needed; files of the same names are replaced. ``report`` beside the results if omitted.
+        figure: ``"val_miou"``, ``"test_miou"``, or ``"both"`` for those that the results have.
+        against: Method that all are compared with, in addition to uniform. The best baseline if omitted.
+        target_miou: Target of ``labels_needed``, mean IoU in percent. By default there are two targets: 96 % of full
+            supervision, and the mean IoU of ``against`` or uniform at its largest budget.
+        against_variant: Variant that the others are compared with. By default the experiment's first, or the first in
+            order for a csv file.
 
     Returns:
         The path of ``REPORT.md``.
@@ -67,11 +68,11 @@ def report(
     Raises:
         ValueError: If an argument or a file of the source is wrong or missing, or there is no result yet.
         OSError: If a file can't be opened or written.
-        ImportError: Without matplotlib.
+        ImportError: If matplotlib or scipy is not installed.
     """
     source = Path(source)
     if not source.exists():
-        raise ValueError(f"{source} does not exist; expected the folder of an experiment that was run, or a csv file")
+        raise ValueError(f"{source} does not exist; expected the folder of an experiment, or a csv file")
     if source.is_dir():
         experiment = read_experiment(source)
         results_csv = gather(experiment, source)
@@ -107,7 +108,7 @@ def _add_results(
     target_miou: float | None,
     against_variant: str | None,
 ) -> None:
-    """Add the sections that results alone allow, for each variant and between them."""
+    """Add the sections that need only the results: those of each variant, and the comparison of variants."""
     splits = [split for split in FIGURES[figure] if split in results.splits]
     for split in FIGURES[figure]:
         if split not in results.splits:
@@ -149,7 +150,7 @@ def _check(
 
 
 def _suffixes(variants: tuple[str, ...]) -> dict[str, str]:
-    """Return what the names of each variant's files end in: different on all file systems."""
+    """Return a suffix for the names of each variant's files, distinct on every file system."""
     if len(variants) == 1:
         return {variants[0]: ""}
     suffixes: dict[str, str] = {}

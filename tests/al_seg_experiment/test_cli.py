@@ -81,7 +81,7 @@ def test_an_experiment_is_run_shown_and_reported(tmp_path, capsys):
     file.write_text(json.dumps(short))  # JSON is YAML
     out = ("--out", tmp_path / "out")
     assert call("experiment", "report", file, *out) == 2
-    assert "out does not exist; expected the folder of an experiment that was run" in capsys.readouterr().err
+    assert "out does not exist; expected the folder of an experiment" in capsys.readouterr().err
     assert call("experiment", "run", file, *out, "--set", "budgets=[2]") == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "out" / "report" / "REPORT.md")
     assert call("experiment", "status", file, *out, "--set", "budgets=[2]") == 0

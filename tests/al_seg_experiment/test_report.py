@@ -428,14 +428,14 @@ def test_class_shares_are_means_over_seeds(tmp_path):
         (lambda t: t.replace(",7,8,9\n", ",7,-8,9\n"), "line 3: asked_traffic light is -8; expected a whole number"),
         (lambda t: t.replace(",7,8,9\n", ",7,,9\n"), "line 3: asked_traffic light is empty but others are not"),
         (lambda t: t[:-3], "line 4: found 10 values, expected 11"),
-        (lambda t: t.replace("uniform", "dqn"), "line 3: .*method 'dqn', seed 0, budget 24 was found in line 2 before"),
+        (lambda t: t.replace("uniform", "dqn"), "line 3: .*method 'dqn', seed 0, budget 24 also occurs in line 2"),
         (
             lambda t: t.replace("uniform", "full").replace("dqn,0", "full,2").replace("dqn", "full"),
             "3 rows, none of a method",
         ),
         (lambda t: t.splitlines()[0], "found 0 rows"),
-        (lambda t: t.replace("uniform", '"uniform'), "is no csv file"),
-        (lambda t: t.replace("uniform", "\udcff"), "is no csv file in UTF-8"),
+        (lambda t: t.replace("uniform", '"uniform'), "can't be read as csv"),
+        (lambda t: t.replace("uniform", "\udcff"), "can't be read as csv .* expected UTF-8 text"),
     ],
 )
 def test_malformed_files(tmp_path, edit, message):
