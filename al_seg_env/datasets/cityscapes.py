@@ -47,17 +47,17 @@ LAYOUT = (
 
 
 class Cityscapes(PairedFiles):
-    """Cityscapes with its fine annotations, 19 classes, 2975 / 500 images of 1024 x 2048.
+    """Cityscapes with its fine annotations and 19 classes: 2975 / 500 images of 1024 x 2048 pixels.
 
-    The ``labelIds`` masks are mapped to the 19 train ids; all other labels become 255. Names are as
-    ``"aachen_000000_000019"``, ``partitions`` are ``train`` and ``val`` (the labels of test are not public).
+    The ``labelIds`` masks are mapped to the 19 train ids, and all other labels become 255. Names are like
+    ``"aachen_000000_000019"``, and ``partitions`` are ``train`` and ``val`` (the labels of test are not public).
 
     Args:
         root: The folder that holds ``leftImg8bit`` and ``gtFine``.
         image_size: ``(H, W)`` to resize to, or None.
 
     Raises:
-        ValueError: If folders or partners are missing, or files cannot be read, naming all of them.
+        ValueError: If folders, images or masks are missing, or files cannot be read. The message names all of them.
     """
 
     def __init__(self, root: str | Path, image_size: Sequence[int] | None = None) -> None:
@@ -89,7 +89,7 @@ class Cityscapes(PairedFiles):
 
 
 def train_ids() -> UInt8Array:
-    """Return the table from Cityscapes label id to train id, ``(256,)`` uint8, 255 for what is not trained."""
+    """Return the table from Cityscapes label id to train id, ``(256,)`` uint8; 255 for labels without a train id."""
     table: UInt8Array = np.full(256, IGNORE_LABEL, np.uint8)
     for train_id, (label, _, _) in enumerate(_TRAINED):
         table[label] = train_id

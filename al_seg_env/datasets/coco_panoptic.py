@@ -23,29 +23,30 @@ LAYOUT = (
     "panoptic_val2017/*.png, beside the images or in annotations"
 )
 Segments = tuple[IntArray, UInt8Array]
-"""Ids of segments, in rising order, and their classes."""
+"""Ids of segments in ascending order, and their classes."""
 
 
 class COCOPanoptic(PairedFiles):
     """COCO panoptic, or data in its format: each pixel has the class of its segment.
 
-    The file of a mask holds the id of a segment as ``R + 256 G + 65536 B``; 0 is nothing and becomes 255. Classes are
-    the categories, in the order of the JSON file (for COCO, 80 things and 53 kinds of stuff). Crowds have theirs, too.
+    The pixels of a mask file hold the ids of segments as ``R + 256 G + 65536 B``; id 0 stands for no segment and
+    becomes 255. Classes are the categories in the order of the JSON file (for COCO, 80 things and 53 kinds of stuff).
+    Crowd segments have the class of their category, too.
 
-    Names are those of the files with their partition, such as ``"val2017/000000000139"``; ``partitions`` are called
-    ``train`` and ``val``. Images differ in size, so an ``image_size`` is needed. Construction opens every file: name
-    the partitions that you need.
+    Names consist of the partition and the file's stem, such as ``"val2017/000000000139"``; ``partitions`` are called
+    ``train`` and ``val``. Images differ in size, so an ``image_size`` is needed. Construction opens every file, so
+    name only the partitions that you need.
 
     Args:
         root: The folder that holds the images' folders and ``annotations``.
         image_size: ``(H, W)`` of every image.
-        fit: ``"pad"`` keeps the shape of objects, ``"stretch"`` fills the image; see :class:`PairedFiles`.
+        fit: ``"pad"`` keeps the aspect ratio, ``"stretch"`` fills the image; see :class:`PairedFiles`.
         partitions: Folders to read, each with a file ``annotations/panoptic_<partition>.json``.
 
     Raises:
         OSError: If a JSON file cannot be read.
-        ValueError: If it is malformed, the partitions' categories differ, or files are missing or cannot be read,
-            naming all of them.
+        ValueError: If a JSON file is malformed, the partitions' categories differ, or files are missing or cannot be
+            read. The message names all of them.
     """
 
     masks_are_colours = True
@@ -98,7 +99,7 @@ class COCOPanoptic(PairedFiles):
         """Return the class of each pixel, ``(h, w)`` uint8, 255 where there is no segment.
 
         Raises:
-            ValueError: If the mask has segments that the JSON file does not.
+            ValueError: If the mask has segments that the JSON file lacks.
         """
         pixels = np.asarray(mask.convert("RGB")).astype(np.int64) @ (1, 256, 65536)
         ids, classes = self._segments[path]
@@ -116,13 +117,13 @@ class COCOPanoptic(PairedFiles):
 
     @property
     def fingerprint(self) -> str | None:
-        """As that of :class:`PairedFiles`, and of the annotations."""
+        """The fingerprint of :class:`PairedFiles`, combined with that of the annotations."""
         files = [(str(path.resolve()), path.stat()) for path in self._annotations]
         return repr((super().fingerprint, [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]))
 
 
 def _matched(content: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Return the file name of each image that is annotated, and its annotation."""
+    """Return the file name and the annotation of each annotated image."""
     names = {image["id"]: str(image["file_name"]) for image in content["images"]}
     return [(names[annotation["image_id"]], annotation) for annotation in content["annotations"]]
 

@@ -32,11 +32,11 @@ _NAMES = """
     water-other, waterdrops, window-blind, window-other, wood
 """
 COCO_STUFF_LABELS = tuple(" ".join(name.split()) for name in _NAMES.split(","))
-"""What the labels 0 to 181 of the maps stand for: 91 things, then 91 kinds of stuff."""
+"""Names of the labels 0 to 181 in the maps: 91 things, then 91 kinds of stuff."""
 COCO_STUFF_ABSENT = frozenset(
     ["blender", "desk", "door", "eye glasses", "hair brush", "hat", "mirror", "plate", "shoe", "street sign", "window"]
 )
-"""Things that COCO has no pixels of."""
+"""Things of which COCO has no pixels."""
 COCO_STUFF_CLASSES = tuple(name for name in COCO_STUFF_LABELS if name not in COCO_STUFF_ABSENT)
 """The 171 classes: 80 things, then 91 kinds of stuff."""
 LAYOUT = (
@@ -48,18 +48,18 @@ LAYOUT = (
 class COCOStuff(PairedFiles):
     """COCO-Stuff with 171 classes: 118,287 images in ``train2017`` and 5,000 in ``val2017``.
 
-    Names are those of the files with their partition, such as ``"val2017/000000000139"``; ``partitions`` are called
-    ``train`` and ``val``. Images differ in size, so an ``image_size`` is needed. Construction opens every file: name
-    the partitions that you need.
+    Names consist of the partition and the file's stem, such as ``"val2017/000000000139"``; ``partitions`` are called
+    ``train`` and ``val``. Images differ in size, so an ``image_size`` is needed. Construction opens every file, so
+    name only the partitions that you need.
 
     Args:
         root: The folder that holds ``images`` and ``annotations``.
         image_size: ``(H, W)`` of every image.
-        fit: ``"pad"`` keeps the shape of objects, ``"stretch"`` fills the image; see :class:`PairedFiles`.
+        fit: ``"pad"`` keeps the aspect ratio, ``"stretch"`` fills the image; see :class:`PairedFiles`.
         partitions: Folders to read.
 
     Raises:
-        ValueError: If folders or partners are missing, or files cannot be read, naming all of them.
+        ValueError: If folders, images or masks are missing, or files cannot be read. The message names all of them.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class COCOStuff(PairedFiles):
 
 
 def _classes_of_labels() -> UInt8Array:
-    """Return the table from label to class, ``(256,)`` uint8, 255 for what has none."""
+    """Return the table from label to class, ``(256,)`` uint8; 255 for labels without a class."""
     table: UInt8Array = np.full(256, IGNORE_LABEL, np.uint8)
     for label, name in enumerate(COCO_STUFF_LABELS):
         if name in COCO_STUFF_CLASSES:

@@ -32,32 +32,33 @@ class ImageFolder(PairedFiles):
         root/images/train/a.jpg  names: "train/a"; partitions: {"train": (0, ...), ...}
         root/masks/train/a.png   one channel; the n-th class of the list has the label n, from 0 on
 
-    Images may also lie directly in ``images``: their names are then just ``"a"`` and they are in no
-    partition. The first sub-folder, whatever it is called, is the partition. ``classes.json`` may also be a
-    plain list of names, or omit ``color`` and ``ignore``. Files: png, jpg, jpeg, webp, bmp, tif, tiff.
+    The first sub-folder, whatever its name, is the partition. Images may also lie directly in ``images``; their names
+    are then like ``"a"``, and they belong to no partition. ``classes.json`` may also be a plain list of names, or omit
+    ``color`` and ``ignore``. Files have one of the suffixes png, jpg, jpeg, webp, bmp, tif and tiff.
 
     Args:
         root: The folder that holds everything.
         images: Folder of the images, relative to ``root``.
         masks: Folder of the masks, relative to ``root``.
         classes: The C class names. If given, ``classes.json`` is not read.
-        palette: C colours (red, green, blue), in preference to those in the file.
+        palette: C colours (red, green, blue), which override those in the file.
         image_size: ``(H, W)`` to resize to; None keeps the files' size, which must be the same for all.
-        mask_suffix: What a mask's stem has that the image's has not, as ``"_mask"`` in ``a_mask.png``. Masks
-            without it are not masks, and ignored.
-        ignore_labels: Labels to be read as 255 besides 255 itself and those that the file ignores. One may
-            be the label of a class, which then never occurs.
-        coloured_masks: The masks hold the classes' colours (RGB, or a palette) and not their numbers. The colours of
-            all classes must then differ.
-        ignore_colours: Colours to be read as 255 in such masks.
-        missing_masks: What an image without a mask is: an ``"error"``, or ``"unlabelled"``. Then its labels are all
-            255, ``labelled`` holds the indices of the others, and there need be no folder of masks.
+        mask_suffix: Suffix of the stem by which a mask differs from its image, such as ``"_mask"`` for ``a_mask.png``.
+            Files without it in the folder of masks are ignored.
+        ignore_labels: Labels to be read as 255, in addition to 255 itself and to those that the file ignores. They may
+            include the label of a class, which then never occurs.
+        coloured_masks: Whether the masks hold the classes' colours (RGB, or a palette) and not their numbers. The
+            colours of all classes must then differ.
+        ignore_colours: Colours to be read as 255 in coloured masks.
+        missing_masks: Treatment of images without a mask: ``"error"``, or ``"unlabelled"``. For ``"unlabelled"``, all
+            their labels are 255, ``labelled`` has the indices of the other images, and the folder of masks may be
+            missing.
         fit: How images of other sizes become ``image_size``: ``"stretch"`` or ``"pad"``, see :class:`PairedFiles`. If
-            omitted, they are padded where ``missing_masks`` is ``"unlabelled"``, and stretched otherwise.
+            omitted, they are padded if ``missing_masks`` is ``"unlabelled"``, and stretched otherwise.
 
     Raises:
-        ValueError: If folders, classes or partners are missing, or files cannot be read or differ in size
-            (see :class:`PairedFiles`), naming all of them.
+        ValueError: If folders, classes, images or masks are missing, or files cannot be read or differ in size
+            (see :class:`PairedFiles`). The message names all of them.
     """
 
     def __init__(
@@ -113,8 +114,8 @@ def read_classes(path: str | Path) -> tuple[tuple[str, ...], UInt8Array, tuple[i
     Classes without a colour get the one that :func:`default_palette` has for them.
 
     Raises:
-        OSError: If there is something that is no file, or it cannot be read.
-        ValueError: If there is no such file or it is not in the format that :class:`ImageFolder` shows.
+        OSError: If the path is not a regular file, or the file cannot be read.
+        ValueError: If the file does not exist, or does not have the format that :class:`ImageFolder` shows.
     """
     path, expected = Path(path), f"expected {CLASSES_FORMAT}"
     if not path.exists():
@@ -122,7 +123,7 @@ def read_classes(path: str | Path) -> tuple[tuple[str, ...], UInt8Array, tuple[i
     content = read_json(path, expected)
     content = {"classes": content} if isinstance(content, list) else content
     if not isinstance(content, dict) or not isinstance(content.get("classes"), list):
-        raise ValueError(f"{path} holds no list of classes; {expected}")
+        raise ValueError(f"{path} has no list of classes; {expected}")
     if unknown := sorted(set(content) - {"classes", "ignore"}):
         raise ValueError(f"{path} holds the unknown keys {reprlib.repr(unknown)}; {expected}")
     ignored = content.get("ignore", [])
@@ -130,7 +131,7 @@ def read_classes(path: str | Path) -> tuple[tuple[str, ...], UInt8Array, tuple[i
         raise ValueError(f"{path}: ignore is {reprlib.repr(ignored)}, not a list of labels; {expected}")
     entries = [{"name": entry} if isinstance(entry, str) else entry for entry in content["classes"]]
     if wrong := [e for e in entries if not isinstance(e, dict) or not {"name"} <= set(e) <= {"name", "color"}]:
-        raise ValueError(f"{path}: these are no classes: {reprlib.repr(wrong)}; {expected}")
+        raise ValueError(f"{path}: the entries {reprlib.repr(wrong)} are not classes; {expected}")
     try:
         names = check_classes([entry["name"] for entry in entries])
         default = default_palette(len(names)).tolist()
@@ -142,14 +143,14 @@ def read_classes(path: str | Path) -> tuple[tuple[str, ...], UInt8Array, tuple[i
 
 
 def _mask_colours(palette: UInt8Array, ignored: Sequence[Sequence[int]]) -> UInt8Array:
-    """Return the colours of the classes, then those to be ignored, ``(n, 3)`` uint8, or raise a ValueError."""
+    """Return the colours of the classes followed by the ignored ones, ``(n, 3)`` uint8, or raise a ValueError."""
     others = check_palette(ignored, len(ignored)) if len(ignored) else np.zeros((0, 3), np.uint8)
     colours = np.concatenate([palette, others])
     values, counts = np.unique(colours, axis=0, return_counts=True)
     if (counts > 1).any():
         raise ValueError(
             f"the colours {values[counts > 1].tolist()} stand for several classes or ignored regions; expected a "
-            "colour of its own for each in classes.json, palette and ignore_colours"
+            "different colour for each in classes.json, palette and ignore_colours"
         )
     return colours
 

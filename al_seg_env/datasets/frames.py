@@ -26,14 +26,14 @@ class Frames:
     """The images and masks of a data set, each decoded once and kept as uint8.
 
     Args:
-        data: Where they come from.
-        cache: Folder to keep them in as memory-mapped files, for data larger than memory: all processes that
-            are given the folder share them, and the system keeps in memory what is in use. Each file has a
-            checksum, which is verified when a process first maps it; a damaged file is made again. If
-            omitted, they are kept in this process's memory.
+        data: The data set.
+        cache: Folder in which frames are kept as memory-mapped files, for data larger than memory. All processes with
+            the same folder share the files, and the operating system keeps those in use in memory. Each file has a
+            checksum, which is verified when a process first maps the file; a damaged file is written again. If
+            omitted, frames are kept in this process's memory.
 
     Raises:
-        ValueError: If there is a ``cache``, but the data have no ``fingerprint`` to tell their files from
+        ValueError: If there is a ``cache``, but the data have no ``fingerprint``, which distinguishes their files from
             those of other data.
     """
 
@@ -46,17 +46,17 @@ class Frames:
             fingerprint = getattr(data, "fingerprint", None)
             if fingerprint is None:
                 raise ValueError(
-                    f"cache {str(cache)!r}: {type(data).__name__} has no fingerprint, a text that changes whenever its "
-                    "images or masks do; give it one, or omit the cache"
+                    f"cache is {str(cache)!r}, but {type(data).__name__} has no fingerprint; expected a text that "
+                    "changes whenever its images or masks do: add it, or omit the cache"
                 )
             self._folder = Path(cache) / hashlib.sha256(fingerprint.encode()).hexdigest()[:16]
             remove_unfinished(self._folder, "*.npy")
 
     @classmethod
     def shared(cls, data: SegmentationData, cache: str | Path | None = None) -> Frames:
-        """Return the frames of these data, the same for all environments of this process.
+        """Return the frames of these data, shared by all environments of this process.
 
-        Data are the same if they are one object, or have the same ``fingerprint``.
+        Two data sets share frames if they are the same object, or have the same ``fingerprint``.
         """
         fingerprint = getattr(data, "fingerprint", None)
         if cache is not None:
@@ -68,7 +68,7 @@ class Frames:
         return frames
 
     def source(self, index: int) -> tuple[Frames, int]:
-        """Return the frames that an image really belongs to, and its index there; frames joined of others differ."""
+        """Return the frames that hold an image, and its index there. Frames joined from others override this."""
         return self, index
 
     def image(self, index: int) -> Tensor:
@@ -85,14 +85,14 @@ class Frames:
         """Return the true labels of an image, ``(H, W)`` uint8.
 
         Raises:
-            ValueError: If the data set returns another shape or dtype, or labels that stand for no class.
+            ValueError: If the data set returns another shape or dtype, or labels that are neither a class nor 255.
         """
         if index not in self._masks:
             self._masks[index] = self._kept(index, "mask", self._decode_mask)
         return self._masks[index]
 
     def read_image(self, index: int) -> UInt8Array:
-        """Decode an image, ``(H, W, 3)`` uint8, and do not keep it.
+        """Decode an image, ``(H, W, 3)`` uint8, without keeping it.
 
         Raises:
             ValueError: If the data set returns another shape or dtype.
@@ -108,7 +108,7 @@ class Frames:
         return mask
 
     def _kept(self, index: int, kind: str, decode: Callable[[int], UInt8Array]) -> UInt8Array:
-        """Return a decoded array, from the cache's file where there is a whole one."""
+        """Return a decoded array, read from the cache if its file there is intact."""
         if self._folder is None:
             return decode(index)
         path = self._folder / f"{index}.{kind}.npy"
@@ -120,7 +120,7 @@ class Frames:
         unfinished = path.with_name(unfinished_name(path.name))
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            # No fsync: what a power failure leaves of the file is found by its checksum, and made again.
+            # No fsync: a file that a power failure damaged is detected by its checksum, and written again.
             with unfinished.open("wb+") as file:
                 np.save(file, array)
                 file.seek(0)
@@ -130,7 +130,7 @@ class Frames:
             with suppress(OSError):
                 unfinished.unlink()
             warnings.warn(
-                f"the cache {str(self._folder)!r} cannot be written ({error}); what is missing in it is kept in memory",
+                f"the cache {str(self._folder)!r} cannot be written ({error}); frames that it lacks stay in memory",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -164,11 +164,11 @@ _shared: weakref.WeakValueDictionary[tuple[int | str, str | None], Frames] = wea
 
 
 def _mapped(path: Path, shape: tuple[int, ...], key: str) -> UInt8Array | None:
-    """Return a file's array without copying it into memory, or ``None`` if there is none, or it is damaged."""
+    """Return a file's array without copying it into memory, or ``None`` if the file is missing or damaged."""
     try:
-        # Mode "c": what is written to the array by mistake never reaches the file.
+        # Mode "c" is copy-on-write: an accidental write to the array never reaches the file.
         content: UInt8Array = np.memmap(path, np.uint8, "c")
-    except (OSError, ValueError):  # there is no file, or an empty one
+    except (OSError, ValueError):  # the file is missing or empty
         return None
     end = len(content) - _CHECKSUM_BYTES
     start = end - math.prod(shape)
@@ -181,5 +181,5 @@ _CHECKSUM_BYTES = 4
 
 
 def checksum(content: bytes | memoryview, key: str) -> bytes:
-    """Return what differs between a whole file, a damaged one and one that belongs elsewhere, of another ``key``."""
+    """Return a checksum that detects damaged files, and files that were stored under another ``key``."""
     return zlib.crc32(content, zlib.crc32(key.encode(errors="surrogateescape"))).to_bytes(_CHECKSUM_BYTES, "little")

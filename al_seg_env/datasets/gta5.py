@@ -16,7 +16,7 @@ from al_seg_env.storage.validation import check_choice, check_path
 from al_seg_env.types import UInt8Array
 
 GTA5_UNUSABLE = frozenset(f"{number:05d}" for number in (15188, 17705, *range(20801, 20861)))
-"""Published pairs that cannot be used: two blank images, and 60 whose label is of another size than the image."""
+"""Published pairs that cannot be used: two blank images, and 60 whose labels differ from the image in size."""
 
 _CAMVID_OF_LABEL = {
     **{23: "Sky", 11: "Building", 17: "Pole", 7: "Road", 8: "Pavement", 21: "Tree", 13: "Fence", 24: "Pedestrian"},
@@ -24,7 +24,7 @@ _CAMVID_OF_LABEL = {
     **dict.fromkeys((26, 27, 28, 32), "Car"),  # trucks, buses and motorcycles, too
     33: "Bicyclist",
 }
-"""CamVid's class of each label that has one, as the released code pretrains for CamVid."""
+"""CamVid's classes of those labels that have one, as in the released code's pretraining for CamVid."""
 
 LAYOUT = (
     "the folders of 01_images.zip to 10_images.zip and 01_labels.zip to 10_labels.zip "
@@ -34,21 +34,22 @@ LAYOUT = (
 
 
 class GTA5(PairedFiles):
-    """GTA5 with the 19 classes of Cityscapes, 24966 images, nearly all of 1052 x 1914.
+    """GTA5 with the 19 classes of Cityscapes: 24966 images, nearly all of 1052 x 1914 pixels.
 
-    Labels are palette PNGs whose pixels are Cityscapes label ids (34 is the licence plate); they are mapped to
-    the 19 train ids, all others become 255. Names are the files' stems, such as ``"00001"``. There are no
-    partitions: the paper pretrains on all of it, and :meth:`Splits.draw` splits it. The pairs of
-    :data:`GTA5_UNUSABLE` are omitted, so 24904 remain of the whole data set.
+    Labels are palette PNGs whose pixels are Cityscapes label ids (34 is the licence plate). They are mapped to the 19
+    train ids, and all others become 255. Names are the files' stems, such as ``"00001"``. There are no partitions: the
+    paper pretrains on the whole data set, and :meth:`Splits.draw` splits it. The pairs of :data:`GTA5_UNUSABLE` are
+    omitted, so 24904 pairs remain of the whole data set.
 
     Args:
         root: The folder that holds ``images`` and ``labels``.
-        image_size: ``(H, W)`` to resize to; the whole data set needs one, as a few images are 1046 x 1914 or so.
+        image_size: ``(H, W)`` to resize to. The whole data set needs one, because a few images differ in size (1046 x
+            1914, for example).
         classes: ``"cityscapes"``, or ``"camvid"`` for CamVid's 11 classes.
 
     Raises:
-        ValueError: If ``classes`` is another, folders or partners are missing, or files cannot be read or differ in
-            size, naming all.
+        ValueError: If ``classes`` has another value, folders, images or labels are missing, or files cannot be read or
+            differ in size. The message names all of them.
     """
 
     def __init__(self, root: str | Path, image_size: Sequence[int] | None = None, classes: str = "cityscapes") -> None:
@@ -70,7 +71,7 @@ class GTA5(PairedFiles):
 
 
 def _camvid_ids() -> UInt8Array:
-    """Return the table from label id to CamVid's class, ``(256,)`` uint8, 255 for what has none."""
+    """Return the table from label id to CamVid's class, ``(256,)`` uint8; 255 for labels without a class."""
     table: UInt8Array = np.full(256, IGNORE_LABEL, np.uint8)
     for label, name in _CAMVID_OF_LABEL.items():
         table[label] = CAMVID_CLASSES.index(name)

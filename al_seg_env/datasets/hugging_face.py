@@ -1,4 +1,4 @@
-"""Tables of images and masks of the library `datasets`, from the Hugging Face Hub or made by oneself."""
+"""Tables of images and masks from the library `datasets`, whether from the Hugging Face Hub or your own."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ _MODES = ("L", "P", "I", "I;16")
 
 
 class HuggingFaceData:
-    """A ``datasets.Dataset``, or a ``DatasetDict`` whose parts become partitions, as a :class:`SegmentationData`.
+    """A ``datasets.Dataset`` or ``DatasetDict`` as a :class:`SegmentationData`.
 
-    Rows are decoded when they are needed; nothing is downloaded here, and nothing but these two columns is read.
-    Names are the numbers of the rows, with the part of a ``DatasetDict``: ``"train/12"``. A part that is called
-    ``validation`` becomes the partition ``val``.
+    Rows are decoded when they are needed. Nothing is downloaded, and only the columns of images and masks are read.
+    The parts of a ``DatasetDict`` become partitions; the part ``validation`` becomes the partition ``val``. Names are
+    the numbers of the rows, after the part of a ``DatasetDict``: ``"train/12"``.
 
     Args:
-        dataset: What ``datasets.load_dataset`` or ``datasets.load_from_disk`` returns, not as a stream.
+        dataset: The result of ``datasets.load_dataset`` (without streaming) or ``datasets.load_from_disk``.
         image_size: ``(H, W)`` of every image.
         classes: The C class names, at most 255.
         image: Column of the images.
         mask: Column of the masks: images with one lossless channel of labels.
         labels: The label of each class in the masks; 0 to C - 1 if omitted.
-        ignore_labels: Labels in the masks that stand for no class.
-        fit: ``"pad"`` keeps the shape of objects, ``"stretch"`` fills the image; see :class:`PairedFiles`.
+        ignore_labels: Labels in the masks that stand for no class, and are read as 255.
+        fit: ``"pad"`` keeps the aspect ratio, ``"stretch"`` fills the image; see :class:`PairedFiles`.
         palette: ``(C, 3)`` uint8 colours; default ones if omitted.
 
     Raises:
-        ValueError: If columns are missing, or arguments do not fit each other.
+        ValueError: If columns are missing, or arguments contradict each other.
     """
 
     def __init__(
@@ -73,13 +73,13 @@ class HuggingFaceData:
 
     @property
     def fingerprint(self) -> str | None:
-        """The data sets' own fingerprints, and what is made of them; ``None`` if they have none."""
+        """The data sets' own fingerprints combined with the arguments; ``None`` if a data set has none."""
         found = [(name, getattr(images, "_fingerprint", None)) for name, (images, _) in self._parts.items()]
         made = (self.image_size, self._fit, self.classes, self._columns, self._label_map.tolist())
         return None if any(each is None for _, each in found) else repr((found, *made))
 
     def original(self, index: int) -> Original:
-        """Return what image ``index`` was made from, at full size."""
+        """Return the original of image ``index``, at full size."""
         size = _size(self._image(index))
         return Original(size, self._inside(size), partial(self._pixels, index))
 
@@ -95,17 +95,18 @@ class HuggingFaceData:
         """Return the true labels of image ``index``, ``(H, W)`` uint8 in ``[0, C)`` or 255.
 
         Raises:
-            ValueError: If it is no image of one channel, is not of the image's size, or holds other labels.
+            ValueError: If the mask is not an image with one channel, differs from the image in size, or has labels
+                that are neither a class nor ignored.
         """
         name, column = f"the mask of row {self.names[index]!r}", self._columns[1]
         part, row = self._rows[index]
         mask = self._parts[part][1][row][column]
         if not isinstance(mask, Image.Image) or mask.mode not in _MODES:
             found = f"of mode {mask.mode}" if isinstance(mask, Image.Image) else f"a {type(mask).__name__}"
-            raise ValueError(f"{name} is {found}; expected an image with one channel of labels. Map the column to one")
+            raise ValueError(f"{name} is {found}; expected an image with one channel of labels: convert the column")
         original = self.original(index)
         if _size(mask) != original.size:
-            raise ValueError(f"{name} has {_size(mask)} pixels, its image {original.size}; expected the same")
+            raise ValueError(f"{name} has {_size(mask)} pixels; expected the size of its image, {original.size}")
         labels = map_labels(np.asarray(mask), self._label_map, len(self.classes), name)
         return padded(original.to_network(labels, whole(original.inside)), self.image_size, IGNORE_LABEL)
 
@@ -125,17 +126,17 @@ class HuggingFaceData:
 
 
 def _columns_of(part: Any, columns: tuple[str, str], name: str) -> tuple[Any, Any]:
-    """Return a table with the images alone, and one with the masks, so that a row's other columns are not decoded."""
+    """Return a table of only the images and one of only the masks, so that other columns are not decoded."""
     found = getattr(part, "column_names", None)
     where = f"part {name!r} of dataset" if name else "dataset"
     check(where, part, isinstance(found, list) and hasattr(part, "__len__"), "a datasets.Dataset, not a stream")
     if missing := [column for column in columns if column not in part.column_names]:
-        raise ValueError(f"{where} lacks the columns {missing}; found {found}. Name others with image= and mask=")
+        raise ValueError(f"{where} lacks the columns {missing}; it has {found}. Name the right ones: image=, mask=")
     return part.select_columns([columns[0]]), part.select_columns([columns[1]])
 
 
 def _label_map(labels: Iterable[int] | None, ignored: Iterable[int], num_classes: int) -> UInt8Array:
-    """Return the table from label to class; labels without a class are mapped to one that is out of range."""
+    """Return the table from label to class. Unknown labels are mapped to a class that is out of range."""
     of_classes = list(range(num_classes)) if labels is None else [check_int("labels", label) for label in labels]
     others = {check_int("ignore_labels", label) for label in ignored} | {IGNORE_LABEL} - {*of_classes}
     if len({*of_classes}) != num_classes or others & {*of_classes}:
@@ -143,7 +144,7 @@ def _label_map(labels: Iterable[int] | None, ignored: Iterable[int], num_classes
             f"labels are {of_classes} and ignore_labels {sorted(others)}; expected {num_classes} different labels, one "
             "per class, and none of them ignored"
         )
-    table = np.full(max(*of_classes, *others) + 1, IGNORE_LABEL - 1, np.uint8)  # which is not known
+    table = np.full(max(*of_classes, *others) + 1, IGNORE_LABEL - 1, np.uint8)  # an unknown class
     table[of_classes] = np.arange(num_classes)
     table[[*others]] = IGNORE_LABEL
     return table

@@ -1,4 +1,4 @@
-"""Images and label masks in files: checking and reading them."""
+"""Checking and reading files of images and label masks."""
 
 from __future__ import annotations
 
@@ -33,34 +33,35 @@ _ORIENTATION, _TIFF_WIDTH, _TIFF_HEIGHT = 0x0112, 256, 257
 class PairedFiles:
     """Images and masks read from files on request, as a :class:`SegmentationData`.
 
-    Images of any kind become ``(H, W, 3)`` uint8 RGB: grey, palette, transparent (alpha is dropped) and
-    16-bit ones (scaled to 8 bits), turned as their EXIF orientation says. Masks are files with one lossless
-    channel of labels. Formats: PNG, JPEG, WebP, BMP, TIFF and GIF, of at most ``PIL.Image.MAX_IMAGE_PIXELS``.
+    Images of all kinds become ``(H, W, 3)`` uint8 RGB: grey, palette, transparent (alpha is dropped) and 16-bit images
+    (scaled to 8 bits). They are rotated according to their EXIF orientation. Masks are files with one lossless channel
+    of labels. Formats are PNG, JPEG, WebP, BMP, TIFF and GIF, with at most ``PIL.Image.MAX_IMAGE_PIXELS`` pixels.
     Nothing is cached. Construction reads only the files' headers.
 
-    A subclass whose masks hold something else in colours sets ``masks_are_colours``, decodes them in
-    :meth:`decode_mask`, and adds to :attr:`fingerprint` what that depends on.
+    A subclass whose masks encode labels in colours in another way sets ``masks_are_colours``, decodes the masks in
+    :meth:`decode_mask`, and adds everything that this depends on to :attr:`fingerprint`.
 
     Args:
         images: n image files.
-        masks: n mask files, in the order of ``images``; ``None`` where an image has no labels.
+        masks: n mask files, in the order of ``images``; ``None`` for an image without labels.
         classes: The C class names, at most 255.
         names: One unique name per image; the stems of the image files if omitted.
-        image_size: ``(H, W)`` to resize to: images bilinear with antialiasing, masks nearest. None keeps the
-            files' own size, which must then be the same for all, unless ``fit="pad"``.
-        fit: ``"stretch"`` images to this size; or ``"pad"`` them: they are shrunk to fit into it, never enlarged, keep
-            their proportions, and fill its upper left corner. What is beyond is black and labelled 255. Without an
-            ``image_size``, it is the largest height and the largest width of all.
-        label_map: uint8 table from the label in the file to the class (or 255), any length; labels beyond
-            its end are errors. If omitted, labels are kept as they are.
+        image_size: ``(H, W)`` to resize to, with bilinear interpolation and antialiasing for images, and the nearest
+            pixel for masks. None keeps the files' own size, which must then be the same for all, unless
+            ``fit="pad"``.
+        fit: ``"stretch"`` resizes images to this size. ``"pad"`` keeps their aspect ratio: images are shrunk if they
+            are too large, never enlarged, and placed in the upper left corner. The padding is black and labelled 255.
+            Without an ``image_size``, images are padded to the largest height and the largest width of all.
+        label_map: uint8 table from the label in the file to the class (or 255), of any length. Labels beyond its end
+            are errors. If omitted, labels are kept as they are.
         palette: ``(C, 3)`` uint8 colours;
             :func:`~al_seg_env.datasets.segmentation_data.default_palette` if omitted.
-        mask_colours: For masks in colours: the ``(n, 3)`` uint8 colours whose positions are the labels in the files.
+        mask_colours: For masks in colours: ``(n, 3)`` uint8 colours. A pixel's label is the position of its colour.
         partitions: Indices of the images in each official subset, by the name of the subset.
 
     Raises:
-        ValueError: If arguments do not fit each other, or files cannot be read or differ in size; every
-            such file is named (from 20 on they are counted).
+        ValueError: If arguments contradict each other, or files cannot be read or differ in size. The message names
+            the first 20 such files and counts the others.
     """
 
     masks_are_colours: ClassVar[bool] = False
@@ -120,12 +121,12 @@ class PairedFiles:
 
     @property
     def fingerprint(self) -> str | None:
-        """The files, their sizes and times of change, and what is made of them.
+        """A text made of the files' paths, sizes and modification times, and of the arguments.
 
-        ``None`` for a subclass that makes something else of them.
+        ``None`` for a subclass that reads the files in another way.
 
         Raises:
-            OSError: If a file has gone.
+            OSError: If a file no longer exists.
         """
         if (type(self).image, type(self).mask) != (PairedFiles.image, PairedFiles.mask):
             return None
@@ -141,8 +142,8 @@ class PairedFiles:
         return tuple(index for index, mask in enumerate(self._masks) if mask is not None)
 
     def original(self, index: int) -> Original:
-        """Return what image ``index`` was made from: its file, at full size."""
-        if type(self).image != PairedFiles.image:  # a subclass may make anything of it
+        """Return the original of image ``index``: its file, at full size."""
+        if type(self).image != PairedFiles.image:  # a subclass may return anything
             return Original(self.image_size, self.image_size, partial(self.image, index), self._images[index])
         return Original(self._sizes[index], self._inside(index), partial(self._read, index), self._images[index])
 
@@ -150,8 +151,8 @@ class PairedFiles:
         """Return image ``index``, ``(H, W, 3)`` uint8 RGB.
 
         Raises:
-            OSError: If the file has gone, is damaged or has another size than when it was checked.
-            ValueError: If it holds more than 16 bits per pixel.
+            OSError: If the file is gone or damaged, or its size has changed since it was checked.
+            ValueError: If it has values of more than 16 bits.
         """
         inside = self._inside(index)
         rgb = self._read(index)
@@ -163,8 +164,8 @@ class PairedFiles:
         """Return the true labels of image ``index``, ``(H, W)`` uint8 in ``[0, C)`` or 255.
 
         Raises:
-            OSError: If the file has gone, is damaged or has another size than when it was checked.
-            ValueError: If it holds labels that are neither a class nor ignored.
+            OSError: If the file is gone or damaged, or its size has changed since it was checked.
+            ValueError: If it has labels that are neither a class nor ignored.
         """
         inside = self._inside(index)
         original = Original(self._sizes[index], inside, partial(self._read, index))
@@ -174,7 +175,7 @@ class PairedFiles:
         """Return the true labels of image ``index`` at the size of its file, ``(h, w)`` uint8 in ``[0, C)`` or 255.
 
         Raises:
-            OSError, ValueError: As :meth:`mask` does.
+            OSError, ValueError: For the same reasons as :meth:`mask`.
         """
         path = self._masks[index]
         if path is None:
@@ -186,7 +187,7 @@ class PairedFiles:
         """Return the labels in a mask's file, ``(h, w)`` of any integer type, before ``label_map`` is applied.
 
         Raises:
-            ValueError: If there are colours that stand for nothing.
+            ValueError: If the mask has colours that stand for no label.
         """
         return np.asarray(mask) if self._mask_colours is None else _labels_of(mask, self._mask_colours, path)
 
@@ -196,7 +197,7 @@ class PairedFiles:
         return self._checked(np.array(to_rgb(_load(path, "image"), path)), path, index)
 
     def _inside(self, index: int) -> Size:
-        """Return the ``(height, width)`` that an image takes of the common size."""
+        """Return the ``(height, width)`` that an image fills of the common size."""
         return self.image_size if self._fit == "stretch" else fitted(self._sizes[index], self.image_size)
 
     def _checked(self, array: UInt8Array, path: Path, index: int) -> UInt8Array:
@@ -209,7 +210,7 @@ class PairedFiles:
 
 
 def check_image_size(image_size: Sequence[int]) -> Size:
-    """Return ``(H, W)``, or raise a ValueError if it is not two positive whole numbers, or too large for Pillow."""
+    """Return ``(H, W)``, or raise a ValueError if it isn't two positive whole numbers, or is too large for Pillow."""
     size = check_size("image_size", image_size)
     if problem := too_many_pixels(size):
         raise ValueError(f"image_size is {image_size!r}; {problem}")
@@ -217,7 +218,7 @@ def check_image_size(image_size: Sequence[int]) -> Size:
 
 
 def to_rgb(image: Image.Image, name: object) -> Image.Image:
-    """Return an image of any mode as 8-bit RGB, or raise a ValueError with its name if it has more than 16 bits."""
+    """Return an image of any mode as 8-bit RGB, or raise a ValueError with its name if values exceed 16 bits."""
     if image.mode in _SIXTEEN_BIT:
         values = np.asarray(image).astype(np.int32)
         if values.min() < 0 or values.max() > 65535:
@@ -229,7 +230,7 @@ def to_rgb(image: Image.Image, name: object) -> Image.Image:
 
 
 def padded(array: UInt8Array, size: Size, value: int) -> UInt8Array:
-    """Return an image or a mask with as many pixels of a value at the bottom and right that it has a size."""
+    """Return an image or a mask padded with a value at the bottom and on the right to a size."""
     if array.shape[:2] == size:
         return array
     filled = np.full((*size, *array.shape[2:]), value, np.uint8)
@@ -242,13 +243,13 @@ def map_labels(raw: npt.NDArray[Any], label_map: UInt8Array, num_classes: int, n
 
     Args:
         raw: The labels.
-        label_map: The class of each label, or 255; labels beyond its end are errors, and so are those whose class is
-            neither.
+        label_map: The class of each label, or 255. Labels beyond its end are errors, and so are labels that it maps to
+            anything else.
         num_classes: C.
-        name: What they are of, for the error's message.
+        name: Name of the mask, for the error message.
 
     Raises:
-        ValueError: If there are labels that have neither a class nor are ignored.
+        ValueError: If there are labels that are neither a class nor ignored.
     """
     flat = raw.reshape(-1)
     present = np.flatnonzero(np.bincount(flat)) if raw.dtype == np.uint8 else np.unique(flat)
@@ -284,12 +285,12 @@ def _check_files(images: Sequence[Path], masks: Sequence[Path | None], common_si
 
 
 def _header(path: Path, problems: list[str], kind: str) -> tuple[int, int] | None:
-    """Return ``(H, W)`` as it will be once loaded, or None and add a problem; reads the header only."""
+    """Return the ``(H, W)`` of the loaded image, or add a problem and return None. Only the header is read."""
     try:
         with open_image(path) as image:
             if problem := _problem(image, kind):
                 problems.append(f"{kind} {path} {problem}")
-            tags = getattr(image, "tag_v2", {})  # Pillow versions differ in whether .size is turned for TIFF
+            tags = getattr(image, "tag_v2", {})  # Pillow versions differ in whether TIFF's .size is already rotated
             width, height = tags.get(_TIFF_WIDTH, image.width), tags.get(_TIFF_HEIGHT, image.height)
             return (width, height) if orientation_of(image) >= 5 else (height, width)
     except Exception as error:  # decoders raise all sorts
@@ -298,7 +299,7 @@ def _header(path: Path, problems: list[str], kind: str) -> tuple[int, int] | Non
 
 
 def orientation_of(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 to 8; from 5 on, height and width change places."""
+    """Return the EXIF orientation, 1 to 8. From 5 on, height and width are swapped."""
     if image.format == "PNG" and "exif" not in image.info:
         return 1  # getexif would decode the whole image
     value = image.getexif().get(_ORIENTATION, 1)
@@ -306,14 +307,14 @@ def orientation_of(image: Image.Image) -> int:
 
 
 def _load(path: Path, kind: str) -> Image.Image:
-    """Return the decoded image, turned as its EXIF orientation says, or raise an OSError or ValueError."""
+    """Return the decoded image, rotated according to its EXIF orientation, or raise an OSError or ValueError."""
     try:
         with open_image(path) as image:
             problem = _problem(image, kind)
             orientation = orientation_of(image)
             image.load()
             if image.format == "PNG" and orientation_of(image) != orientation:
-                raise ValueError("its EXIF orientation comes after the pixels; store EXIF first, or none")
+                raise ValueError("its EXIF orientation comes after the pixels; store EXIF before them, or remove it")
             turned = ImageOps.exif_transpose(image) if orientation != 1 else image
     except Exception as error:  # decoders raise all sorts
         raise OSError(
@@ -325,7 +326,7 @@ def _load(path: Path, kind: str) -> Image.Image:
 
 
 def _labels_of(image: Image.Image, colours: UInt8Array, path: Path) -> UInt8Array:
-    """Return the positions of a mask's colours ``(h, w)`` among those given ``(n, 3)``."""
+    """Return the positions ``(h, w)`` of a mask's colours among the given ones ``(n, 3)``."""
     pixels = np.asarray(image.convert("RGB")).astype(np.int64) @ (65536, 256, 1)  # (h, w)
     known = colours.astype(np.int64) @ (65536, 256, 1)  # (n,)
     order = np.argsort(known)
@@ -333,15 +334,15 @@ def _labels_of(image: Image.Image, colours: UInt8Array, path: Path) -> UInt8Arra
     if (wrong := known[places] != pixels).any():
         found = [(int(v) >> 16, int(v) >> 8 & 255, int(v) & 255) for v in np.unique(pixels[wrong])]
         raise ValueError(
-            f"mask {path} holds the colours {found[:10]}{', ...' if len(found) > 10 else ''}, which are no class's and "
-            "not ignored; add them to classes.json, or store the mask without smoothing"
+            f"mask {path} has the colours {found[:10]}{', ...' if len(found) > 10 else ''}, which belong to no class "
+            "and aren't ignored; add them to classes.json, or store the mask without smoothing"
         )
     labels: UInt8Array = places.astype(np.uint8)
     return labels
 
 
 def _problem(image: Image.Image, kind: str) -> str | None:
-    """Return what is wrong with an opened file that is not decoded yet."""
+    """Return what is wrong with a file that is opened but not decoded yet, or None."""
     if kind == "image":
         known = image.mode in _IMAGE_MODES
         return None if known else f"has the pixel mode {image.mode}; store it with 8 or 16 bits per channel"
@@ -365,7 +366,7 @@ def _size(shape: Sequence[int]) -> str:
 
 
 def _ranges(labels: Iterable[int]) -> str:
-    """Return sorted numbers in words: ``[0, 1, 2, 255]`` as ``0 to 2, 255``; of many, the first."""
+    """Return sorted numbers as ranges: ``[0, 1, 2, 255]`` as ``0 to 2, 255``, shortened if there are many."""
     runs: list[list[int]] = []
     for label in map(int, labels):
         if runs and label == runs[-1][1] + 1:

@@ -1,4 +1,4 @@
-"""Where the network's image lies in the original that it was made from: the one place that converts between both."""
+"""Conversion between the network's image and the original image that it was made from. Nothing else converts them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from al_seg_env.types import IntArray, Size, UInt8Array
 
 @dataclass(frozen=True)
 class Original:
-    """What an image of the data was made from: scaled to ``inside``, in the upper left corner; the rest is padding.
+    """The original of an image of the data, which is scaled to ``inside`` and placed in the upper left corner.
 
-    Pixel y of the network's image shows the original's pixel below its centre, ``floor((y + 1/2) * height / inside
-    height)``; columns likewise. This one rule brings labels to the network's size and back.
+    The rest of the network's image is padding. Row y of the network's image shows the row of the original that lies
+    below its centre, ``floor((y + 1/2) * height / inside height)``, and columns likewise. Labels are converted to the
+    network's size and back by this rule alone.
 
     Attributes:
         size: ``(height, width)`` of the original in pixels, after its EXIF orientation.
-        inside: ``(height, width)`` that it takes of the network's image.
-        read: Returns its pixels, ``(height, width, 3)`` uint8.
-        path: Its file; ``None`` if it has none.
+        inside: ``(height, width)`` in pixels that the original fills of the network's image.
+        read: Returns the original's pixels, ``(height, width, 3)`` uint8.
+        path: The original's file; ``None`` if it has none.
 
     >>> original = Original(size=(40, 60), inside=(20, 30), read=lambda: np.zeros((40, 60, 3), np.uint8))
-    >>> original.region(Box(image=0, top=0, bottom=5, left=20, right=40))  # ten columns of it are padding
+    >>> original.region(Box(image=0, top=0, bottom=5, left=20, right=40))  # ten columns of the box are padding
     Box(image=0, top=0, bottom=10, left=40, right=60)
     """
 
@@ -38,27 +39,29 @@ class Original:
     path: Path | None = None
 
     def holds(self, box: Box) -> bool:
-        """Return whether any pixel of a box of the network's image is not padding."""
+        """Return whether a box of the network's image has any pixel that is not padding."""
         return box.top < self.inside[0] and box.left < self.inside[1]
 
     def region(self, box: Box) -> Box:
-        """Return the original's pixels that a box of the network's image shows; of neighbours none overlap.
+        """Return the box of the original's pixels that a box of the network's image shows.
+
+        The results for boxes that don't overlap don't overlap, either.
 
         Raises:
-            ValueError: If all of the box is padding.
+            ValueError: If the whole box is padding.
         """
         if not self.holds(box):
-            raise ValueError(f"{box} lies outside of its image, which takes {self.inside} pixels of the network's")
+            raise ValueError(f"{box} is padding; expected a box that meets the image, which fills {self.inside} pixels")
         top, bottom = _edges(box.top, box.bottom, self.size[0], self.inside[0])
         left, right = _edges(box.left, box.right, self.size[1], self.inside[1])
         return Box(box.image, top, bottom, left, right)
 
     def to_network(self, labels: UInt8Array, box: Box) -> UInt8Array:
-        """Return the labels of a box of the network's image, 255 where it is padding.
+        """Return the labels of a box of the network's image, uint8 of the box's size, 255 where it is padding.
 
         Args:
-            labels: Those of :meth:`region` of the box, ``(h, w)`` uint8.
-            box: The box.
+            labels: The original's labels in :meth:`region` of the box, ``(h, w)`` uint8.
+            box: The box of the network's image.
         """
         region = self.region(box)
         rows = _sources(box.top, min(box.bottom, self.inside[0]), self.size[0], self.inside[0])
@@ -85,7 +88,7 @@ def whole(size: Size, image: int = 0) -> Box:
 
 
 def fitted(size: Size, canvas: Size) -> Size:
-    """Return the largest ``(height, width)`` of the proportions of ``size`` in a canvas; nothing is enlarged.
+    """Return the largest ``(height, width)`` in a canvas that keeps the aspect ratio of ``size``, never enlarged.
 
     >>> fitted((3000, 4000), (384, 384))
     (288, 384)
@@ -95,13 +98,13 @@ def fitted(size: Size, canvas: Size) -> Size:
     height, width = size
     if height <= canvas[0] and width <= canvas[1]:
         return size
-    if height * canvas[1] >= width * canvas[0]:  # it is the height that is short
+    if height * canvas[1] >= width * canvas[0]:  # the height is the limit
         return canvas[0], max(1, round(width * canvas[0] / height))
     return max(1, round(height * canvas[1] / width)), canvas[1]
 
 
 def original_of(data: SegmentationData, image: int) -> Original:
-    """Return what an image was made from: what the data's ``original(index)`` says, or the image itself."""
+    """Return the original of an image: the data's ``original(index)`` if there is one, else the image itself."""
     make = getattr(data, "original", None)
     if make is not None:
         found: Original = make(image)
@@ -111,7 +114,7 @@ def original_of(data: SegmentationData, image: int) -> Original:
 
 
 def regions_outside(data: SegmentationData, grid: RegionGrid, images: Sequence[int]) -> list[int]:
-    """Return the ids of the regions of these images that are padding throughout."""
+    """Return the ids of those regions of these images that consist of padding alone."""
     found = []
     for image in images:
         original = original_of(data, image)
@@ -121,7 +124,7 @@ def regions_outside(data: SegmentationData, grid: RegionGrid, images: Sequence[i
 
 
 def _edges(first: int, last: int, size: int, inside: int) -> tuple[int, int]:
-    """Return where pixels ``first`` up to ``last`` begin and end in the original: at least one pixel."""
+    """Return where pixels ``first`` up to ``last`` begin and end in the original, at least one pixel apart."""
     start, end = ((2 * edge * size + inside) // (2 * inside) for edge in (first, min(last, inside)))
     start = min(start, size - 1)
     return start, max(end, start + 1)

@@ -6,18 +6,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-"""The file suffixes that are taken for images, in any case."""
+"""The suffixes of image files, in lower or upper case."""
 
 
 def find_images(folder: Path, suffix: str = "") -> dict[str, list[Path]]:
     """Return the image files anywhere below ``folder`` by key, in order of the keys.
 
-    A key is the path from ``folder`` without the file's suffix and without ``suffix``, with ``/`` between
-    its parts. Files whose stem does not end in ``suffix``, hidden files and other types are ignored.
+    A key is the path from ``folder`` without the file's suffix and without ``suffix``, with ``/`` between its parts.
+    Files whose stem does not end in ``suffix``, hidden files and files of other types are ignored.
 
     Raises:
         OSError: If a folder cannot be listed.
-        ValueError: If links lead to one folder twice.
+        ValueError: If links lead to the same folder twice.
     """
     found: dict[str, list[Path]] = {}
     for path in _files_below(folder):
@@ -30,13 +30,13 @@ def find_images(folder: Path, suffix: str = "") -> dict[str, list[Path]]:
 def _files_below(folder: Path) -> Iterator[Path]:
     """Yield everything below ``folder`` that is neither a folder nor hidden; links are followed."""
     folders, seen = [folder], dict[tuple[int, int], Path]()
-    for parent in folders:  # grows on the way
+    for parent in folders:  # grows during the loop
         try:
             entries = [(path, path.is_dir()) for path in sorted(parent.iterdir())]
             stat = parent.stat()
         except OSError as error:
-            raise OSError(f"the folder {parent} can't be listed ({error}); repair it, or allow to read it") from error
-        # A link to a folder above would never end, and any other would show its images twice.
+            raise OSError(f"the folder {parent} can't be listed ({error}); repair it, or allow reading it") from error
+        # A link to a parent folder would never end, and any other link would find images twice.
         if (first := seen.setdefault((stat.st_dev, stat.st_ino), parent)) is not parent:
             raise ValueError(f"{parent} and {first} are the same folder; remove the link that makes them so")
         visible = [entry for entry in entries if not entry[0].name.startswith(".")]
@@ -52,12 +52,14 @@ def pair_files(
     Args:
         images: Folder of the images.
         masks: Folder of the masks.
-        image_suffix: What the stems of images end in, others are ignored.
-        mask_suffix: The same of masks.
-        unlabelled: Images need no mask; it is ``None`` then. There need be no folder of masks, either.
+        image_suffix: Suffix of the stems of images; files without it are ignored.
+        mask_suffix: Suffix of the stems of masks; files without it are ignored.
+        unlabelled: Whether images without a mask are allowed; their mask is ``None``. The folder of masks may then be
+            missing.
 
     Raises:
-        ValueError: If there are no images, or images or masks have no partner or several; all are named.
+        ValueError: If there are no images, or if images or masks have no partner or several. The message names all of
+            them.
     """
     of_images = find_images(images, image_suffix)
     of_masks = find_images(masks, mask_suffix) if masks.exists() or not unlabelled else {}
@@ -79,15 +81,15 @@ def pair_files(
 
 
 def require_folders(root: Path, folders: Sequence[str], layout: str) -> None:
-    """Raise a ValueError that names those of ``folders`` that ``root`` lacks, and the ``layout`` expected."""
+    """Raise a ValueError that names the ``folders`` that ``root`` lacks, and the expected ``layout``."""
     missing = [folder for folder in folders if not (root / folder).is_dir()]
     if missing:
         there = sorted(p.name for p in root.iterdir()) if root.is_dir() else []
-        found = f"it holds {listed(there)}" if there else "it is empty or no folder itself"
+        found = f"it holds {listed(there)}" if there else "it is empty or not a folder itself"
         raise ValueError(f"{root} lacks {', '.join(missing)} ({found}); expected {layout}")
 
 
 def listed(items: Sequence[object], limit: int = 20) -> str:
-    """Return the first ``limit`` of ``items`` for an error message, and the number of the others."""
+    """Return a text with the first ``limit`` of ``items`` and the number of the others, for an error message."""
     texts = [text if len(text) <= 1000 else f"{text[:500]}...{text[-500:]}" for text in map(str, items[:limit])]
     return "; ".join(texts) + (f"; and {len(items) - limit} more" if len(items) > limit else "")

@@ -1,4 +1,4 @@
-"""What a source of images and masks must offer, and the ignore label that is used everywhere."""
+"""The interface of data sets, and the ignore label that is used everywhere."""
 
 from __future__ import annotations
 
@@ -12,23 +12,27 @@ import numpy as np
 from al_seg_env.types import UInt8Array
 
 IGNORE_LABEL = 255
-"""The one label that means "no class here": unlabelled, void, outside of the image."""
+"""The label of pixels without a class: unlabelled, void, or outside the image."""
 
 
 @runtime_checkable
 class SegmentationData(Protocol):
     """A source of ``(image, mask)`` pairs of one common size.
 
-    Any object with these five members is one; nothing has to be inherited. Five optional members are used
-    where present: ``palette``, ``(C, 3)`` uint8 colours for rendering; ``partitions``, a mapping from
-    the name of an official subset (``"train"``, ``"val"``, ``"test"``) to the indices of its images;
-    ``fingerprint``, a text that changes whenever images or masks do, by which environments share what is decoded;
-    ``labelled``, the indices of the images that have a mask, where some have none; and ``original(index)``, the
-    :class:`~al_seg_env.datasets.originals.Original` that an image was made from, which people are shown.
+    Any object with these five members will do; nothing has to be inherited. Five optional members are used if present:
+
+    - ``palette``: ``(C, 3)`` uint8 colours for rendering.
+    - ``partitions``: a mapping from the name of an official subset (``"train"``, ``"val"``, ``"test"``) to the indices
+      of its images.
+    - ``fingerprint``: a text that changes whenever images or masks do. Environments with equal fingerprints share
+      decoded images and masks.
+    - ``labelled``: the indices of the images that have a mask, if some have none.
+    - ``original(index)``: the :class:`~al_seg_env.datasets.originals.Original` that an image was made from, which is
+      shown to people.
 
     Attributes:
         classes: The C class names; the position of a name is its label in the masks.
-        names: One unique name per image. Splits are stored by name, so that they outlive a re-ordering.
+        names: One unique name per image. Splits are stored by name, so they stay valid if images are reordered.
         image_size: ``(height, width)`` of every image and mask.
     """
 
@@ -67,7 +71,7 @@ class ArrayData:
         palette: ``(C, 3)`` uint8 colours; :func:`default_palette` if omitted.
 
     Raises:
-        ValueError: If numbers, shapes, dtypes or labels do not fit, naming every offending image.
+        ValueError: If numbers, shapes, dtypes or labels are wrong. The message names every such image.
     """
 
     def __init__(
@@ -122,7 +126,7 @@ class ArrayData:
 
 def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
     """Return the names of 1 to 255 classes as a tuple, or raise a ValueError."""
-    # No sets: the position of a name is its label.
+    # Sets are refused, because the position of a name is its label.
     names = tuple(classes) if isinstance(classes, (Sequence, np.ndarray)) and not isinstance(classes, str) else ()
     strings = all(isinstance(n, str) and n for n in names)
     if not strings or not 1 <= len(names) <= IGNORE_LABEL or len(set(names)) != len(names):
@@ -135,7 +139,7 @@ def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_palette(palette: object, num_classes: int) -> UInt8Array:
-    """Return ``(num_classes, 3)`` uint8 colours, the default ones for None, or raise a ValueError."""
+    """Return ``(num_classes, 3)`` uint8 colours (default ones for None), or raise a ValueError."""
     if palette is None:
         return default_palette(num_classes)
     try:
@@ -162,7 +166,7 @@ def check_labels(mask: UInt8Array, num_classes: int, name: str) -> None:
     if wrong := labels_out_of_range(mask, num_classes):
         raise ValueError(
             f"{name}: labels {wrong} are not classes; expected 0 to {num_classes - 1}, or {IGNORE_LABEL} for "
-            "unlabelled; list every class, or map what is not one to 255"
+            "unlabelled: list every class, or map other labels to 255"
         )
 
 

@@ -1,4 +1,4 @@
-"""The disjoint sets of images that the paper works with: D_S, D_T, D_R, D_V and the test set."""
+"""The paper's disjoint sets of images: D_S, D_T, D_R, D_V and the test set."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ NAMED_SPLITS: Mapping[str, Path] = {
 }
 """Files of published splits, by name.
 
-``"ralis"``: those of the paper's authors for CamVid, with 10 images in D_S, 100 in D_T and 257 in D_V; D_R is the val,
-test the test partition. ``"ralis_reward50"``: the same with 50 images of its D_R.
+``"ralis"``: the splits of the paper's authors for CamVid, with 10 images in D_S, 100 in D_T and 257 in D_V. D_R is the
+partition val, and the test set is the partition test. ``"ralis_reward50"``: the same with only 50 images of D_R.
 """
 
 SplitChoice: TypeAlias = int | str | os.PathLike[str] | Mapping[str, Any]
-"""Splits in plain values; see :func:`resolve_splits`."""
+"""Splits given by plain values; see :func:`resolve_splits`."""
 
 logger = logging.getLogger("al_seg_env")
-_SUBSETS = 1000  # random choices of D_S among which the one most like D_T is taken
+_SUBSETS = 1000  # random choices of D_S, of which the one most like D_T is taken
 _SMOOTHING = 1e-6  # added to the share of each class, so that the KL divergence stays finite
 
 
@@ -46,15 +46,15 @@ class Splits:
     """Disjoint sets of image indices (paper, section 3 and 4.1).
 
     Attributes:
-        state: D_S, the images whose predictions are the state. Not empty.
+        state: D_S, the images whose predictions represent the state. Not empty.
         train: D_T, from which regions are acquired while an agent is trained. Empty only if ``eval`` is not.
-        reward: D_R, on which the reward is measured. May be empty where there is none (``reward=None``).
+        reward: D_R, on which the reward is measured. May be empty if there is no reward (``reward=None``).
         eval: D_V, from which a trained agent acquires. Empty only if ``train`` is not.
-        test: Images for the final figures; may be empty.
+        test: Images for the final results; may be empty.
 
     Raises:
-        ValueError: If a set holds anything but indices, an index occurs twice (all are named, with the
-            sets they are in), or a set is empty that must not be.
+        ValueError: If a set has anything but indices, an index occurs twice (the message names all of them, with their
+            sets), or a set is empty that must not be.
     """
 
     state: tuple[int, ...]
@@ -91,26 +91,26 @@ class Splits:
         sizes: Mapping[str, int | None],
         sources: Mapping[str, str | None] | None = None,
     ) -> Splits:
-        """Draw splits at random, with a D_S that is like D_T (paper, section 4.1 and footnote 2).
+        """Draw splits at random, with a D_S that is representative of D_T (paper, section 4.1 and footnote 2).
 
-        The images of state and train are drawn together, uniformly. Of 1000 random ways to choose the state
-        among them, the one is taken whose share of pixels per class is closest to that of the remaining
-        images, by the KL divergence of D_T from D_S (1e-6 is added to each share; the first of equals).
-        That punishes classes that D_S lacks most. Masks are read for these images alone.
+        The images of state and train are drawn together, uniformly. Of 1000 random choices of the state among them, the
+        one is taken whose distribution of pixels over classes is closest to that of the remaining images. The measure
+        is the KL divergence of D_T from D_S, which penalises classes that D_S lacks most. 1e-6 is added to each share,
+        and the first choice is taken on ties. Masks are read for these images alone.
 
-        Where some images have no mask (see ``labelled`` of :class:`SegmentationData`), reward, train and test are drawn
-        from the others; so is state if it is drawn with train.
+        If some images have no mask (see ``labelled`` of :class:`SegmentationData`), reward, train and test are drawn
+        from the images that have one. So is state if it is drawn together with train.
 
         Args:
             data: The images.
             seed: Equal seeds give equal splits; at least 0.
-            sizes: The number of images in each split; None for all that the others leave of its source, at
-                most once per source. Splits that are omitted are empty.
-            sources: The partition of ``data`` from which a split is drawn; all images if omitted or None. State
-                and train must have the same.
+            sizes: The number of images in each split. None stands for all images of the source that other splits leave;
+                only one split of each source can have it. Splits that are omitted are empty.
+            sources: The partition of ``data`` from which each split is drawn; all images if omitted or None. State and
+                train must have the same source.
 
         Raises:
-            ValueError: If sizes or sources do not fit each other or the data, with the numbers.
+            ValueError: If sizes or sources contradict each other, or the data have too few images.
         """
         sources = sources or {}
         _check_request(sizes, sources)
@@ -123,8 +123,8 @@ class Splits:
         count = state if state is not None else len(group) - (train or 0)
         if not 0 < count <= len(group):
             raise ValueError(
-                f"state={state} and train={train} cannot be made of the {len(group)} images left of their "
-                "source; state needs at least 1"
+                f"state={state} and train={train} are requested, but {len(group)} images are left of their source; "
+                "expected at least 1 for state: request fewer images"
             )
         chosen = _like_the_rest(data, group, count, rng)
         return cls(
@@ -135,11 +135,11 @@ class Splits:
 
     @classmethod
     def load(cls, path: str | Path, data: SegmentationData) -> Splits:
-        """Read splits that :meth:`save` wrote; images are found by name.
+        """Read splits that :meth:`save` wrote. Images are found by name.
 
         Raises:
             OSError: If the file cannot be read.
-            ValueError: If it is no such file, or names images that ``data`` lacks; all are named.
+            ValueError: If it is not a file of splits, or names images that ``data`` lacks. The message lists them.
         """
         content = _read(Path(path))
         index = {name: i for i, name in enumerate(data.names)}
@@ -147,7 +147,7 @@ class Splits:
         if unknown:
             raise ValueError(
                 f"{path} names {len(unknown)} images that the data do not have: {listed(unknown)}. "
-                f"Its {len(index)} are named as {data.names[0]!r}; use the data the splits were made for"
+                f"The data's {len(index)} images are named like {data.names[0]!r}; use the data that the splits are of"
             )
         count = Counter(name for split in SPLITS for name in content[split])
         if again := [name for name, n in count.items() if n > 1]:
@@ -159,14 +159,17 @@ class Splits:
             raise ValueError(f"{path}: {error}") from error
 
     def save(self, path: str | Path, data: SegmentationData) -> None:
-        """Write the splits as JSON, by the images' names; an existing file is replaced in one go.
+        """Write the splits as JSON with the images' names. An existing file is replaced atomically.
 
         Raises:
-            ValueError: If an index is beyond the images of ``data``.
+            ValueError: If ``data`` has no image with an index of the splits.
         """
         beyond = [i for _, ids in self._items() for i in ids if i >= len(data.names)]
         if beyond:
-            raise ValueError(f"the data have {len(data.names)} images, but the splits hold the indices {beyond}")
+            raise ValueError(
+                f"the splits have the indices {beyond}, but the data only {len(data.names)} images; save them with the "
+                "data that they were drawn from"
+            )
         lines = [f'"format": {json.dumps(FORMAT)}', f'"version": {VERSION}']
         for name, ids in self._items():
             lines.append(f'"{name}": {json.dumps([data.names[i] for i in ids], separators=(",", ":"))}')
@@ -182,23 +185,23 @@ def resolve_splits(
     sizes: Mapping[str, int | None],
     sources: Mapping[str, str | None],
 ) -> Splits:
-    """Return the splits that plain values mean.
+    """Return the splits that plain values describe.
 
-    The logger ``al_seg_env`` warns if the data have partitions that the splits do not follow, unless ``splits`` says of
-    one where it is drawn from.
+    The logger ``al_seg_env`` warns if the data have partitions that the splits do not follow, unless ``splits`` gives
+    the source of any split.
 
     Args:
         data: The images.
         splits: A seed to draw splits with; a file of :meth:`Splits.save`; one of :data:`NAMED_SPLITS`; or a mapping
-            of ``"seed"`` and of splits to draw in another way: to a number of images, to None for all that are
-            left, or to ``{"from": partition, "size": number}``, such as
-            ``{"seed": 0, "train": 50, "test": {"from": "test"}}``. Without a size, it is all of the partition that
-            other splits from there leave; without ``"from"``, the partition is as in ``sources``.
-        sizes: Images of each split that is drawn, where ``splits`` says nothing else; see :meth:`Splits.draw`.
-        sources: Its partition, likewise.
+            that overrides how single splits are drawn, such as
+            ``{"seed": 0, "train": 50, "test": {"from": "test"}}``. Its values are a number of images, None for all that
+            are left, or ``{"from": partition, "size": number}``. Without ``"size"``, the split gets all images of the
+            partition that other splits leave; without ``"from"``, its partition is the one in ``sources``.
+        sizes: Number of images of each split that is drawn, unless ``splits`` overrides it; see :meth:`Splits.draw`.
+        sources: Partition of each split that is drawn, unless ``splits`` overrides it.
 
     Raises:
-        ValueError: If ``splits`` is something else, or does not fit the data.
+        ValueError: If ``splits`` is anything else, or contradicts the data.
     """
     if isinstance(splits, str | os.PathLike):
         path = Path(splits) if not isinstance(splits, str) else NAMED_SPLITS.get(splits, Path(splits))
@@ -226,7 +229,7 @@ def _request(
     sizes: Mapping[str, int | None],
     sources: Mapping[str, str | None],
 ) -> tuple[dict[str, int | None], dict[str, str | None]]:
-    """Return sizes and sources as the ``parts`` of a mapping change them; see :func:`resolve_splits`."""
+    """Return sizes and sources, overridden by the ``parts`` of a mapping; see :func:`resolve_splits`."""
     sizes, sources = dict(sizes), dict(sources)
     whole = []
     for name, part in parts.items():
@@ -246,13 +249,13 @@ def _request(
         others = [size for other, size in sizes.items() if other != name and sources.get(other) == sources[name]]
         numbers = [size for size in others if isinstance(size, int)]
         if len(numbers) == len(others):
-            # As a number, so that it is drawn before splits that take images of any partition.
+            # A number, so that this split is drawn before splits that take images of any partition.
             sizes[name] = max(0, len(_source_ids(data, sources[name])) - sum(numbers))
     return sizes, sources
 
 
 def _tell_what_is_not_followed(data: SegmentationData, followed: set[str | None]) -> None:
-    """Log which of the data's partitions no split was drawn from: a test set may be among the training images."""
+    """Warn of partitions that no split was drawn from, because test images may then be among the training images."""
     partitions: Mapping[str, Sequence[int]] = getattr(data, "partitions", {})
     others = sorted(set(partitions) - followed)
     if not others:
@@ -309,8 +312,8 @@ def _draw_groups(
     need_labels: set[str] = set()
     if len(labelled) < len(data.names):
         need_labels = {"reward", "test"} | ({"state+train"} if with_train else set())
-    # Partitions before "all images", numbers before "the rest": what can be met then is met.
-    # Those that need labels come before, where not all images have some.
+    # Partitions come before "all images", and numbers before "the rest", so that every request is met if possible.
+    # If some images have no labels, splits that need labels come first.
     for name in sorted(sizes, key=lambda n: (n not in need_labels, sizes[n] is None, sources.get(n) is None)):
         size, source = sizes[name], sources.get(name)
         left = [i for i in _source_ids(data, source) if i not in taken and (i in labelled or name not in need_labels)]
@@ -324,7 +327,7 @@ def _draw_groups(
 
 
 def _like_the_rest(data: SegmentationData, group: Sequence[int], count: int, rng: np.random.Generator) -> list[int]:
-    """Return ``count`` images of ``group`` with a class distribution close to that of the others."""
+    """Return ``count`` images of ``group`` whose class distribution is close to that of the others."""
     if count == len(group):
         return list(group)
     pixels = np.stack([_class_counts(data.mask(i), len(data.classes)) for i in group])  # (n, C)

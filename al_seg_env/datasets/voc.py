@@ -41,18 +41,18 @@ LAYOUT = (
 class PascalVOC(PairedFiles):
     """Pascal VOC with 21 classes, or data of other classes in its layout.
 
-    Masks are palette PNGs that hold the labels; 255, the border of objects, stays 255. Names and ``partitions`` are
-    those of the lists in ``ImageSets/Segmentation``. Images differ in size, so an ``image_size`` is needed.
+    Masks are palette PNGs that hold the labels; 255, the border of objects, stays 255. The lists in
+    ``ImageSets/Segmentation`` give names and ``partitions``. Images differ in size, so an ``image_size`` is needed.
 
     Args:
         root: The folder that holds ``JPEGImages``, ``SegmentationClass`` and ``ImageSets``.
         image_size: ``(H, W)`` of every image.
-        fit: ``"pad"`` keeps the shape of objects, ``"stretch"`` fills the image; see :class:`PairedFiles`.
-        classes: Names of the classes, if they are others.
+        fit: ``"pad"`` keeps the aspect ratio, ``"stretch"`` fills the image; see :class:`PairedFiles`.
+        classes: Names of the classes, if they differ from Pascal VOC's.
         partitions: Lists to read, each a file ``<partition>.txt``.
 
     Raises:
-        ValueError: If folders, lists or files are missing or cannot be read, naming all of them.
+        ValueError: If folders, lists or files are missing or cannot be read. The message names all of them.
     """
 
     def __init__(

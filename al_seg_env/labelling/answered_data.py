@@ -1,4 +1,4 @@
-"""Data whose masks are completed by answers."""
+"""Data whose masks are completed by people's answers."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from al_seg_env.types import UInt8Array
 
 
 class AnsweredData:
-    """Images whose masks show what people answered so far, over what was labelled before, as a ``SegmentationData``.
+    """Images whose masks show people's answers so far on top of earlier labels, as a ``SegmentationData``.
 
-    So the first answers can become D_R, or all of them a data set to train on.
+    With it, the first answers can become D_R, or all answers can become a data set to train on.
 
     Args:
         data: The images.
-        labels: The answers. Those that come later are not seen.
-        images: Of which images answers count; all if omitted.
+        labels: The answers. Answers that are added later are not seen.
+        images: Indices of the images whose answers are used; all if omitted.
     """
 
     def __init__(self, data: SegmentationData, labels: LabelFolder, images: Sequence[int] | None = None) -> None:
@@ -41,7 +41,7 @@ class AnsweredData:
 
     @property
     def answered(self) -> tuple[int, ...]:
-        """Indices of the images of which regions were answered."""
+        """Indices of the images with at least one answered region."""
         return tuple(sorted(self._answered))
 
     def image(self, index: int) -> UInt8Array:
@@ -71,5 +71,5 @@ class AnsweredData:
         return mask
 
     def original(self, index: int) -> Original:
-        """Return what image ``index`` was made from."""
+        """Return the original of image ``index``."""
         return original_of(self.data, index)

@@ -1,4 +1,4 @@
-"""Label Studio's own form of masks: labels of its brush, as run lengths."""
+"""Label Studio's format of masks: brush labels, encoded as run lengths."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from al_seg_env.types import Size, UInt8Array
 LABELS, IMAGE = "labels", "image"
 """Names of the two tags of the labelling interface."""
 MODEL_VERSION = "al-seg-env"
-"""Whose predictions they are."""
+"""Name of the model that makes the predictions, in Label Studio."""
 _RUN_SIZES = (3, 4, 8, 16)  # bits of a run's length
 
 
@@ -29,8 +29,8 @@ def write_tasks(
 
     Args:
         path: The file; it is replaced atomically.
-        tasks: Name and URL of each image; its labels ``(h, w)`` uint8, of which there is no annotation if all are 255;
-            and the labels that are predicted, if any are.
+        tasks: For each image its name, its URL, its labels ``(h, w)`` uint8, and its predicted labels, if any. If all
+            labels are 255, the task has no annotation.
         classes: The C class names.
     """
     with replacing(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
@@ -41,7 +41,7 @@ def write_tasks(
                 task["annotations"] = [{"result": results}]
             if predicted is not None:
                 task["predictions"] = [{"model_version": MODEL_VERSION, "result": brush_results(predicted, classes)}]
-            file.write(f"{separator}\n{json.dumps(task)}")  # one after another: all at once may not fit into memory
+            file.write(f"{separator}\n{json.dumps(task)}")  # one by one, since all at once may not fit into memory
             separator = ","
         file.write("\n]\n" if separator == "," else "[]\n")
 
@@ -60,7 +60,7 @@ def label_config(classes: Sequence[str], palette: UInt8Array) -> str:
 
 
 def brush_results(mask: UInt8Array, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Return a mask ``(h, w)`` as brush labels, one for each class in it; 255 is in none."""
+    """Return a mask ``(h, w)`` as brush labels, one for each class in it. Pixels of 255 are in none."""
     height, width = mask.shape
     return [
         {
@@ -78,11 +78,11 @@ def brush_results(mask: UInt8Array, classes: Sequence[str]) -> list[dict[str, An
 
 
 def encode_brush(inside: npt.NDArray[np.bool_]) -> list[int]:
-    """Return pixels ``(h, w)`` in the brush's run lengths: of the bytes of an RGBA image, in bits, as bytes.
+    """Encode pixels ``(h, w)`` as the brush's run lengths of an RGBA image, a stream of bits packed into bytes.
 
-    The number of bytes (32 bits), the bits of a byte less one (5), the four sizes of a run's length less one (4 each);
-    then runs: one bit that says whether they repeat one byte, two that choose the length's size, the length less one,
-    and the byte.
+    The stream begins with the number of bytes of the image (32 bits), the number of bits in a byte minus one (5 bits),
+    and the four possible sizes of a run's length minus one (4 bits each). Each run then consists of one bit that says
+    whether it repeats a single byte, two bits that choose the size of its length, the length minus one, and the byte.
 
     >>> encode_brush(np.array([[True]]))
     [0, 0, 0, 4, 57, 27, 255, 0, 3, 255]
@@ -105,14 +105,14 @@ def encode_brush(inside: npt.NDArray[np.bool_]) -> list[int]:
 
 
 def decode_brush(encoded: Any, size: Size) -> npt.NDArray[np.bool_]:
-    """Return the pixels ``(h, w)`` of the brush's run lengths: those that are more than half opaque.
+    """Decode the brush's run lengths to pixels ``(h, w)``, which are true where the brush is more than half opaque.
 
     Raises:
-        ValueError: If they are malformed, or of an image of another size.
+        ValueError: If the run lengths are malformed, or of an image of another size.
     """
     content = np.asarray(encoded)
     if content.ndim != 1 or content.dtype.kind not in "iu" or ((content < 0) | (content > 255)).any():
-        raise ValueError("has run lengths that are no bytes")
+        raise ValueError("has run lengths that are not a list of bytes")
     bits = np.unpackbits(content.astype(np.uint8))
     text = (bits + ord("0")).tobytes().decode("ascii")
     position = 0

@@ -1,4 +1,4 @@
-"""COCO's JSON, with masks as run lengths, both ways."""
+"""Reading and writing COCO's JSON, with masks as run lengths."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def write_coco(path: str | Path, masks: Iterable[tuple[str, UInt8Array]], classe
 
     Args:
         path: The file; it is replaced atomically.
-        masks: File names of images and their masks, ``(h, w)`` uint8; 255 is in no annotation.
+        masks: File names of images, and their masks ``(h, w)`` uint8. Pixels of 255 are in no annotation.
         classes: The C class names; class c has the id c + 1.
     """
     images: list[dict[str, Any]] = []
@@ -42,7 +42,7 @@ def write_coco(path: str | Path, masks: Iterable[tuple[str, UInt8Array]], classe
                     "segmentation": {"counts": run_lengths(inside), "size": [height, width]},
                     "area": int(inside.sum()),
                     "bbox": [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top],
-                    "iscrowd": 1,  # which is what COCO calls a region given as run lengths
+                    "iscrowd": 1,  # COCO's flag for a region given as run lengths
                 }
             )
     categories = [{"id": label + 1, "name": name, "supercategory": ""} for label, name in enumerate(classes)]
@@ -50,19 +50,20 @@ def write_coco(path: str | Path, masks: Iterable[tuple[str, UInt8Array]], classe
 
 
 def read_coco(path: str | Path, classes: Sequence[str], sizes: Mapping[str, Size]) -> dict[str, UInt8Array]:
-    """Read the masks of some images from COCO's JSON. Where annotations overlap, the later one counts.
+    """Read the masks of some images from COCO's JSON. Where annotations overlap, the later one takes precedence.
 
     Args:
         path: The file.
         classes: The C class names; categories are matched by name.
-        sizes: ``(height, width)`` of each image that is wanted, by its file name without folder and suffix.
+        sizes: ``(height, width)`` of each image to read, by its file name without folder and suffix.
 
     Returns:
-        The masks by that name, ``(h, w)`` uint8, 255 where there is no annotation; of images without annotations, none.
+        The masks by that name, ``(h, w)`` uint8, 255 where there is no annotation. Images without annotations are
+        omitted.
 
     Raises:
         OSError: If the file cannot be read.
-        ValueError: If it is malformed, has other classes, or a mask that does not fit, or is a polygon.
+        ValueError: If the file is malformed or has other classes, or a mask has another size or is a polygon.
     """
     path = Path(path)
     if path.is_file() and path.stat().st_size > MAX_BYTES:
@@ -91,7 +92,7 @@ def read_coco(path: str | Path, classes: Sequence[str], sizes: Mapping[str, Size
 
 
 def run_lengths(inside: npt.NDArray[np.bool_]) -> list[int]:
-    """Return lengths of runs of pixels outside and inside in turn, column after column, beginning with outside.
+    """Return the lengths of alternating runs of pixels outside and inside, column by column, starting with outside.
 
     >>> run_lengths(np.array([[False, True], [True, True]]))
     [1, 3]
@@ -105,9 +106,9 @@ def run_lengths(inside: npt.NDArray[np.bool_]) -> list[int]:
 
 
 def _decoded(segmentation: Any, size: Size) -> npt.NDArray[np.bool_]:
-    """Return the pixels inside, ``(h, w)``, of run lengths that are a list or compressed to a text."""
+    """Return whether each pixel is inside, ``(h, w)``, from run lengths given as a list or as a compressed text."""
     if isinstance(segmentation, list):
-        raise ValueError("an annotation is a polygon; export masks")
+        raise ValueError("an annotation is a polygon; expected run lengths: export masks")
     if list(segmentation["size"]) != list(size):
         raise ValueError(f"a mask has the size {reprlib.repr(segmentation['size'])}; expected {list(size)}")
     counts = segmentation["counts"]
@@ -121,13 +122,13 @@ def _decoded(segmentation: Any, size: Size) -> npt.NDArray[np.bool_]:
 
 
 def _uncompressed(text: str) -> list[int]:
-    """Return run lengths from COCO's compressed form: groups of five bits, differences from the run before the last."""
+    """Return run lengths from COCO's compressed form: groups of five bits with the difference to the run two before."""
     counts: list[int] = []
     value, shift = 0, 0
     for character in text:
         code = ord(character) - 48
         if not 0 <= code < 64 or shift > 60:
-            raise ValueError(f"the run lengths {reprlib.repr(text)} are no compressed ones")
+            raise ValueError(f"the run lengths {reprlib.repr(text)} are not in COCO's compressed form")
         value |= (code & 31) << shift
         shift += 5
         if code & 32:

@@ -1,4 +1,4 @@
-"""CVAT, through its format "Segmentation mask 1.1": zip files of masks in colours, both ways."""
+"""Exchange with CVAT in its format "Segmentation mask 1.1": zip files of coloured masks."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from al_seg_env.types import IntArray, Size, UInt8Array
 
 BACKGROUND = "background"
 MAX_FILES, MAX_TEXT, MAX_IMAGE = 100_000, 2**20, 2**28
-"""Limits on what a zip from outside may hold: files, bytes of a text, bytes of an image's file."""
+"""Limits for zip files from outside: number of files, bytes of a text, bytes of an image's file."""
 _CLASS_MASKS, _OBJECT_MASKS = "SegmentationClass", "SegmentationObject"
 
 
 def _object_colours() -> UInt8Array:
-    """Return the colours that Pascal VOC, and so CVAT, gives to objects by their number, ``(256, 3)`` uint8."""
+    """Return the colours of objects by their number in Pascal VOC and CVAT, ``(256, 3)`` uint8."""
     numbers = np.arange(256)
     colours = np.zeros((256, 3), np.int64)
     for bit in range(8):
@@ -49,13 +49,13 @@ def write_cvat(
         palette: Their colours, ``(C, 3)`` uint8.
 
     Raises:
-        ValueError: If two classes have one colour, or one is called or coloured like the background (black).
+        ValueError: If two classes have the same colour, or a class has the background's name or colour (black).
     """
     colours = [tuple(colour) for colour in palette.tolist()]
     if BACKGROUND in classes or (0, 0, 0) in colours or len(set(colours)) < len(colours):
         raise ValueError(
-            f"the classes {list(classes)} have the colours {colours}; CVAT tells classes apart by their colours, and "
-            f"keeps black and the name {BACKGROUND!r} for what is unlabelled: give each class another one"
+            f"the classes {list(classes)} have the colours {colours}; CVAT distinguishes classes by colour, and "
+            f"reserves black and the name {BACKGROUND!r} for unlabelled pixels: give each class a different one"
         )
     table = np.zeros(256 * 3, np.uint8)  # 0 is the background, class c is c + 1
     table[3 : 3 + palette.size] = palette.reshape(-1)
@@ -67,7 +67,7 @@ def write_cvat(
         for name, mask in masks:
             shifted = np.where(mask == IGNORE_LABEL, 0, mask.astype(np.int64) + 1).astype(np.uint8)
             archive.writestr(f"{_CLASS_MASKS}/{name}.png", _png(shifted, table))
-            # One object per class: its number is its class's.
+            # One object per class, with the class's number.
             archive.writestr(f"{_OBJECT_MASKS}/{name}.png", _png(shifted, _OBJECT_COLOURS))
             names.append(name)
         archive.writestr("ImageSets/Segmentation/default.txt", "".join(f"{name}\n" for name in names))
@@ -78,15 +78,16 @@ def read_cvat(path: str | Path, classes: Sequence[str], sizes: Mapping[str, Size
 
     Args:
         path: The zip file.
-        classes: The C class names; those in the file are matched by name.
-        sizes: ``(height, width)`` of each image that is wanted, by name without a suffix. Others are not read.
+        classes: The C class names; classes in the file are matched by name.
+        sizes: ``(height, width)`` of each image to read, by name without a suffix. Other images are ignored.
 
     Returns:
-        The masks by name, ``(h, w)`` uint8, 255 where there is the background; of images without a mask, none.
+        The masks by name, ``(h, w)`` uint8, 255 for the background. Images without a mask are omitted.
 
     Raises:
         OSError: If the file cannot be read.
-        ValueError: If it is no such zip, has a class that is unknown, or a mask does not fit; all name the file.
+        ValueError: If the file is not such a zip, has an unknown class, or has a mask of another size. The message
+            names the file.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -105,7 +106,7 @@ def _read_masks(
         )
     by_name = {entry.filename: entry for entry in entries}
     if "labelmap.txt" not in by_name:
-        raise ValueError(f"{path} holds no labelmap.txt; export it from CVAT as 'Segmentation mask 1.1'")
+        raise ValueError(f"{path} has no labelmap.txt; export it from CVAT as 'Segmentation mask 1.1'")
     labels, known = _colour_table(_member(archive, by_name["labelmap.txt"], MAX_TEXT, path), path, classes)
     wanted = {}
     for entry in entries:
@@ -129,7 +130,7 @@ def _read_masks(
 
 
 def _colours(content: bytes, size: Size, where: str) -> IntArray:
-    """Return the colours of a PNG's pixels as numbers, ``(h, w)``."""
+    """Return the colour of each pixel of a PNG as a number, ``(h, w)``."""
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             if (image.height, image.width) != size:
@@ -142,14 +143,14 @@ def _colours(content: bytes, size: Size, where: str) -> IntArray:
 
 
 def _colour_table(content: bytes, path: str | Path, classes: Sequence[str]) -> tuple[UInt8Array, IntArray]:
-    """Return the labels of the colours in a label map, and the colours' numbers, in their order."""
+    """Return the labels of the colours in a label map, and the colours as sorted numbers."""
     numbers = {name: label for label, name in enumerate(classes)} | {BACKGROUND: IGNORE_LABEL}
     table: dict[int, int] = {}
     unknown = []
     for line in content.decode("utf-8").splitlines():
         if not line.strip() or line.startswith("#"):
             continue
-        # A class's name may hold a colon, what follows it may not.
+        # The name of a class may contain colons, but the other fields may not.
         parts = line.rsplit(":", 3)
         colour = parts[1].split(",") if len(parts) == 4 else []
         if len(colour) != 3 or not all(part.strip().isdecimal() and int(part) < 256 for part in colour):
@@ -160,15 +161,14 @@ def _colour_table(content: bytes, path: str | Path, classes: Sequence[str]) -> t
         table[(red << 16) + (green << 8) + blue] = numbers.get(parts[0], IGNORE_LABEL)
     if unknown or not table:
         raise ValueError(
-            f"{path} has the classes {unknown[:10]}, which are not among {list(classes)}; give the labels in CVAT the "
-            "classes' names"
+            f"{path} has the classes {unknown[:10]}; expected classes out of {list(classes)}: rename the labels in CVAT"
         )
     known = np.array(sorted(table), np.int64)
     return np.array([table[int(code)] for code in known], np.uint8), known
 
 
 def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, most: int, path: str | Path) -> bytes:
-    """Return what a file in a zip holds, if it is not larger than it says and than ``most`` bytes."""
+    """Return the content of a file in a zip, or raise a ValueError if it is larger than ``most`` bytes."""
     if entry.file_size > most:
         raise ValueError(f"{path}: {entry.filename} has {entry.file_size} bytes; expected at most {most}")
     with archive.open(entry) as file:
@@ -184,30 +184,30 @@ def _png(labels: UInt8Array, table: UInt8Array) -> bytes:
 
 
 class CvatOracle(PeopleOracle):
-    """Exports requests as zip files for CVAT, and reads the masks that people export from there.
+    """Exports requests as zip files for CVAT, and reads the masks that people export from CVAT.
 
     ::
 
         folder/requests/<batch>/images.zip       the data of a CVAT task: each region in its surroundings, outlined
-        folder/requests/<batch>/prelabels.zip    its annotations, to be uploaded: what the network predicts
+        folder/requests/<batch>/prelabels.zip    its annotations, to be uploaded: the network's predictions
         folder/requests/<batch>/labels.json      its labels, to be pasted ("Raw")
-        folder/exported/<any name>.zip           to be put there: the task's annotations, exported as "Segmentation mask
-                                                 1.1"; what is painted outside of the outlines does not count
+        folder/exported/<any name>.zip           added by people: the task's annotations, exported as "Segmentation mask
+                                                 1.1"; labels outside the outlines are ignored
 
     Args:
         data: The images.
-        folder: Where requests and answers are.
+        folder: Folder of the requests and answers.
 
     Raises:
         ValueError: If the folder holds labels of other images, sizes or classes.
     """
 
     def exchange(self, requests: Sequence[Request]) -> None:
-        """Read what people exported; what is still missing is put into a batch of its own.
+        """Read the files that people exported, and export the requests that are still missing as a new batch.
 
         Raises:
-            LabelsPending: If something is.
-            ValueError: If an exported file does not fit.
+            LabelsPending: If any request is still missing.
+            ValueError: If an exported file can't be used.
         """
         self._take_in(requests)
         if missing := self.missing(requests):
@@ -219,7 +219,7 @@ class CvatOracle(PeopleOracle):
             )
 
     def _take_in(self, requests: Sequence[Request]) -> None:
-        """Store the masks of these requests that are in exported files; the newest file counts."""
+        """Store the masks of these requests from exported files. Newer files take precedence."""
         files = [*(self.folder / "exported").glob("*.zip")] if (self.folder / "exported").is_dir() else []
         if not files:
             return
@@ -229,11 +229,11 @@ class CvatOracle(PeopleOracle):
         for path in sorted(files, key=lambda path: path.stat().st_mtime_ns):
             for name, mask in read_cvat(path, self.data.classes, sizes).items():
                 labels = contexts[name].box.crop(mask)
-                if (labels != IGNORE_LABEL).any():  # a task that nobody has begun is no answer
+                if (labels != IGNORE_LABEL).any():  # a blank mask is a task that nobody has started
                     self.labels.write(by_name[name].region, Answer(labels))
 
     def _export(self, requests: Sequence[Request]) -> Path:
-        """Write a batch of requests; the images come last, and say that all is there."""
+        """Write a batch of requests. The images are written last, and mark the batch as complete."""
         names = [self._name(request) for request in requests]
         digest = hashlib.blake2b("\n".join(names).encode(), digest_size=6).hexdigest()
         batch = self.folder / "requests" / digest
@@ -264,7 +264,7 @@ class CvatOracle(PeopleOracle):
 
 
 def cvat_labels(classes: Sequence[str], palette: UInt8Array) -> list[dict[str, object]]:
-    """Return labels as CVAT's "Raw" constructor takes them."""
+    """Return labels in the format of CVAT's "Raw" constructor."""
     return [
         {"name": name, "color": "#{:02x}{:02x}{:02x}".format(*colour), "attributes": []}
         for name, colour in zip(classes, palette.tolist(), strict=True)

@@ -25,34 +25,36 @@ MANIFEST = "manifest.json"
 MANIFEST_FORMAT, MANIFEST_VERSION = "al-seg-env labels", 2
 EARLIER = "earlier"
 TOLD = "al-seg-env"
-"""Key of the text in a mask's PNG that tells which region it is of, and what it cost to paint."""
+"""Key of the text in a mask's PNG with the mask's region, and with what it cost to paint."""
 MAX_NAME_BYTES = 180
-"""Of an image's name within a file name: with the box and a temporary suffix it stays below the usual limit of 255."""
+"""Most bytes of an image's name within a file name. With box and temporary suffix, that is below the usual 255."""
 _PLACE = re.compile(r"(?P<stem>.*)_(?P<top>\d+)_(?P<left>\d+)_(?P<height>\d+)x(?P<width>\d+)\.png", re.DOTALL)
 
 
 class LabelFolder:
-    """Masks of regions in a folder, bound by a manifest to the images, their sizes and the classes that they are of.
+    """Masks of regions in a folder, with a manifest of the images, sizes and classes that they belong to.
 
-    Regions are given in the pixels of the original images. The same file name means another part of the scene where
-    images have another size, and the same number another class where the list of classes differs. Images are identified
-    by their pixels. Images may join the data. Several processes may use a folder at once: each file is written whole,
-    and of an answer that another one replaces there is a copy in the folder ``earlier``.
+    Regions are given in pixels of the original images. The manifest is needed because the same file name stands for
+    another part of the scene if images have another size, and the same number for another class if the list of classes
+    differs. Images are identified by their pixels. Images may be added to the data later.
+
+    Several processes may use a folder at once. Files are written atomically, and an answer that is replaced is copied
+    to the folder ``earlier``.
 
     Args:
-        folder: Where the masks are.
-        data: What they are of.
-        manifest: Its file; in the folder itself, if omitted.
+        folder: Folder of the masks.
+        data: The images that the masks belong to.
+        manifest: File of the manifest; in the folder itself if omitted.
 
     Raises:
-        ValueError: If the manifest is of other sizes or classes, or can't be read.
+        ValueError: If the manifest has other sizes or classes, or can't be read.
     """
 
     def __init__(self, folder: str | Path, data: SegmentationData, manifest: Path | None = None) -> None:
         self.folder, self.data = Path(folder), data
         self.manifest = self.folder / MANIFEST if manifest is None else manifest
-        self._images: dict[str, str] = {}  # digests of the pixels, by name, as the manifest has them
-        self._seen: dict[str, tuple[Any, str]] = {}  # the same of these data, and when their files had changed
+        self._images: dict[str, str] = {}  # digests of the pixels by name, from the manifest
+        self._seen: dict[str, tuple[Any, str]] = {}  # digests of these data, and their files' times of change
         if self.manifest.exists():
             self._images = self._read_manifest()
         elif self.folder.is_dir() and any(self.folder.glob("*.png")):
@@ -72,7 +74,7 @@ class LabelFolder:
         return self.path(region).exists()
 
     def regions(self) -> list[Box]:
-        """Return all regions whose masks are here, the ones written first first."""
+        """Return all regions whose masks are in the folder, ordered by the time of writing."""
         if not self.folder.is_dir():
             return []
         images = {_file_stem(name): image for image, name in enumerate(self.data.names)}
@@ -92,10 +94,10 @@ class LabelFolder:
         return [region for *_, region in sorted(found)]
 
     def bind(self, regions: Sequence[Box]) -> None:
-        """Make the folder, and note in its manifest what these regions' images look like.
+        """Create the folder, and add digests of these regions' images to its manifest.
 
         Raises:
-            ValueError: If the masks in the folder are of other pixels under the same name.
+            ValueError: If the folder has masks of an image with the same name but other pixels.
         """
         found = {self.data.names[image]: self._pixels(image) for image in {region.image for region in regions}}
         self._compare(found)
@@ -103,7 +105,7 @@ class LabelFolder:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         with short_lock(self.manifest.parent):
-            if self.manifest.exists():  # another process may have noted others
+            if self.manifest.exists():  # another process may have added images
                 self._images |= self._read_manifest()
                 self._compare(found)
             self._images |= found
@@ -123,11 +125,11 @@ class LabelFolder:
 
         Args:
             region: The region.
-            answer: What was answered.
-            keep_earlier: Keep a copy of a mask that is there already, in the folder ``earlier``.
+            answer: The answer.
+            keep_earlier: Whether to copy an existing mask to the folder ``earlier`` before it is replaced.
 
         Raises:
-            ValueError: If the mask does not fit the region, or the image is another one than when it was requested.
+            ValueError: If the mask has the wrong size, dtype or labels, or the image has changed since the request.
         """
         mask = checked_mask(answer.mask, region, len(self.data.classes), f"the answer for {region}")
         self.bind([region])
@@ -141,11 +143,11 @@ class LabelFolder:
             write_png(path, mask, {TOLD: json.dumps(told)})
 
     def read(self, region: Box) -> Answer:
-        """Return what was answered of a region.
+        """Return the answer for a region.
 
         Raises:
-            ValueError: If the file is no PNG of one channel, of another size, another image or, by what its text tells,
-                another region, or holds labels that are no class.
+            ValueError: If the file is not a PNG with one channel, has the wrong size or labels that are not a class, or
+                is of another image or (by the text in the file) another region.
         """
         self.bind([region])
         path = self.path(region)
@@ -166,7 +168,7 @@ class LabelFolder:
             raise ValueError(f"mask {path}{problem}")
         told = _told(text)
         if isinstance(told.get("region"), str) and told["region"] != path.name:
-            raise ValueError(f"mask {path} was painted as {told['region']!r}; files have changed places: put them back")
+            raise ValueError(f"mask {path} was painted as {told['region']!r}; files were swapped: rename them")
         return Answer(checked_mask(mask, region, len(self.data.classes), f"mask {path}"), **_effort(told))
 
     def _keep_earlier(self, path: Path) -> None:
@@ -194,7 +196,7 @@ class LabelFolder:
         return self._seen[name][1]
 
     def _read_manifest(self) -> dict[str, str]:
-        """Return the images that the manifest knows; refuse one of something else."""
+        """Return the manifest's images, or raise a ValueError if it is of other data."""
         try:
             stored = read_json(self.manifest, "expected what the labels beside it are of")
             known = stored["format"], stored["version"]
@@ -229,13 +231,13 @@ class LabelFolder:
 
 
 def file_name(data: SegmentationData, region: Box) -> str:
-    """Return the file name of a region, whatever its image's name holds and however long it is."""
+    """Return the file name of a region, which is valid whatever the image's name contains and however long it is."""
     stem = _file_stem(data.names[region.image])
     return f"{stem}_{region.top}_{region.left}_{region.size[0]}x{region.size[1]}.png"
 
 
 def _file_stem(image_name: str) -> str:
-    """Return what the file names of an image's regions begin with, different for each name."""
+    """Return the beginning of the file names of an image's regions, unique for each image name."""
     name = quote(image_name.encode("utf-8", "surrogatepass"), safe=" ").replace(".", "%2E")
     if len(name) > MAX_NAME_BYTES:
         digest = hashlib.blake2b(image_name.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
@@ -253,7 +255,7 @@ def checked_mask(mask: Any, region: Box, num_classes: int, where: str) -> UInt8A
 
 
 def _told(text: Any) -> dict[str, Any]:
-    """Return what a mask's file tells of itself; nothing if someone else's tool wrote another text."""
+    """Return the information in the text of a mask's file; empty if another tool wrote the text."""
     try:
         told = json.loads(text)
     except (TypeError, ValueError, RecursionError):
@@ -262,7 +264,7 @@ def _told(text: Any) -> dict[str, Any]:
 
 
 def _effort(told: dict[str, Any]) -> dict[str, Any]:
-    """Return what it cost to paint a mask, as far as its file tells."""
+    """Return what it cost to paint a mask, as far as its file says."""
     seconds: Any = told.get("seconds")
     clicks, by = told.get("clicks"), told.get("by")
     timed = type(seconds) in (int, float) and math.isfinite(seconds) and seconds >= 0

@@ -1,4 +1,4 @@
-"""What is labelled, and what is not: the sole owner of L_t and U_t."""
+"""The labelled set L_t and the unlabelled set U_t, which nothing else owns."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from al_seg_env.types import IntArray, UInt8Array
 
 
 class LabelState:
-    """The labelled set L_t, the unlabelled set U_t, and the pools drawn from the latter.
+    """The labelled set L_t, the unlabelled set U_t, and the pools drawn from U_t.
 
-    It does not change: :meth:`with_labels` returns another one, so that a step which fails has nothing to undo. Its
-    size grows with L_t, not with U_t.
+    The object is immutable: :meth:`with_labels` returns a new one, so a failed step has nothing to undo. Its size grows
+    with L_t, not with U_t.
 
     Args:
         grid: The grid that defines the regions.
         images: Indices of the images whose regions may be requested (D_T or D_V).
         num_classes: C.
-        outside: Ids of regions of these images that show nothing of them, but padding; they are never offered.
+        outside: Ids of regions that consist of padding alone; they are never offered.
 
     Attributes:
         labelled: Region ids in the order in which they were labelled.
-        labelled_at: The step at which each was labelled, beside ``labelled``.
-        class_counts: Pixels per class of each labelled region by its labels, ``(|L|, C)`` int64.
-        costs: What each cost, in the order of :data:`~al_seg_env.labelling.request.COSTS`, ``(|L|, 3)`` float64; -1
-            where it is not known.
+        labelled_at: The step at which each region was labelled, in the order of ``labelled``.
+        class_counts: Labelled pixels per class of each labelled region, ``(|L|, C)`` int64.
+        costs: The cost of each labelled region, in the order of :data:`~al_seg_env.labelling.request.COSTS`,
+            ``(|L|, 3)`` float64; -1 where it is unknown.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class LabelState:
         self.class_counts: IntArray = np.zeros((0, num_classes), np.int64)
         self.costs: npt.NDArray[np.float64] = np.zeros((0, len(COSTS)))
         self._masks: dict[int, UInt8Array] = {}
-        # Positions count all regions in the order of `images`; those of L, and of what is outside, are kept sorted.
+        # Positions count all regions in the order of `images`. The positions of L and of `outside` are kept sorted.
         positions = self._positions(np.asarray(outside, np.int64))
         assert positions is not None
         self._taken: IntArray = np.unique(positions)
@@ -71,23 +71,23 @@ class LabelState:
         return len(self._images) * self.grid.regions_per_image - len(self._taken)
 
     def spent(self, unit: str) -> float:
-        """Return what the labels cost: their number for ``"regions"``, else the sum of a column of ``costs``."""
+        """Return the cost of all labels: their number for ``"regions"``, else the sum of a column of ``costs``."""
         return len(self) if unit == "regions" else float(self.costs[:, COSTS.index(unit)].sum())
 
     def has(self, regions: Sequence[int] | IntArray) -> bool:
-        """Return whether all of these are regions of the images, labelled or not."""
+        """Return whether all ids are those of regions of the images, labelled or not."""
         return self._positions(np.asarray(regions, np.int64)) is not None
 
     def with_labels(
         self, regions: Sequence[int], masks: Sequence[UInt8Array], step: int, costs: npt.ArrayLike | None = None
     ) -> LabelState:
-        """Return the state after regions have moved from U to L with the masks that the oracle gave.
+        """Return the state after regions have moved from U to L with the oracle's masks.
 
         Args:
             regions: n different unlabelled region ids.
             masks: n arrays of the regions' sizes, uint8; 255 where no label was given.
-            step: The step at which they were requested.
-            costs: What they cost, ``(n, 3)``; all unknown if omitted.
+            step: The step at which the regions were requested.
+            costs: Costs of the regions, ``(n, 3)``; all unknown if omitted.
 
         Raises:
             ValueError: If a region is labelled, unknown, or named twice.
@@ -95,7 +95,7 @@ class LabelState:
         positions = self._positions(np.asarray(regions, np.int64))
         if positions is None or len(np.unique(positions)) != len(positions) or np.isin(positions, self._taken).any():
             raise ValueError(
-                f"regions {list(regions)}: each must be one of these images' unlabelled regions, and be named once"
+                f"regions is {list(regions)}; expected different ids of unlabelled regions of these images"
             )
         after = copy.copy(self)
         after.labelled = [*self.labelled, *(int(region) for region in regions)]
@@ -113,7 +113,7 @@ class LabelState:
         return after
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the labelled regions in their order: ids, steps, costs, and their masks one after another."""
+        """Return the ids, steps, costs and concatenated masks of the labelled regions, in their order."""
         boxes = [self.grid.box(region) for region in self.labelled]
         return {
             "regions": np.array(self.labelled, np.int64),
@@ -123,10 +123,10 @@ class LabelState:
         }
 
     def restored(self, state: Mapping[str, Any]) -> LabelState:
-        """Return the state, of the same images, that :meth:`state_dict` described.
+        """Return the state of the same images that :meth:`state_dict` described.
 
         Raises:
-            ValueError: If it is malformed, or of other images.
+            ValueError: If ``state`` is malformed, or of other images.
         """
         regions, steps = state["regions"].tolist(), state["steps"].tolist()
         if not self.has(state["regions"]) or len(set(regions)) != len(regions) or len(regions) != len(steps):
@@ -134,22 +134,22 @@ class LabelState:
         masks = split_masks(self.grid, regions, state["masks"])
         if wrong := labels_out_of_range(state["masks"], self.num_classes):
             raise ValueError(f"the state's labels {wrong} are not classes; use 0 to {self.num_classes - 1}, or 255")
-        costs = state.get("costs")  # states from before have none
+        costs = state.get("costs")  # states of earlier versions have none
         if costs is not None and (costs.shape != (len(regions), len(COSTS)) or not np.isfinite(costs).all()):
             raise ValueError(f"the state's costs are {costs.shape}; expected {len(regions)} rows of {COSTS}")
         if len(self):
-            raise ValueError("labels are restored into a state without any")
+            raise ValueError("labels can only be restored into a state without any")
         restored = self.with_labels(regions, masks, 0, costs)
         restored.labelled_at = steps
         return restored
 
     def mask(self, image: int) -> UInt8Array:
-        """Return the labels known of an image, ``(H, W)`` uint8, 255 elsewhere. Do not write to it."""
+        """Return the known labels of an image, ``(H, W)`` uint8, 255 elsewhere. Do not write to the array."""
         known = self._masks.get(image)
         return np.full(self.grid.image_size, IGNORE_LABEL, dtype=np.uint8) if known is None else known
 
     def mask_of(self, regions: Sequence[int]) -> Callable[[int], UInt8Array]:
-        """Return a function like :meth:`mask` for the images of these regions that knows their labels only."""
+        """Return a function like :meth:`mask` for the images of these regions, which has only these regions' labels."""
         shown: dict[int, UInt8Array] = {}
         for box in map(self.grid.box, regions):
             if box.image not in shown:
@@ -162,14 +162,14 @@ class LabelState:
     ) -> list[IntArray]:
         """Draw disjoint pools, uniformly without replacement from U_t (section 3.1, step 2).
 
-        Where fewer than ``count * size`` regions are left, all of them are dealt evenly: the pools shrink, and
-        the last ones are empty when there are fewer regions than pools.
+        If fewer than ``count * size`` regions are left, all of them are distributed evenly over smaller pools. The last
+        pools are empty if there are fewer regions than pools.
 
         Args:
             rng: Source of randomness.
             count: K, the number of pools.
             size: N, regions per pool.
-            max_images: Draw from this many random images only, more where they do not hold enough regions.
+            max_images: Draw from only this many random images, or more if these have too few regions.
 
         Returns:
             K arrays of at most N region ids.
@@ -183,7 +183,7 @@ class LabelState:
         return np.array_split(self._images[images] * self.grid.regions_per_image + cells, count)
 
     def _positions(self, regions: IntArray) -> IntArray | None:
-        """Return where regions stand among those of all images; ``None`` if one of them is of another image."""
+        """Return the positions of regions; ``None`` if a region belongs to another image."""
         images, cells = np.divmod(regions.reshape(-1), self.grid.regions_per_image)
         if not len(images):
             return np.zeros(0, np.int64)
@@ -196,8 +196,8 @@ class LabelState:
         return self._by_number[where] * self.grid.regions_per_image + cells
 
     def _free(self, ranks: IntArray) -> IntArray:
-        """Return the positions of the unlabelled regions of these ranks, without listing all of U."""
-        # Before the j-th taken position t_j lie t_j - j free ones.
+        """Return the positions of the unlabelled regions with these ranks, without listing all of U."""
+        # There are t_j - j free positions before the j-th taken position t_j.
         return ranks + np.searchsorted(self._taken - np.arange(len(self._taken)), ranks, side="right")
 
     def _of_few_images(self, rng: np.random.Generator, max_images: int, wanted: int) -> IntArray:
@@ -215,12 +215,12 @@ class LabelState:
 
 
 def flat_masks(masks: Sequence[UInt8Array]) -> UInt8Array:
-    """Return the pixels of masks one after another, uint8."""
+    """Return the concatenated pixels of masks, uint8."""
     return np.concatenate([np.zeros(0, np.uint8), *(mask.reshape(-1) for mask in masks)])
 
 
 def split_masks(grid: RegionGrid, regions: Sequence[int], pixels: UInt8Array) -> list[UInt8Array]:
-    """Return the masks that :func:`flat_masks` joined, one for each region.
+    """Return the masks that :func:`flat_masks` concatenated, one for each region.
 
     Raises:
         ValueError: If there are more or fewer pixels than the regions have.
@@ -229,6 +229,6 @@ def split_masks(grid: RegionGrid, regions: Sequence[int], pixels: UInt8Array) ->
     ends = np.cumsum([height * width for height, width in sizes], dtype=np.int64)
     if pixels.dtype != np.uint8 or pixels.shape != (ends[-1] if len(ends) else 0,):
         raise ValueError(
-            f"the state's masks are {pixels.dtype} {pixels.shape}, which does not fit regions {list(regions)}"
+            f"the state's masks are {pixels.dtype} {pixels.shape}; expected uint8, one per pixel of {list(regions)}"
         )
     return [part.reshape(size).copy() for part, size in zip(np.split(pixels, ends[:-1]), sizes, strict=False)]

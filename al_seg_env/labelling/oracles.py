@@ -1,4 +1,4 @@
-"""Who answers a request for labels."""
+"""Oracles, which answer requests for labels."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 
 
 class LabelsBoxes(Protocol):
-    """The plain kind of oracle: it is given boxes of the network's images, and labels their pixels."""
+    """The simple kind of oracle, which labels the pixels of boxes in the network's images."""
 
     def label(self, boxes: Sequence[Box]) -> Sequence[UInt8Array]:
         """Return one mask per region, uint8 of its size, 255 where a pixel is left unlabelled."""
@@ -34,31 +34,31 @@ class LabelsBoxes(Protocol):
 
 @runtime_checkable
 class AnswersRequests(Protocol):
-    """The kind of oracle that people stand behind: it is given requests, and answers in the originals' pixels."""
+    """The kind of oracle that people work with: it takes requests, and answers in pixels of the original images."""
 
     def answer(self, requests: Sequence[Request]) -> Sequence[Answer]:
-        """Return one answer per request; or raise :class:`LabelsPending`, and be asked again."""
+        """Return one answer per request, or raise :class:`LabelsPending` to be asked again later."""
         ...
 
 
 @runtime_checkable
 class ShowsProgress(Protocol):
-    """An oracle that shows people how far they are."""
+    """An oracle that shows people their progress."""
 
     def show_progress(self, spent: float, budget: float, unit: str, miou: float | None) -> None:
-        """Take note of what the labels cost, what they may cost, in which unit, and the mean IoU in percent, if any."""
+        """Show the labels' cost so far, the budget, the unit of both, and the mean IoU in percent, if measured."""
         ...
 
 
 Oracle = LabelsBoxes | AnswersRequests
-"""Answers requests for labels: a person, a file, or the truth."""
+"""Anything that answers requests for labels: people, files, or the ground truth."""
 
 
 class GroundTruthOracle:
-    """Reveals the data set's own masks, as the paper's experiments do (section 4.1).
+    """Answers with the data set's own masks, as in the paper's experiments (section 4.1).
 
-    It warns once of images whose masks hold no label where one is requested: such a region costs its share of the
-    budget and teaches nothing.
+    It warns once about images whose masks have no label in a requested region: such a region spends budget without
+    teaching anything.
     """
 
     def __init__(self, frames: Frames) -> None:
@@ -83,18 +83,18 @@ class GroundTruthOracle:
 
 
 class CallbackOracle:
-    """Asks a function, so that a labelling tool or a person can answer. No region is requested twice.
+    """Asks a function, through which a labelling tool or a person can answer. No region is asked for twice.
 
     Args:
         data: The images.
         answer: Called with the name of an image, the region's :class:`Box` and its pixels ``(h, w, 3)`` uint8, both of
-            the original image; returns the mask ``(h, w)`` uint8, 255 where a pixel is left unlabelled.
-        folder: Where each answer is stored as soon as it is given, and read again by another process. If omitted,
-            answers last as long as this object.
+            the original image. Returns the mask ``(h, w)`` uint8, 255 where a pixel is left unlabelled.
+        folder: Folder in which each answer is stored at once, and from which later processes read it. If omitted,
+            answers are kept only in this object.
 
     Attributes:
-        answers: Every valid answer so far, by region of the original image. They outlive episodes and a question that
-            fails.
+        answers: Every valid answer so far, by region of the original image. Answers are kept across episodes and
+            failed requests.
 
     Raises:
         ValueError: If the folder holds labels of other images, sizes or classes.
@@ -119,7 +119,7 @@ class CallbackOracle:
         """Ask for the regions one after another, except for those whose answer is known.
 
         Raises:
-            ValueError: If an answer, or a stored one, is malformed; the ones before it are kept.
+            ValueError: If a new or a stored answer is malformed. The answers before it are kept.
         """
         for request in requests:
             if request.region not in self.answers:
@@ -131,7 +131,7 @@ class CallbackOracle:
         if self.labels is not None and self.labels.has(region):
             return self.labels.read(region).mask
         where = f"the answer for {region} of {request.name!r}"
-        # A copy: the function may use its array again.
+        # A copy, since the function may reuse its array.
         mask = checked_mask(
             self.ask(request.name, region, request.pixels()), region, len(request.classes), where
         ).copy()
@@ -141,15 +141,15 @@ class CallbackOracle:
 
 
 class LabelsPending(RuntimeError):
-    """Labels are requested and not there yet. Nothing is lost: make the same step again when they are.
+    """Requested labels are not there yet. Nothing is lost: repeat the same step once they are.
 
     Args:
-        missing: What is waited for, one for each region: files, or what a tool calls its tasks.
+        missing: The missing answers, one entry for each region: files, or a tool's names of its tasks.
         remedy: What people have to do now, without a full stop.
 
     Attributes:
-        missing: The same.
-        told: What to tell people: how many regions wait, and the remedy.
+        missing: The missing answers.
+        told: A message for people: how many regions wait, and the remedy.
     """
 
     def __init__(self, missing: Sequence[Any], remedy: str) -> None:
@@ -164,13 +164,13 @@ class LabelsPending(RuntimeError):
 
 
 class PeopleOracle(ABC):
-    """An oracle that people stand behind, who answer in their own time; answers are kept in ``folder/answers``.
+    """An oracle of people, who answer in their own time. Answers are kept in ``folder/answers``.
 
-    A subclass says how requests reach them, and how answers come back: :meth:`exchange`.
+    Subclasses implement :meth:`exchange`, which sends requests to people and collects their answers.
 
     Args:
         data: The images.
-        folder: Where answers are.
+        folder: Folder of the answers.
 
     Attributes:
         labels: The answers so far, at the originals' resolution.
@@ -188,44 +188,44 @@ class PeopleOracle(ABC):
         return [answer.mask for answer in ask(self, requests_of(self.data, boxes))]
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
-        """Return what people answered, if all is there.
+        """Return people's answers once all of them are there.
 
         Raises:
-            LabelsPending: If some is not.
-            ValueError: If answers do not fit, naming all of them; those that do are kept.
+            LabelsPending: If an answer is missing.
+            ValueError: If answers are malformed. The message names all of them, and the other answers are kept.
         """
         if missing := self.missing(requests):
             self.exchange(missing)
         return each_or_all_problems(lambda request: self.labels.read(request.region), requests)
 
     def missing(self, requests: Sequence[Request]) -> list[Request]:
-        """Return those that nobody has answered."""
+        """Return the requests that nobody has answered."""
         return [request for request in requests if not self.labels.has(request.region)]
 
     @abstractmethod
     def exchange(self, requests: Sequence[Request]) -> None:
-        """Take in what was answered of these requests, and request the rest from people.
+        """Collect the answers to these requests, and send the unanswered ones to people.
 
         Raises:
-            LabelsPending: If there is a rest.
+            LabelsPending: If a request is unanswered.
         """
 
 
 class FolderOracle(PeopleOracle):
-    """Exports the requested regions as pictures, and reads their masks when people have put them into a folder.
+    """Exports the requested regions as pictures, and reads the masks that people put into a folder.
 
     ::
 
         folder/requests/<name>.png    the region's pixels in the original image
         folder/context/<name>.jpg     the region outlined in its surroundings
-        folder/prelabels/<name>.png   what the network predicts, with the classes' colours: to be corrected
+        folder/prelabels/<name>.png   the network's prediction in the classes' colours, to be corrected
         folder/classes.json           the classes, their numbers and colours
-        folder/answers/<name>.png     to be put there: one channel with the number of a class per pixel, 255 where it is
-                                      left unlabelled
+        folder/answers/<name>.png     added by people: one channel with the number of the class of each pixel, 255 where
+                                      it is left unlabelled
 
     Args:
         data: The images.
-        folder: Where requests and answers are.
+        folder: Folder of the requests and answers.
 
     Raises:
         ValueError: If the folder holds labels of other images, sizes or classes.
@@ -235,7 +235,7 @@ class FolderOracle(PeopleOracle):
         """Export the requests' pictures.
 
         Raises:
-            LabelsPending: Always, since answers are put where they belong.
+            LabelsPending: Always, since people put answers where they are read.
         """
         for request in requests:
             self._export(request)
@@ -248,7 +248,7 @@ class FolderOracle(PeopleOracle):
         )
 
     def _export(self, request: Request) -> None:
-        """Write a request's pictures; that of its pixels comes last, and says that all are there."""
+        """Write a request's pictures. The picture of its pixels is written last, and marks the request as complete."""
         name = file_name(self.data, request.region)
         picture = self.folder / "requests" / name
         if picture.exists():
@@ -268,12 +268,12 @@ def ask(oracle: Oracle, requests: Sequence[Request]) -> list[Answer]:
     """Ask an oracle and check its answers before anything is changed.
 
     Returns:
-        Answers whose masks are at the network's size, one for each request.
+        One answer for each request, with its mask at the network's size.
 
     Raises:
         ValueError: If the number, a shape, a dtype or a label of the answers is wrong.
     """
-    given: Any  # by anyone
+    given: Any  # unchecked, since anyone can write an oracle
     if in_originals := isinstance(oracle, AnswersRequests):
         given = oracle.answer(requests)
     else:

@@ -1,4 +1,4 @@
-"""What people are asked, and what they answer: regions in the pixels of the original images."""
+"""Requests for labels and people's answers: regions in pixels of the original images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from al_seg_env.types import Size, UInt8Array
 
 REQUEST_COLOUR = (255, 230, 0)
 COSTS = ("pixels", "clicks", "seconds")
-"""What a region can cost, in the order of :meth:`Answer.costs`."""
+"""Units of a region's cost, in the order of :meth:`Answer.costs`."""
 UNKNOWN = -1.0
 
 
@@ -26,7 +26,7 @@ class Context(NamedTuple):
 
     Attributes:
         pixels: ``(h, w, 3)`` uint8, with the region outlined in yellow; pixels inside it are unchanged.
-        box: Where the region lies in them.
+        box: Position of the region within these pixels.
     """
 
     pixels: UInt8Array
@@ -39,11 +39,11 @@ class Request:
 
     Attributes:
         box: The region in the network's image.
-        region: The same in the original image: what is to be labelled.
+        region: The region in the original image, which is to be labelled.
         name: The image's name.
         classes: The C class names; the position of a name is its label.
-        palette: Their colours, ``(C, 3)`` uint8.
-        original: The image that the network's was made from.
+        palette: The classes' colours, ``(C, 3)`` uint8.
+        original: The original of the network's image.
     """
 
     box: Box
@@ -72,7 +72,7 @@ class Request:
         """Return the region outlined in its surroundings, at the original's resolution.
 
         Args:
-            margin: How far they reach in each direction, in heights and widths of the region.
+            margin: Extent of the surroundings in each direction, in heights and widths of the region.
         """
         height, width = (round(side * margin) for side in self.region.size)
         _, top, bottom, left, right = self.region
@@ -101,13 +101,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What someone answered to a :class:`Request`.
+    """Someone's answer to a :class:`Request`.
 
     Attributes:
         mask: The labels of the region's pixels in the original, ``(h, w)`` uint8, 255 where one is left unlabelled.
-        seconds: How long it took, if the tool tells.
-        clicks: How many clicks or strokes it took, if the tool tells.
-        by: Who it was, if known.
+        seconds: Time spent, if known.
+        clicks: Number of clicks or strokes, if known.
+        by: Name of the person, if known.
     """
 
     mask: UInt8Array
@@ -116,7 +116,7 @@ class Answer:
     by: str | None = None
 
     def costs(self, region: Box) -> tuple[float, float, float]:
-        """Return what the region cost in pixels, clicks and seconds; -1 where it is not known."""
+        """Return the region's cost in pixels, clicks and seconds; -1 where it is unknown."""
         return (
             float(region.size[0] * region.size[1]),
             UNKNOWN if self.clicks is None else float(self.clicks),
@@ -132,11 +132,11 @@ def requests_of(
     Args:
         data: The images.
         boxes: The boxes.
-        predict: Returns the labels that the network predicts of an image, ``(H, W)`` uint8; called once an image, when
-            a pre-label is first looked at.
+        predict: Returns the labels that the network predicts for an image, ``(H, W)`` uint8. Called once per image,
+            when a pre-label is first used.
 
     Raises:
-        ValueError: If a box is padding throughout.
+        ValueError: If a box consists of padding alone.
     """
     classes, palette = tuple(data.classes), palette_of(data)
     predicted = None if predict is None else cache(predict)
@@ -160,5 +160,5 @@ def _cut(pixels: UInt8Array, box: Box) -> UInt8Array:
 
 
 def _read_once(original: Original) -> Original:
-    """Return the same original, which keeps its pixels once they are read."""
+    """Return an original that keeps its pixels once they are read."""
     return Original(original.size, original.inside, cache(original.read), original.path)

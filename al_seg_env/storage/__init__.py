@@ -1,9 +1,9 @@
-"""Files that a kill, a full disk or a stranger cannot turn against their reader.
+"""Files that stay intact if a process is killed or a disk is full, and that are safe to read from any source.
 
-:func:`replacing` writes a file atomically. :func:`save_tree` and :func:`load_tree` store nested arrays and
-plain values as safetensors and json: reading such a file executes nothing, and notices every damage. :func:`open_image`
-opens images of known formats only. The values themselves are checked by :mod:`al_seg_env.storage.validation`, as are
-the arguments of all packages.
+:func:`replacing` writes a file atomically. :func:`save_tree` and :func:`load_tree` store nested arrays and plain values
+as safetensors and json: reading such a file executes nothing, and a checksum detects damage. :func:`open_image` opens
+images of known formats only. :mod:`al_seg_env.storage.validation` checks the values themselves, and the arguments of
+all packages.
 """
 
 from al_seg_env.storage.atomic import (

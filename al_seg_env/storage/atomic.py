@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 _UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.(?P<machine>[0-9a-f]{8})\.(?P<process>[0-9]+)\.unfinished")
-_UNFINISHED_BEFORE = re.compile(r"\.(?P<name>.+)\.(?P<process>[0-9]+)")  # by versions before this form of names
+_UNFINISHED_BEFORE = re.compile(r"\.(?P<name>.+)\.(?P<process>[0-9]+)")  # names that earlier versions used
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a temporary file to write; it takes the place of ``path`` once it is written and on the disk.
+    """Yield the path of a temporary file, which replaces ``path`` once it is written and on the disk.
 
-    If anything fails, or the process is killed, ``path`` is what it was. Its folder is made if necessary. What
-    processes of this machine that were killed left unfinished in it is removed.
+    If anything fails, or the process is killed, ``path`` stays unchanged. Its folder is created if necessary.
+    Unfinished files that killed processes of this machine left in the folder are removed.
 
     Raises:
         OSError: If the folder cannot be written to, or the disk is full; the message names the file.
@@ -35,17 +35,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_unfinished(path.parent, glob.escape(path.name))
         with unfinished.open("wb") as file:
-            mode = os.fstat(file.fileno()).st_mode  # of any new file, as the umask says
+            mode = os.fstat(file.fileno()).st_mode  # of a new file under the umask
         yield unfinished
         with unfinished.open("rb+") as file:
             os.fsync(file.fileno())
-        os.chmod(unfinished, mode & 0o777)  # safetensors replaces its file by one for the owner alone
+        os.chmod(unfinished, mode & 0o777)  # safetensors writes files that only the owner may read
         os.replace(unfinished, path)
     except OSError as error:
         raise type(error)(
             error.errno,
-            f"{path} could not be written ({error.strerror or error}); what was there before is unchanged. Free space, "
-            "or choose another folder",
+            f"{path} could not be written ({error.strerror or error}); an earlier file is unchanged. Free space, or "
+            "choose another folder",
         ) from error
     finally:
         with suppress(OSError):
@@ -53,22 +53,22 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def unfinished_name(name: str) -> str:
-    """Return the name under which this process writes the file ``name``: short, and the same each time."""
+    """Return the temporary name for the file ``name`` in this process: short, and the same each time."""
     return f".{_digest(name, 8)}.{_digest(socket.gethostname(), 4)}.{os.getpid()}.unfinished"
 
 
 def remove_unfinished(folder: str | Path, name: str) -> None:
-    """Remove what processes of this machine that no longer run left unfinished in a folder.
+    """Remove unfinished files of a folder that processes of this machine left when they were killed.
 
     Args:
         folder: The folder; it need not exist.
-        name: Name of the files they were writing, which may have wildcards. It matters only for what earlier versions
-            of this project left, under names such as ``.results.csv.4321`` that others may use too.
+        name: Name of the finished files, which may have wildcards. It only matters for files that earlier versions of
+            this project left: names such as ``.results.csv.4321`` may belong to other programs, too.
     """
     machine = _digest(socket.gethostname(), 4)
     try:
         entries = os.listdir(folder)
-    except OSError:  # there is no such folder, or it cannot be listed
+    except OSError:  # the folder does not exist or cannot be listed
         return
     for entry in entries:
         if not entry.startswith("."):
@@ -86,7 +86,7 @@ def _digest(text: str, size: int) -> str:
 
 
 def _is_running(process: int) -> bool:
-    if os.name != "posix":  # where signal 0 is not harmless
+    if os.name != "posix":  # elsewhere, signal 0 is not harmless
         return True
     try:
         os.kill(process, 0)

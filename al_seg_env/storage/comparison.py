@@ -1,4 +1,4 @@
-"""What differs between two nested mappings, in words."""
+"""The differences between two nested mappings, in words."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def differences(
 ) -> list[str]:
     """Return the entries in which two mappings differ, each as ``"key is 1 there, 2 here"``.
 
-    Mappings inside of mappings are compared entry by entry, under dotted keys. A missing entry equals ``None``.
+    Nested mappings are compared entry by entry, under dotted keys. A missing entry equals ``None``.
 
     Args:
-        stored: The one side: plain values, such as json holds. Tuples differ from lists.
+        stored: One side, made of plain values as in json. Tuples differ from lists.
         present: The other side.
-        ignore: Keys that are not compared. Entries of inner mappings are given by their dotted keys.
-        there: Where ``stored`` is from, in the messages.
-        here: Where ``present`` is from.
+        ignore: Keys that are not compared. Entries of nested mappings are given by their dotted keys.
+        there: Name of the side ``stored`` in the messages.
+        here: Name of the side ``present`` in the messages.
 
     Returns:
-        One message for each entry that differs, in the order of ``stored``, then of ``present``; empty if there is
-        none. Long values are shortened.
+        One message for each entry that differs, in the order of ``stored``, then of ``present``; empty if none does.
+        Long values are shortened.
 
     >>> differences({"seed": 0, "fit": {"rate": 0.1}}, {"seed": 0, "fit": {"rate": 0.2, "steps": 5}})
     ['fit.rate is 0.1 there, 0.2 here', 'fit.steps is missing there, 5 here']

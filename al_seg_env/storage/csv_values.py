@@ -1,6 +1,7 @@
-"""Numbers in csv files, read as strictly as json reads its own.
+"""Numbers in csv files, parsed as strictly as in json.
 
-Python's ``int`` and ``float`` take ``3_1`` for 31, and spaces, signs and digits of all scripts; a damaged file passes.
+Python's ``int`` and ``float`` read ``3_1`` as 31, and accept spaces, signs and digits of all scripts, so damaged files
+would pass.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ _FLOAT = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
 
 def parse_int(text: str | None, name: str) -> int:
-    """Return the whole number that a cell of a csv file holds.
+    """Return the whole number in a cell of a csv file.
 
     Args:
-        text: The cell: digits, after a minus sign or not. ``None``, which the csv module gives where a row is too
-            short, is refused, too.
-        name: What the cell is, for the message.
+        text: The cell: digits with an optional minus sign. ``None``, which the csv module returns for missing cells of
+            short rows, is refused.
+        name: Name of the cell, for the message.
 
     Raises:
-        ValueError: If it is anything else, or has more than 18 digits.
+        ValueError: If the text is anything else, or has more than 18 digits.
     """
     if not isinstance(text, str) or not _INT.fullmatch(text):
         raise ValueError(f"{name} is {reprlib.repr(text)}; expected a whole number, such as 31")
@@ -30,14 +31,14 @@ def parse_int(text: str | None, name: str) -> int:
 
 
 def parse_float(text: str | None, name: str) -> float:
-    """Return the number that a cell of a csv file holds.
+    """Return the number in a cell of a csv file.
 
     Args:
-        text: The cell, as Python or json write a finite number: ``31``, ``-0.5``, ``1e-05``.
-        name: What the cell is, for the message.
+        text: The cell: a finite number as Python or json writes it, such as ``31``, ``-0.5`` or ``1e-05``.
+        name: Name of the cell, for the message.
 
     Raises:
-        ValueError: If it is anything else, or too large for a float.
+        ValueError: If the text is anything else, or the number is too large for a float.
     """
     if not isinstance(text, str) or not _FLOAT.fullmatch(text) or not math.isfinite(value := float(text)):
         raise ValueError(f"{name} is {reprlib.repr(text)}; expected a finite number, such as 0.31")

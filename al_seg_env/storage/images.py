@@ -1,4 +1,4 @@
-"""Images in files: opened safely, written atomically."""
+"""Image files, opened safely and written atomically."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ from al_seg_env.storage.atomic import replacing
 from al_seg_env.storage.regular_files import require_file
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
-"""Formats that are read, by Pillow's names. For others Pillow may start programs: for EPS, Ghostscript."""
+"""Formats that are read, by Pillow's names. For other formats, Pillow may start programs (Ghostscript for EPS)."""
 
 
 @contextmanager
 def open_image(path: str | Path) -> Iterator[Image.Image]:
-    """Open an image of one of :data:`FORMATS`, whatever its file is called; only its header is read.
+    """Open an image of one of :data:`FORMATS`, whatever the file's suffix. Only the header is read.
+
+    Pillow's decoders may raise other exceptions than these on damaged files.
 
     Raises:
         OSError: If the file does not exist, is not a regular file, or has none of these formats.
-        ValueError: If it has more than ``PIL.Image.MAX_IMAGE_PIXELS`` pixels; small files can hold images that are
-            larger than memory. Pillow's decoders raise other exceptions on damaged files.
+        ValueError: If it has more than ``PIL.Image.MAX_IMAGE_PIXELS`` pixels, since a small file can hold an image that
+            is larger than memory.
     """
     path = Path(path)
     require_file(path)
-    # Not by name: Pillow would map an uncompressed TIFF into memory, and garble it if orientation swaps its sides.
+    # Opened as a file object: by name, Pillow maps uncompressed TIFFs into memory, and garbles those that are rotated.
     with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
         if problem := too_many_pixels((image.height, image.width)):
             raise ValueError(problem)
@@ -54,16 +56,16 @@ def write_png(
 
     Args:
         path: The file.
-        pixels: What to write.
-        text: Texts to store in it, by key.
-        palette: Colours of labels, ``(C, 3)`` uint8, for viewers; the labels do not change.
+        pixels: The pixels.
+        text: Texts to store in the file, by key.
+        palette: Colours in which viewers show labels, ``(C, 3)`` uint8. They don't change the labels.
 
     Raises:
-        OSError: If it cannot be written; what was at ``path`` before is unchanged.
+        OSError: If the file cannot be written; an earlier file at ``path`` is unchanged.
     """
     image, told = Image.fromarray(pixels), PngInfo()
     if palette is not None:
-        # All 256 of them: with fewer, Pillow would store fewer bits, and lose larger labels.
+        # All 256 colours: with fewer, Pillow would store fewer bits per pixel, and lose larger labels.
         image.putpalette(palette.tobytes() + b"\xff" * (768 - palette.size))
     for key, value in (text or {}).items():
         told.add_text(key, value)

@@ -1,4 +1,4 @@
-"""One process at a time in a folder: for long, or for a moment."""
+"""Locks that let only one process at a time use a folder, for a long time or for a moment."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ SHORT_LOCK, PATIENCE = ".short-lock", 60.0
 
 @contextmanager
 def folder_lock(folder: str | Path) -> Iterator[None]:
-    """Keep other processes out of a folder; it is made if need be.
+    """Keep other processes out of a folder, which is created if necessary.
 
     The operating system releases the lock when the process that holds it ends, however it ends.
 
     Raises:
-        ValueError: If another process holds the lock; the message names it.
+        ValueError: If another process holds the lock. The message names that process.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ def folder_lock(folder: str | Path) -> Iterator[None]:
     except Timeout as error:
         held_by = holder.read_text(encoding="utf-8").strip() if holder.exists() else "another process"
         raise ValueError(
-            f"{folder} is in use by {held_by}; two processes that write to one folder would spoil each other's "
+            f"{folder} is in use by {held_by}; two processes that write to the same folder would corrupt each other's "
             "results. Wait for it to end, stop it, or choose another folder"
         ) from error
     try:
@@ -44,12 +44,14 @@ def folder_lock(folder: str | Path) -> Iterator[None]:
 
 @contextmanager
 def short_lock(folder: str | Path) -> Iterator[None]:
-    """Keep other processes from changing files of a folder for a moment; wait for one that does, up to a minute.
+    """Keep other processes from changing files of a folder for a moment.
+
+    If another process holds the lock, wait for it, for a minute at most.
 
     The operating system releases the lock when the process that holds it ends, however it ends.
 
     Raises:
-        OSError: If another process holds the lock for longer.
+        OSError: If another process holds the lock for longer than that.
     """
     lock = FileLock(Path(folder) / SHORT_LOCK)
     try:

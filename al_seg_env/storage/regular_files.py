@@ -1,4 +1,4 @@
-"""Reading regular files, JSON in them, and what may be wrong with their content."""
+"""Reading regular files and JSON, with error messages that name the file."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from typing import Any
 
 
 def require_file(path: Path) -> None:
-    """Raise an OSError unless ``path`` is a regular file: opening a pipe waits, reading a device may never end."""
+    """Raise an OSError unless ``path`` is a regular file. Opening a pipe or reading a device might never end."""
     if not path.is_file():
         found = "is a folder, pipe or device, not a file" if path.exists() else "does not exist or is a broken link"
         raise OSError(f"{path} {found}; put the file there")
 
 
 def read_json(path: Path, expected: str) -> Any:
-    """Return what a JSON file holds.
+    """Return the content of a JSON file.
 
     Args:
         path: The file.
-        expected: What it should hold; the end of the error message.
+        expected: Description of the expected content, which ends the error message.
 
     Raises:
-        OSError: If it cannot be read.
-        ValueError: If it is not JSON, or an object in it has a key twice.
+        OSError: If the file cannot be read.
+        ValueError: If the file is not JSON, or an object in it has a key twice.
     """
     require_file(path)
     try:
@@ -44,7 +44,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 @contextmanager
 def well_formed(path: Any) -> Iterator[None]:
-    """Turn what an unexpected content of a file leads to into a ``ValueError`` that names the file."""
+    """Turn the exceptions that unexpected content of a file causes into a ``ValueError`` that names the file."""
     try:
         yield
     except ValueError as error:

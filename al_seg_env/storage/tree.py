@@ -21,7 +21,7 @@ from al_seg_env.storage.atomic import replacing
 
 FILE_FORMAT = "al-seg-env"
 FILE_VERSION = 1
-"""Of the files that :func:`save_tree` writes."""
+"""Version of the format of the files that :func:`save_tree` writes."""
 _BIT_GENERATORS: dict[str, Callable[[np.random.SeedSequence], np.random.BitGenerator]] = {
     kind.__name__: kind
     for kind in (np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox, np.random.SFC64)
@@ -30,9 +30,9 @@ _SEED_FIELDS = ("entropy", "spawn_key", "pool_size", "n_children_spawned")
 
 
 class PortableTree(dict[str, Any]):
-    """A tree that is pickled as bytes, so that it can be sent to another process whatever happens to this one.
+    """A tree that is pickled as bytes, so that it can be sent to another process even if this one ends.
 
-    Left to itself, torch sends tensors as handles of shared memory or of files, which are gone if the sender ends, or
+    By default, torch sends tensors as handles of shared memory or of files. These are gone if the sender ends, or
     closes them, before the receiver has opened them.
     """
 
@@ -55,19 +55,19 @@ def save_tree(path: str | Path, kind: str, tree: Any) -> None:
 
     Args:
         path: The file.
-        kind: What it holds, such as ``"environment state"``; :func:`load_tree` must be given the same.
+        kind: Kind of the content, such as ``"environment state"``. :func:`load_tree` must be given the same kind.
         tree: Dicts, lists, tuples and deques of numbers, texts, booleans, ``None``, numpy arrays, numpy random
-            generators and torch tensors, which come back on the CPU.
+            generators and torch tensors. Tensors are loaded onto the CPU.
 
     Raises:
-        TypeError: If the tree holds anything else; the message says where.
-        OSError: If it cannot be written; what was at ``path`` before is unchanged.
+        TypeError: If the tree has anything else. The message says where.
+        OSError: If the file cannot be written; an earlier file at ``path`` is unchanged.
     """
     tensors, metadata = _prepared(kind, tree)
     with replacing(path) as unfinished:
         try:
             save_file(tensors, unfinished, metadata)
-        except SafetensorError as error:  # how it reports what the system says
+        except SafetensorError as error:  # safetensors wraps errors of the operating system
             raise OSError(0, str(error)) from error
 
 
@@ -85,42 +85,42 @@ def unpack_tree(kind: str, content: bytes) -> Any:
 
 
 def _prepared(kind: str, tree: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return a tree's tensors, and the metadata that hold all else."""
+    """Return a tree's tensors, and the metadata with everything else."""
     tensors: dict[str, Tensor] = {}
     content = json.dumps(_encoded(tree, tensors, "tree"), allow_nan=False)
     about = {"format": FILE_FORMAT, "version": FILE_VERSION, "kind": kind, "digest": _digest(content, tensors)}
-    # One entry: safetensors writes several in an order that differs between runs.
+    # A single entry, because safetensors writes several in an order that differs between runs.
     return tensors, {"tree": json.dumps({**about, "content": content})}
 
 
 def load_tree(path: str | Path, kind: str) -> Any:
-    """Read what :func:`save_tree` wrote. Nothing in the file is executed.
+    """Read a file that :func:`save_tree` wrote. Nothing in the file is executed.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, of another program, kind or version, or is not one at all.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is damaged, has another format, or is of another program, kind or version.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file; expected one that holds the {kind}")
+        raise FileNotFoundError(f"{path} does not exist; expected a file with the {kind}")
     try:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {}).get("tree", "{}"))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, OverflowError, MemoryError, RecursionError) as error:
         raise ValueError(
-            f"{path} is damaged, or no file of this project ({error}); expected safetensors that hold the {kind}"
+            f"{path} is damaged, or not a file of this project ({error}); expected safetensors with the {kind}"
         ) from error
     about = about if isinstance(about, dict) else {}
     found = tuple(about.get(key) for key in ("format", "kind", "version"))
     if found != (FILE_FORMAT, kind, FILE_VERSION):
         raise ValueError(
             f"{path} holds {found[1]!r} of {found[0]!r}, version {found[2]}; expected {kind!r} of {FILE_FORMAT!r}, "
-            f"version {FILE_VERSION}. Use the file that was meant, or the version of al-seg-env that wrote it"
+            f"version {FILE_VERSION}. Use the right file, or the version of al-seg-env that wrote this one"
         )
     content = about.get("content")
     if not isinstance(content, str) or about.get("digest") != _digest(content, tensors):
-        raise ValueError(f"{path} is damaged: its content does not fit its checksum; use an earlier or another copy")
+        raise ValueError(f"{path} is damaged: its content does not match its checksum; use an earlier or another copy")
     try:
         return _decoded(json.loads(content), tensors)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
@@ -128,7 +128,7 @@ def load_tree(path: str | Path, kind: str) -> Any:
 
 
 def tree_digest(tree: Any) -> str:
-    """Return what identifies a tree's content, the same on all machines."""
+    """Return a digest of a tree's content, which is the same on all machines."""
     tensors: dict[str, Tensor] = {}
     return _digest(json.dumps(_encoded(tree, tensors, "tree"), sort_keys=True), tensors)
 
@@ -143,10 +143,10 @@ def _digest(content: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 def _encoded(value: Any, tensors: dict[str, Tensor], where: str) -> Any:
-    """Return a value as json, its arrays put into ``tensors``."""
+    """Return a value as json, and move its arrays into ``tensors``."""
 
     def stored(tensor: Tensor) -> str:
-        # A copy: safetensors refuses tensors that share memory.
+        # A copy, because safetensors refuses tensors that share memory.
         tensors[f"{len(tensors):06d}"] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         return f"{len(tensors) - 1:06d}"
 

@@ -1,6 +1,6 @@
-"""Checks of single values that are given: all messages read ``name is value; expected ...``.
+"""Checks of single values. All messages read ``name is value; expected ...``.
 
-Each returns the value in stored form: numpy numbers as Python numbers, and lists as tuples.
+Each check returns the value in the form in which it is stored: numpy numbers as Python numbers, and lists as tuples.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ import torch
 
 LARGEST = 2**63 - 1
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
-"""In which torch calculates."""
+"""Names of the precisions in which torch computes."""
 MOST_REPEATS = 10_000
-"""Of what is repeated within a step, such as passes over its regions: more is a slip, and would look like a hang."""
+"""Most repetitions within a step, such as passes over its regions. More are a mistake, and would look like a hang."""
 LARGEST_BATCH = 2**16
-"""Items in a batch: more is a slip, which would take all memory."""
+"""Most items in a batch. More are a mistake, and would take all memory."""
 
 
 def check(name: str, value: Any, good: bool, expected: str) -> None:
-    """Raise a ``ValueError`` that says what came and what was expected, unless ``good``."""
+    """Raise a ``ValueError`` that says what was found and what was expected, unless ``good``."""
     if not good:
         raise ValueError(f"{name} is {reprlib.repr(value)}; expected {expected}")
 
 
 def check_int(name: str, value: Any, least: int = 0, most: int = LARGEST) -> int:
-    """Return a whole number from ``least`` to ``most`` as an ``int``; numpy's are taken, booleans are not."""
+    """Return a whole number from ``least`` to ``most`` as an ``int``. Numpy's are accepted, booleans are not."""
     plain = _plain(value)
     whole = isinstance(plain, int) and not isinstance(plain, bool)
     limited = most < LARGEST or (whole and plain > most)
@@ -53,9 +53,7 @@ def check_number(
 ) -> float:
     """Return a finite number with ``least <= number <= most`` and ``above < number < below``, as a plain number.
 
-    It has to be finite in float32, too.
-
-    ``alternative`` says in the message what else would be accepted.
+    It must be finite in float32, too. ``alternative`` says in the message what else the caller accepts.
     """
     plain = _plain(value)
     good = (
@@ -78,7 +76,7 @@ def check_number(
 
 
 def check_seed(name: str, value: Any, most: int = LARGEST) -> int | None:
-    """Return a seed as an ``int``, or ``None`` for one that the system draws."""
+    """Return a seed as an ``int``, or ``None`` for a seed drawn by the system."""
     return None if value is None else check_int(name, value, 0, most)
 
 
@@ -128,7 +126,7 @@ def check_path(name: str, value: Any) -> Path:
 
 
 def check_device(name: str, value: Any) -> torch.device:
-    """Return a device of torch that works on this machine; for ``"auto"`` a CUDA GPU if there is one."""
+    """Return a torch device that works on this machine; for ``"auto"``, a CUDA GPU if there is one, else the CPU."""
     if isinstance(value, str) and value == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -144,7 +142,7 @@ def check_device(name: str, value: Any) -> torch.device:
 
 
 def check_arguments(name: str, value: Any, function: Callable[..., Any], given: int) -> dict[str, Any]:
-    """Return keyword arguments that a function takes after the first ``given`` ones; ``None`` stands for none."""
+    """Return keyword arguments that a function accepts after its first ``given`` ones; ``None`` stands for none."""
     if value is None:
         return {}
     check(name, value, isinstance(value, Mapping) and all(isinstance(key, str) for key in value), "a dict of arguments")

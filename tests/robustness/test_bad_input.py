@@ -152,7 +152,7 @@ class Broken:
     ("wrong", "message"),
     [
         ({"image": np.zeros((32, 41, 3), np.uint8)}, r"image 'image 3': expected uint8 \(32, 40, 3\), found"),
-        ({"mask": np.full((32, 40), 3, np.uint8)}, r"mask 'image 3': labels \[3\] are not classes; .*map what is not"),
+        ({"mask": np.full((32, 40), 3, np.uint8)}, r"mask 'image 3': labels \[3\] are not classes; .*map other labels"),
     ],
 )
 def test_a_malformed_image_is_named_when_it_is_met(wrong, message):

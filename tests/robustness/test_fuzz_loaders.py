@@ -403,7 +403,7 @@ def test_a_folder_that_cannot_be_listed_is_not_skipped(folder, monkeypatch):
 
     (folder / "images" / "secret").mkdir()
     monkeypatch.setattr(Path, "iterdir", refuse)
-    with pytest.raises(OSError, match=r"the folder .*secret can't be listed .*allow to read it"):
+    with pytest.raises(OSError, match=r"the folder .*secret can't be listed .*allow reading it"):
         ImageFolder(folder)
 
 

@@ -1,7 +1,7 @@
-"""What the streets are drawn with: a pinhole camera, and a canvas that knows labels and depths.
+"""Tools to draw streets: a pinhole camera, and a canvas that stores labels and depths.
 
-Lengths are metres in street coordinates: ``x`` to the right of the middle of the road, ``y`` up, ``z`` away
-from the camera along the road. Everything is drawn far to near, so that what is near hides what is behind it.
+Lengths are metres in street coordinates: ``x`` to the right of the middle of the road, ``y`` up, ``z`` away from the
+camera along the road. Things are drawn from far to near, so that near ones hide those behind them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Camera:
         focal: Focal length in pixels of the canvas.
         centre: The vanishing point of the road, ``(x, y)`` in pixels of the canvas.
         height: Height above the road.
-        offset: Where the camera stands, in ``x``.
+        offset: Position of the camera in ``x``.
         bend: Curvature of the road, in 1 / metre.
     """
 
@@ -55,14 +55,14 @@ class Camera:
 
 
 class Canvas:
-    """A picture and, pixel for pixel, the label and the depth of what it shows.
+    """A picture with the label and the depth of each pixel.
 
     Args:
-        camera: Where it is seen from.
-        picture: ``(H, W, 3)`` uint8, the ground and the sky.
-        labels: ``(H, W)`` their labels.
-        depths: ``(H, W)`` their distances in metres.
-        rng: Source of the looks of the things that are drawn.
+        camera: The camera that sees the street.
+        picture: The ground and the sky to start with, ``(H, W, 3)`` uint8.
+        labels: Their labels, ``(H, W)``.
+        depths: Their distances in metres, ``(H, W)``.
+        rng: Random source for the appearance of the things that are drawn.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Canvas:
         return np.asarray(self._picture), codes & 255, ((codes >> 8) / DEPTH_STEPS).astype(np.float32)
 
     def polygon(self, points: Sequence[Point], colour: Colour, label: int | None, z: float) -> None:
-        """Fill a polygon given in pixels; with ``label`` None what was there keeps its label."""
+        """Fill a polygon given in pixels. If ``label`` is None, the pixels keep their labels."""
         self._paint.polygon(points, fill=_rgb(colour))
         if label is not None:
             self._mark.polygon(points, fill=_code(label, z))
@@ -110,7 +110,7 @@ class Canvas:
             self._mark.ellipse(box, fill=_code(label, z))
 
     def wheel(self, centre: Point, radii: Point, colour: Colour, label: int, z: float) -> None:
-        """Draw a ring, through which one sees what is behind; its whole disc gets the label."""
+        """Draw a ring, which shows what is behind it. The whole disc gets the label."""
         box = _box(centre, radii)
         self._paint.ellipse(box, outline=_rgb(colour), width=max(1, round(0.18 * radii[1])))
         self._mark.ellipse(box, fill=_code(label, z))
@@ -141,7 +141,7 @@ def shaded(colour: Colour, factor: float) -> Colour:
 
 
 def varied(rng: np.random.Generator, colour: Colour, spread: float) -> Colour:
-    """Return a colour near to ``colour``: mostly lighter or darker, a little different in hue."""
+    """Return a random colour close to ``colour``, which differs in brightness more than in hue."""
     light, red, green, blue = rng.standard_normal(4).tolist()
     light, red, green, blue = spread * light, spread / 3 * red, spread / 3 * green, spread / 3 * blue
     return colour[0] + light + red, colour[1] + light + green, colour[2] + light + blue

@@ -1,4 +1,4 @@
-"""What stands in a drawn street: houses, plants, cars, people, bicycles, posts and what hangs on them."""
+"""The things in a drawn street: houses, plants, cars, people, bicycles, and posts with signs, lamps and lights."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _draw_windows(canvas: Canvas, x: float, z: Point, storeys: int, glass: Colou
 
 
 def draw_skyline(canvas: Canvas, z: float, colours: tuple[Colour, Colour], green: float) -> None:
-    """Draw what closes the view at distance ``z``: blocks of houses, and trees in a share ``green`` of it.
+    """Draw the skyline at distance ``z``: blocks of houses, and trees in a share ``green`` of it.
 
     ``colours`` are those of the walls and of the leaves.
     """
@@ -133,7 +133,7 @@ def draw_car(canvas: Canvas, x: float, z: float, colour: Colour, oncoming: bool,
 
 
 def draw_person(canvas: Canvas, x: float, z: float, lift: float = 0.0) -> None:
-    """Draw a person, who stands, walks or, lifted by ``lift``, rides."""
+    """Draw a person who stands or walks, or rides if lifted by ``lift`` metres."""
     rng, scale = canvas.rng, canvas.camera.scale(z)
     tall, wide, stride = rng.uniform(1.55, 1.9), rng.uniform(0.2, 0.27), rng.uniform(0.02, 0.3)
     coat = varied(rng, _CLOTHES[int(rng.integers(len(_CLOTHES)))], 14)
@@ -200,7 +200,7 @@ def draw_traffic_light(canvas: Canvas, x: float, z: float, metal: Colour) -> Non
 
 
 def draw_clutter(canvas: Canvas, x: float, z: float) -> None:
-    """Draw a bin or a box on the pavement: a thing of no class, hence void."""
+    """Draw a bin or a box on the pavement, which belongs to no class and is void."""
     rng = canvas.rng
     half, tall, colour = rng.uniform(0.2, 0.5), rng.uniform(0.7, 1.2), varied(rng, (70, 84, 76), 22)
     canvas.front((x - half, x + half), (0, tall), z, colour, IGNORE_LABEL)

@@ -1,4 +1,4 @@
-"""How a drawn street is laid out: ground and sky, what stands where, and in which weather."""
+"""The layout of a drawn street: ground and sky, the positions of things, and the weather."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FAR = 85.0  # where the houses end and the skyline begins
 
 @dataclass(frozen=True)
 class Weather:
-    """The light of a scene: colours of the sky, and how they change everything else."""
+    """The light of a scene: the colours of the sky, and its effect on everything else."""
 
     zenith: Colour
     horizon: Colour
@@ -32,7 +32,7 @@ class Weather:
 
 @dataclass(frozen=True)
 class Look:
-    """What a style decides: the colours of all materials, its weathers and its way of taking the picture."""
+    """The appearance of a style: the colours of all materials, its weathers and its camera."""
 
     asphalt: Colour
     pavement: Colour
@@ -54,18 +54,18 @@ class Look:
 
 @dataclass(frozen=True)
 class District:
-    """A kind of neighbourhood: how many of what there is to see."""
+    """A kind of neighbourhood: how many things of each kind there are."""
 
     half_width: tuple[float, float]
     built: float  # share of the lots with a house on it
     storeys: tuple[float, float]
-    trees: float  # chance of a tree at each place for one
-    parked: float  # chance of a car at each place for one
-    driving: float  # how many of these there are on average, here and below
+    trees: float  # probability of a tree at each place for one
+    parked: float  # probability of a car at each place for one
+    driving: float  # average number, here and below
     walkers: float
     bicycles: float
     signs: float
-    lights: float  # chance of a crossing with traffic lights
+    lights: float  # probability of a crossing with traffic lights
 
 
 DISTRICTS = (
@@ -78,7 +78,7 @@ DISTRICTS = (
 
 @dataclass(frozen=True)
 class Street:
-    """One street as it was laid out: the frame into which :func:`draw_street` puts the things."""
+    """The layout of one street, into which :func:`draw_street` puts the things."""
 
     look: Look
     district: District
@@ -96,7 +96,7 @@ class Street:
 
 
 def plan_street(rng: np.random.Generator, look: Look) -> Street:
-    """Draw a plan at random."""
+    """Return a random layout."""
     district = DISTRICTS[int(rng.choice(len(DISTRICTS), p=(0.32, 0.3, 0.2, 0.18)))]
     half = rng.uniform(*district.half_width)
     lots = []
@@ -129,7 +129,7 @@ def draw_street(
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32], FloatArray]:
     """Draw a street on a canvas of ``size``: picture ``(H, W, 3)``, labels ``(H, W)`` and depths ``(H, W)``.
 
-    ``rng`` decides what stands where and how it looks, ``grain`` the texture of ground and sky.
+    ``rng`` determines the positions and the appearance of things, ``grain`` the texture of ground and sky.
     """
     height, width = size
     centre = (street.centre[0] * width, street.centre[1] * height)
@@ -162,11 +162,11 @@ def _one_of(rng: np.random.Generator, colours: tuple[Colour, ...]) -> Colour:
     return colours[int(rng.integers(len(colours)))]
 
 
-Things: TypeAlias = list[tuple[float, Callable[[Canvas], None]]]  # distance, and what draws it
+Things: TypeAlias = list[tuple[float, Callable[[Canvas], None]]]  # distance, and a function that draws the thing
 
 
 def _planted(street: Street, rng: np.random.Generator, leaf: Colour) -> Things:
-    """Place what stands still on the pavement: trees, lamps, signs, traffic lights and void clutter."""
+    """Place the things that stand on the pavement: trees, lamps, signs, traffic lights and void clutter."""
     things: Things = []
     district, kerb, metal = street.district, street.half + 0.35, varied(rng, street.look.metal, 12)
     for side in (-1, 1):

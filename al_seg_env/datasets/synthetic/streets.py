@@ -1,4 +1,4 @@
-"""Procedurally drawn streets: a data set that works offline, and in a second style to pretrain on."""
+"""Procedurally drawn streets: a data set that works offline, with a second style to pretrain on."""
 
 from __future__ import annotations
 
@@ -99,48 +99,48 @@ _LOOKS = {
 
 _MIN_SIDE = 32
 MOST_SCENES = 10**6
-"""Images of a data set at most."""
+"""Maximum number of images of a data set."""
 _MAX_CACHED_BYTES = 64 * 2**20
-_Scene: TypeAlias = tuple[int, str, Size, int]  # seed, style, size and number: what it depends on
+_Scene: TypeAlias = tuple[int, str, Size, int]  # seed, style, size and number, which determine a scene
 _drawn_bytes = 0
 _drawn: dict[_Scene, tuple[UInt8Array, UInt8Array]] = {}
 """Scenes of all data sets of this process, so that equal environments draw each once."""
 
 
-_VERSION = 1  # of the drawing: raise it whenever a scene changes
+_VERSION = 1  # increase it whenever a change of the code changes scenes
 
 
 class SyntheticStreets:
     """Street scenes drawn by a program, with exact masks: a :class:`~al_seg_env.datasets.SegmentationData`.
 
-    A camera looks down a road between houses, gardens and pavements, with cars, people, bicycles, posts and
-    signs, in several kinds of neighbourhood and weather. Roads fill a third of the pixels; signs and bicycles
-    are hundreds of times rarer, and small: they are in a few regions of some images, so that it matters
-    which regions are labelled. Bins and boxes, and pixels in which several things meet, are void (255).
+    A camera looks down a road between houses, gardens and pavements, with cars, people, bicycles, posts and signs, in
+    several kinds of neighbourhood and weather. Roads fill a third of the pixels. Signs and bicycles are hundreds of
+    times rarer, and small: only a few regions of some images have them, so it matters which regions are labelled. Bins
+    and boxes, and pixels in which several things meet, are void (255).
 
-    There are two styles with the same classes and the same kinds of scenes. ``"street"`` is the target;
-    ``"render"``, with other colours, light, textures and noise, and never the same scenes, is for
-    pretraining: it stands in for a video game such as GTA5.
+    There are two styles with the same classes and the same kinds of scenes. ``"street"`` is the target. ``"render"`` is
+    for pretraining, in place of a video game such as GTA5: its colours, light, textures and noise differ, and none of
+    its scenes occurs in the other style.
 
-    Image ``i`` depends on ``seed``, ``style``, ``image_size`` and ``i`` alone, neither on ``count`` nor on
-    what was requested before: a larger ``count`` adds images. Another size shows the same streets, a wider
-    one more of them. Scenes are drawn on request, in a few milliseconds each, and kept for all data sets
-    of the process (up to 64 MB).
+    Image ``i`` depends on ``seed``, ``style``, ``image_size`` and ``i`` alone. It depends neither on ``count``, so a
+    larger ``count`` only adds images, nor on earlier requests. Images of another size show the same streets, and wider
+    ones show more of them. Scenes are drawn on request, in a few milliseconds each, and kept for all data sets of the
+    process (up to 64 MB).
 
     Args:
         count: Number of images, at most a million.
         image_size: ``(height, width)``, each at least 32.
-        seed: Which world to draw; at least 0.
+        seed: Seed of all scenes; at least 0.
         style: ``"street"`` or ``"render"``.
 
     Attributes:
         classes: The 10 class names, in the order of the labels.
         names: ``"street-0000"``, ``"street-0001"``, ... or ``"render-0000"``, ...
-        palette: ``(10, 3)`` uint8, the colours that Cityscapes gives to these classes.
+        palette: Cityscapes' colours of these classes, ``(10, 3)`` uint8.
         image_size: ``(height, width)``.
 
     Raises:
-        ValueError: If an argument is out of its range, or the style is unknown.
+        ValueError: If an argument is out of range, or the style is unknown.
 
     Example:
         >>> data = SyntheticStreets(count=4, image_size=(96, 128))
@@ -175,7 +175,7 @@ class SyntheticStreets:
 
     @property
     def fingerprint(self) -> str | None:
-        """What the scenes depend on; ``None`` for a subclass, which may draw others."""
+        """A text with everything that scenes depend on; ``None`` for a subclass, which may draw others."""
         if type(self) is not SyntheticStreets:
             return None
         return f"{self!r}, version {_VERSION}"
@@ -208,7 +208,7 @@ class SyntheticStreets:
 
 
 def _keep(key: _Scene, scene: tuple[UInt8Array, UInt8Array]) -> None:
-    """Remember a scene; forget all others if they would be too many."""
+    """Keep a scene, and drop all others if they take too much memory."""
     global _drawn_bytes
     size = scene[0].nbytes + scene[1].nbytes
     if _drawn_bytes + size > _MAX_CACHED_BYTES:
@@ -219,7 +219,7 @@ def _keep(key: _Scene, scene: tuple[UInt8Array, UInt8Array]) -> None:
 
 
 def draw_scene(seed: int, style: str, size: tuple[int, int], index: int) -> tuple[UInt8Array, UInt8Array]:
-    """Draw one scene, at twice the size, and take a picture of it."""
+    """Draw one scene at twice the size and reduce it: return image ``(H, W, 3)`` and labels ``(H, W)``, both uint8."""
     look, stream = _LOOKS[style], (seed, list(_LOOKS).index(style), index)
     rng, grain = (np.random.default_rng((*stream, part)) for part in range(2))
     street = plan_street(rng, look)
@@ -237,9 +237,9 @@ _IS_THING[[scenery.POLE, scenery.SIGN, scenery.PERSON, scenery.CAR, scenery.BICY
 
 
 def _vote(labels: npt.NDArray[np.int32]) -> UInt8Array:
-    """Return the commonest label in each square of 2 x 2 pixels, ``(H, W)``.
+    """Return the most frequent label in each square of 2 x 2 pixels, ``(H, W)``.
 
-    Where none has more than the others, things go before their background, and four different ones are void.
+    On ties, things take precedence over their background, and four different labels become void.
     """
     quarters = np.stack([labels[0::2, 0::2], labels[0::2, 1::2], labels[1::2, 0::2], labels[1::2, 1::2]])
     votes = (quarters[:, None] == quarters[None]).sum(1)  # (4, H, W)
@@ -264,7 +264,7 @@ def _photograph(
     rng: np.random.Generator,
     grain: np.random.Generator,
 ) -> UInt8Array:
-    """Return what a camera makes of the scene: texture, haze, light and the noise of its sensor."""
+    """Return the scene as a camera shows it: with texture, haze, light and sensor noise."""
     look, weather, size = street.look, street.weather, (mask.shape[0], mask.shape[1])
     gain, haze = rng.uniform(*weather.gain), rng.uniform(*weather.haze)
     tint = np.asarray(weather.tint, np.float32) * rng.normal(1, 0.02, 3).astype(np.float32)

@@ -321,7 +321,7 @@ def test_masks_in_colours_are_labels(tmp_path):
 
 
 def test_colours_that_are_no_class_are_named(tmp_path):
-    with pytest.raises(ValueError, match=r"a\.png holds the colours \[\(0, 0, 0\)\], which are no class's"):
+    with pytest.raises(ValueError, match=r"a\.png has the colours \[\(0, 0, 0\)\], which belong to no class"):
         coloured_folder(tmp_path).mask(0)
     with pytest.raises(ValueError, match=r"the colours \[\[128, 64, 128\]\] stand for several"):
         coloured_folder(tmp_path, ignore_colours=[COLOURS[0]])

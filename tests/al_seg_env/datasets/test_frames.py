@@ -236,7 +236,7 @@ def test_a_folder_in_the_place_of_a_cached_file_is_a_warning(tmp_path):
     (path,) = tmp_path.rglob("*.npy")
     path.unlink()
     path.mkdir()
-    with pytest.warns(RuntimeWarning, match="cannot be written .*kept in memory"):
+    with pytest.warns(RuntimeWarning, match="cannot be written .*stay in memory"):
         found = Frames(Fingerprinted(), cache=tmp_path).mask(0)
     np.testing.assert_array_equal(found, Frames(PositionData()).mask(0))
 
@@ -272,13 +272,13 @@ def test_a_file_of_the_cache_is_verified_once_and_then_only_mapped(tmp_path, mon
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.warns(RuntimeWarning, match="cannot be written .*kept in memory"):
+    with pytest.warns(RuntimeWarning, match="cannot be written .*stay in memory"):
         found = Frames(Fingerprinted(), cache=tmp_path / "file").image(1)
     np.testing.assert_array_equal(found, Frames(PositionData()).image(1))
 
 
 def test_a_cache_needs_a_fingerprint(tmp_path):
-    with pytest.raises(ValueError, match="PositionData has no fingerprint, a text that changes"):
+    with pytest.raises(ValueError, match="PositionData has no fingerprint; expected a text that changes"):
         Frames(PositionData(), cache=tmp_path)
 
 

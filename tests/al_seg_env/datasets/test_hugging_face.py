@@ -75,7 +75,7 @@ def test_the_fingerprint_follows_rows_and_settings(tmp_path):
 def test_mistakes_are_said():
     rows = table()
     with pytest.raises(
-        ValueError, match=r"dataset lacks the columns \['annotation'\]; found \['image', 'label', 'note'"
+        ValueError, match=r"dataset lacks the columns \['annotation'\]; it has \['image', 'label', 'note'"
     ):
         HuggingFaceData(rows, (6, 8), CLASSES, mask="annotation")
     with pytest.raises(ValueError, match=r"expected a datasets\.Dataset, not a stream"):
@@ -85,7 +85,7 @@ def test_mistakes_are_said():
     with pytest.raises(ValueError, match="the image of row '0' is '-'; expected an image"):
         HuggingFaceData(rows, (6, 8), CLASSES, image="note").image(0)
     other = table(1, (6, 8), label=[Image.new("L", (3, 3))])
-    with pytest.raises(ValueError, match=r"has \(3, 3\) pixels, its image \(6, 8\)"):
+    with pytest.raises(ValueError, match=r"has \(3, 3\) pixels; expected the size of its image, \(6, 8\)"):
         HuggingFaceData(other, (6, 8), CLASSES).mask(0)
 
 

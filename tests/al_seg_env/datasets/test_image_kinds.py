@@ -223,7 +223,7 @@ def test_exif_behind_the_pixels_is_not_overlooked(tmp_path):
     early = png(8, 0, [b"\0\1"], first=chunk(b"eXIf", exif.tobytes()[6:]))
     mask = np.zeros((1, 2), np.uint8)
     assert opened(tmp_path, early, mask).image(0)[0, :, 0].tolist() == [1, 0]
-    with pytest.raises(OSError, match=r"image\.png .*comes after the pixels; store EXIF first, or none"):
+    with pytest.raises(OSError, match=r"image\.png .*comes after the pixels; store EXIF before them, or remove it"):
         opened(tmp_path, late, mask).image(0)
 
 

@@ -143,7 +143,7 @@ def test_without_train_no_mask_is_read():
         ({"state": 20, "train": 12, "reward": 1}, {}, r"state\+train: 32 images are requested, but 30"),
         ({"state": None, "train": 29, "reward": 2}, {}, "state=None and train=29 .* 28 images"),
         ({"state": 29, "train": None, "reward": 2}, {}, "state=29 and train=None .* 28 images"),
-        ({"state": 0, "train": 2, "reward": 2}, {}, "state needs at least 1"),
+        ({"state": 0, "train": 2, "reward": 2}, {}, "expected at least 1 for state"),
         ({"state": 1, "reward": 2}, {}, "train and eval are both empty"),
         ({"state": 1, "train": None, "reward": 2, "eval": None}, {}, "only one split .* all images"),
         ({"state": 1, "train": 1, "reward": 2}, {"train": "val"}, "must share a source, got None and 'val'"),
@@ -190,7 +190,7 @@ def test_save_and_load_by_name(tmp_path):
     assert Splits.load(str(path), data) == splits
     data.names = tuple(reversed(data.names))
     assert Splits.load(path, data).state == tuple(29 - i for i in splits.state)
-    with pytest.raises(ValueError, match=r"4 images, but the splits hold the indices \[\d+"):
+    with pytest.raises(ValueError, match=r"the splits have the indices \[\d+.* but the data only 4 images"):
         splits.save(path, CountingData(4))
 
 

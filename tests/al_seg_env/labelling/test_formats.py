@@ -91,9 +91,12 @@ def test_cvat_reads_what_datumaro_writes(tmp_path):
     [
         (
             lambda files: files.pop("labelmap.txt"),
-            "holds no labelmap.txt; export it from CVAT as 'Segmentation mask 1.1'",
+            "has no labelmap.txt; export it from CVAT as 'Segmentation mask 1.1'",
         ),
-        (lambda files: files.update({"labelmap.txt": b"lorry:1,2,3::"}), r"has the classes \['lorry'\], which are not"),
+        (
+            lambda files: files.update({"labelmap.txt": b"lorry:1,2,3::"}),
+            r"has the classes \['lorry'\]; expected classes out of",
+        ),
         (lambda files: files.update({"labelmap.txt": b"road;1,2,3"}), "has the line 'road;1,2,3'; expected name:red"),
         (lambda files: files.update({"labelmap.txt": b"\xff"}), "can't be read"),
         (lambda files: files.update({"labelmap.txt": b"#" * 2**21}), "has 2097152 bytes; expected at most 1048576"),
@@ -128,7 +131,7 @@ def test_no_zip_and_colours_that_cvat_cannot_tell_apart(tmp_path):
     with pytest.raises(ValueError, match="can't be read .*; expected a zip that CVAT exported"):
         read_cvat(tmp_path / "m.zip", CLASSES, sizes())
     for classes, palette in ((CLASSES, PALETTE * 0), (("background", "car", "sky"), PALETTE)):
-        with pytest.raises(ValueError, match="CVAT tells classes apart by their colours"):
+        with pytest.raises(ValueError, match="CVAT distinguishes classes by colour"):
             write_cvat(tmp_path / "n.zip", masks().items(), classes, palette)
 
 
@@ -189,13 +192,13 @@ def test_run_lengths_of_large_masks_in_compressed_form(tmp_path):
 @pytest.mark.parametrize(
     ("segmentation", "message"),
     [
-        ([[0, 0, 1, 1, 1, 0]], "is a polygon; export masks"),
+        ([[0, 0, 1, 1, 1, 0]], "is a polygon; expected run lengths: export"),
         ({"size": [2, 2], "counts": [4]}, r"has the size \[2, 2\]; expected \[12, 17\]"),
         ({"size": [12, 17], "counts": [4]}, r"the run lengths \[4\] do not fill 12 x 17"),
         ({"size": [12, 17], "counts": [205, -1]}, "do not fill"),
         ({"size": [12, 17], "counts": [10**30]}, "can't be used"),
-        ({"size": [12, 17], "counts": "\x00"}, "are no compressed ones"),
-        ({"size": [12, 17], "counts": "o" * 100}, "are no compressed ones"),
+        ({"size": [12, 17], "counts": "\x00"}, "are not in COCO's compressed form"),
+        ({"size": [12, 17], "counts": "o" * 100}, "are not in COCO's compressed form"),
         (None, "TypeError"),
     ],
 )

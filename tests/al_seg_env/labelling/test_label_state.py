@@ -64,7 +64,7 @@ def test_mask_of_shows_these_regions_only():
 def test_asking_twice_or_for_what_is_not_there_is_refused_and_changes_nothing(regions):
     state = LabelState(GRID, IMAGES, 3)
     state = state.with_labels([11], [np.zeros((3, 2), np.uint8)], 0)
-    with pytest.raises(ValueError, match="must be one of these images' unlabelled regions, and be named once"):
+    with pytest.raises(ValueError, match="expected different ids of unlabelled regions of these images"):
         state.with_labels(regions, random_masks(np.random.default_rng(0), regions), 1)
     assert state.labelled == [11]
     assert len(state.unlabelled) == 17

@@ -127,12 +127,12 @@ def test_label_studio_s_own_code_agrees():
 @pytest.mark.parametrize(
     ("encoded", "message"),
     [
-        ("text", "are no bytes"),
-        ([[1]], "are no bytes"),
-        ([0.5], "are no bytes"),
-        ([300], "are no bytes"),
-        ([-1], "are no bytes"),
-        ([], "are no bytes|end too early"),
+        ("text", "are not a list of bytes"),
+        ([[1]], "are not a list of bytes"),
+        ([0.5], "are not a list of bytes"),
+        ([300], "are not a list of bytes"),
+        ([-1], "are not a list of bytes"),
+        ([], "are not a list of bytes|end too early"),
         (encode_brush(np.ones((2, 2), bool)), r"of 16 bytes of 8 bits, expected 3 x 5 x 4 of 8"),
         (encode_brush(np.ones((3, 5), bool))[:8], "end too early"),
         (encode_brush(np.eye(3, 5) > 0)[:12], "end too early"),
