@@ -1,1 +1,1 @@
-"""The segmentation network f that is trained: its contract, its training, its weights."""
+"""The learner, which holds the segmentation network f: its interface, its training and its weights."""

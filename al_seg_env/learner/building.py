@@ -1,4 +1,4 @@
-"""Build a segmentation network of segmentation-models-pytorch and its learner."""
+"""Building a learner around a network of segmentation-models-pytorch."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from al_seg_env.storage.validation import LARGEST_BATCH, check, check_choice, ch
 from al_seg_env.types import Size
 
 PIXELS_PER_PASS = 3 * 2**19
-DEEP = 4  # times as many, where only a head on deep strides runs
-CLASSIFIERS = ("classifier.", "fc.", "head.")  # what files of ImageNet weights hold beside the encoder
+DEEP = 4  # factor on the batch size if only a head on deep strides runs
+CLASSIFIERS = ("classifier.", "fc.", "head.")  # entries of ImageNet weights that are not the encoder's
 
 
 @dataclass(frozen=True)
@@ -45,22 +45,22 @@ class LearnerConfig:
         architecture: Name of an smp architecture, such as ``"FPN"`` (appendix B) or ``"Unet"``; or ``"Light"``, see
             :class:`~al_seg_env.learner.light.Light`.
         encoder: Name of an smp encoder, such as ``"resnet50"`` (appendix B).
-        encoder_weights: ``None``; a name that smp knows (``"imagenet"``; downloaded when used); or a file of
-            the encoder's weights (``.safetensors``, ``.pth``), or of a whole network, whose encoder is used.
+        encoder_weights: ``None``; a name that smp knows (``"imagenet"``, downloaded when used); or a file
+            (``.safetensors``, ``.pth``) with the weights of the encoder, or of a whole network with such an encoder.
         network_options: Further arguments of the architecture, such as ``{"decoder_pyramid_channels": 64}``.
-        weights: File of theta_0, as :func:`save_weights` or ``examples/pretrain.py`` writes it; or a folder, as
-            ``save_pretrained`` of segmentation-models-pytorch or :func:`~al_seg_env.learner.weights.save_smp` does.
+        weights: File of theta_0 that :func:`save_weights` or ``examples/pretrain.py`` wrote; or a folder that
+            segmentation-models-pytorch's ``save_pretrained`` or :func:`~al_seg_env.learner.weights.save_smp` wrote.
         weights_seed: Seed of the random initialisation.
-        batch_size: Images per forward pass outside training; by default :func:`default_batch_size` of the image
+        batch_size: Images per forward pass outside training; by default :func:`default_batch_size` for the image
             size.
         learning_rate, momentum, weight_decay, learning_rate_decay, max_grad_norm, label_stride, device, precision,
             channels_last, fold_batchnorm: See :class:`~al_seg_env.learner.torch_learner.TorchLearner`.
-        trainable: ``"all"``, or ``"decoder"``: the encoder is frozen, its features of each image are computed once, and
-            only the layers after it are trained and run; see
+        trainable: ``"all"``, or ``"decoder"``, which freezes the encoder: its features of each image are computed once,
+            and only the layers after it are trained and run; see
             :class:`~al_seg_env.learner.feature_learner.FeatureLearner`.
-        feature_precision: Precision in which the features are stored; see there.
-        tune_cpu: Prepare the network and this process for running on a CPU; see
-            :func:`~al_seg_env.learner.cpu_tuning.tune_for_cpu`, which lists the changes.
+        feature_precision: Precision in which the features are stored; see the same class.
+        tune_cpu: Prepare the network and this process for running on a CPU;
+            :func:`~al_seg_env.learner.cpu_tuning.tune_for_cpu` lists the changes.
 
     Raises:
         ValueError: If a setting is out of range.
@@ -119,15 +119,15 @@ class LearnerConfig:
         Args:
             classes: Names of the classes, at most 255.
             image_size: Size of the images, which determines the default ``batch_size``.
-            cache: Folder for the features of a frozen encoder, which all processes share; by default they are kept
-                in memory.
+            cache: Folder for the features of a frozen encoder, shared by all processes; by default they are kept in
+                memory.
 
         Raises:
-            ValueError: If a name is unknown, weights do not fit, or there are too many classes.
+            ValueError: If a name is unknown, weights don't match the network, or there are too many classes.
         """
         classes = check_classes(classes)
         if self.tune_cpu:
-            run_forks_on_one_thread()  # a forked worker would hang where weights are copied
+            run_forks_on_one_thread()  # a forked worker would hang when weights are copied
         network = (
             build_network(self, len(classes)) if self.weights is None else network_with(self, self.weights, classes)
         )
@@ -158,11 +158,11 @@ class LearnerConfig:
 
 
 def default_batch_size(image_size: Size, deep: bool = False) -> int:
-    """Return the images per forward pass: more if they are small, up to 64, to amortise the cost of each layer.
+    """Return the number of images per forward pass: more if they are small, up to 64, to amortise the cost of layers.
 
     Args:
         image_size: ``(height, width)`` in pixels.
-        deep: Whether only layers on deep strides run, whose maps are far smaller than an image.
+        deep: Whether only layers on deep strides run, whose feature maps are far smaller than an image.
     """
     fitting = PIXELS_PER_PASS * (DEEP if deep else 1) // (image_size[0] * image_size[1])
     return 1 << min(6, max(0, fitting.bit_length() - 1))
@@ -190,7 +190,7 @@ def build_network(config: LearnerConfig, num_classes: int) -> nn.Module:
         except OSError as error:
             raise ValueError(
                 f"encoder_weights {config.encoder_weights!r} of {config.encoder!r} could not be downloaded ({error}); "
-                "give a local file instead, or None"
+                "use a local file instead, or None"
             ) from error
     if by_file and config.weights is None:
         assert config.encoder_weights is not None
@@ -209,7 +209,7 @@ def network_with(config: LearnerConfig, weights: str | Path, classes: Sequence[s
     """Return the network of a configuration with the weights that :func:`load_weights` reads.
 
     Raises:
-        ValueError: If they cannot be read, or do not fit.
+        ValueError: If the weights cannot be read, or don't match the network.
     """
     network = build_network(replace(config, weights=str(weights)), len(classes))
     load_weights(network, weights, classes)

@@ -1,7 +1,7 @@
-"""What makes networks faster on a CPU and reaches beyond them: done on request, by :func:`tune_for_cpu` alone.
+"""Changes to networks and to this process that make networks faster on a CPU. Only :func:`tune_for_cpu` makes them.
 
-``tune_cpu=True``, the default of :class:`~al_seg_env.learner.building.LearnerConfig` and so of the registered ids,
-requests it. A :class:`~al_seg_env.learner.torch_learner.TorchLearner` made from a network does it only if told to.
+``tune_cpu=True`` requests them. It is the default of :class:`~al_seg_env.learner.building.LearnerConfig`, and so of the
+registered ids, but not of a :class:`~al_seg_env.learner.torch_learner.TorchLearner` that is made from a network.
 """
 
 from __future__ import annotations
@@ -19,14 +19,12 @@ from torch import Tensor, nn
 
 
 def tune_for_cpu(network: nn.Module) -> None:
-    """Prepare a network, and this process, for running on a CPU (docs/design/performance.md has the figures).
+    """Prepare a network and this process for running on a CPU (measured in docs/design/performance.md).
 
-    1. Layers of the network that a CPU's kernels are slow at are exchanged in place for ones that compute the same up
-       to rounding: :func:`use_better_kernels`.
-    2. The process keeps the memory of freed tensors for the next ones: :func:`keep_freed_memory`. It lasts until
-       the process ends.
-    3. Processes that are forked from this one run torch on one thread: :func:`run_forks_on_one_thread`. It lasts
-       until the process ends.
+    1. Layers with slow CPU kernels are replaced in place by layers with the same results up to rounding:
+       :func:`use_better_kernels`.
+    2. Until the process ends, it keeps the memory of freed tensors for later ones: :func:`keep_freed_memory`.
+    3. Until the process ends, processes forked from it run torch on one thread: :func:`run_forks_on_one_thread`.
     """
     use_better_kernels(network)
     keep_freed_memory()
@@ -34,9 +32,9 @@ def tune_for_cpu(network: nn.Module) -> None:
 
 
 def use_better_kernels(network: nn.Module) -> None:
-    """Let the layers of a network that is to run on a CPU avoid its slow kernels, in place.
+    """Change the layers of a network in place so that they avoid slow CPU kernels.
 
-    Weights, and the layers' outputs, stay the same.
+    Weights stay the same, and so do the layers' outputs up to rounding.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and not _is_depthwise(module):
@@ -50,7 +48,7 @@ def _is_depthwise(conv: nn.Conv2d) -> bool:
 
 
 class _TrainsInFloat32(nn.Module):
-    """The backward pass of a depthwise convolution can be fifty times slower in bfloat16 than in float32."""
+    """Trains in float32: the backward pass of a depthwise convolution can be fifty times slower in bfloat16."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
@@ -68,7 +66,7 @@ class _Conv2dSame(_TrainsInFloat32, Conv2dSame):
 
 
 class _GroupNorm(nn.GroupNorm):
-    """Group normalisation of small maps is many times slower with channels last."""
+    """Uses contiguous channels: group normalisation of small maps is many times slower with channels last."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() == 4 and x.shape[2] * x.shape[3] < 1024 and not x.is_contiguous():
@@ -77,7 +75,7 @@ class _GroupNorm(nn.GroupNorm):
 
 
 class _Upsample(nn.Upsample):
-    """Interpolation of few channels is several times slower in bfloat16, and less exact."""
+    """Interpolates in float32: for few channels, bfloat16 is several times slower, and less exact."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.float() if x.shape[1] < 32 else x)
@@ -94,10 +92,10 @@ _BETTER: dict[type[nn.Module], type[nn.Module]] = {
 
 @cache
 def keep_freed_memory() -> None:
-    """Let glibc keep the memory of freed tensors for the next ones, instead of returning it to the system.
+    """Let glibc keep the memory of freed tensors for later ones, instead of returning it to the system.
 
-    The system would clear every page of it again at each pass. It is a setting of the whole process; it
-    does nothing where the C library is another. The process holds on to the most that it needed at once.
+    Otherwise, the system clears every page again in each pass. The setting applies to the whole process, which then
+    keeps its peak memory. It does nothing with other C libraries.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -113,10 +111,10 @@ def keep_freed_memory() -> None:
 
 @cache
 def run_forks_on_one_thread() -> None:
-    """Set torch to one thread in processes forked from this one from now on, and here if this one was forked.
+    """Set torch to one thread in processes that are forked from this one later, and in this one if it was forked.
 
-    A forked process (gymnasium's AsyncVectorEnv forks) has none of its parent's OpenMP threads, and would wait for
-    them forever in its first parallel region. With one thread there is no such region.
+    A forked process (gymnasium's AsyncVectorEnv forks) has none of its parent's OpenMP threads, and would wait for them
+    forever in its first parallel region. With one thread, there are no parallel regions.
     """
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
@@ -125,7 +123,7 @@ def run_forks_on_one_thread() -> None:
 
 
 def _was_forked() -> bool:
-    """Return whether this process is a worker that multiprocessing made by forking."""
+    """Return whether this process is a worker that multiprocessing forked."""
     if multiprocessing.parent_process() is None or not hasattr(context, "ForkProcess"):
         return False
     this = multiprocessing.current_process()

@@ -1,4 +1,4 @@
-"""Monte Carlo dropout: which layers, and what of a network has to run again for each sample."""
+"""Monte Carlo dropout: finding the layers, and the part of a network that must run again for each sample."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch import Tensor, nn
 
 
 def is_dropout(module: nn.Module) -> bool:
-    """Return whether a module is a dropout layer that does anything."""
+    """Return whether a module is a dropout layer with a probability above 0."""
     return isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
 
 
 def split_at_dropout(network: nn.Module) -> tuple[Callable[[Any], Tensor], Callable[[Tensor], Any]]:
-    """Split a network into the part that must run for every sample and the part before it, which runs once."""
+    """Return the part of a network that runs for every sample, and the part before it, which runs once."""
     encoder, decoder, head = (getattr(network, name, None) for name in ("encoder", "decoder", "segmentation_head"))
     if encoder is None or decoder is None or head is None:
         return network, lambda x: x
     if isinstance(decoder, FPNDecoder | PSPDecoder) and is_dropout(decoder.dropout):
-        # Dropout is the last thing that these do, in place: only it and the head differ between samples.
+        # These decoders end with dropout in place, so only the dropout and the head differ between samples.
         return lambda x: head(decoder.dropout(x.clone())), lambda x: decoder(encoder(x))
     if not any(map(is_dropout, decoder.modules())) and any(map(is_dropout, head.modules())):
         return head, lambda x: decoder(encoder(x))
@@ -34,7 +34,7 @@ def split_at_dropout(network: nn.Module) -> tuple[Callable[[Any], Tensor], Calla
 
 @contextmanager
 def dropout_on(network: nn.Module) -> Iterator[None]:
-    """Switch dropout layers, and nothing else, to training mode; restore them afterwards."""
+    """Switch only the dropout layers to training mode, and restore them afterwards."""
     layers = [module for module in network.modules() if is_dropout(module) and not module.training]
     for layer in layers:
         layer.train()
@@ -47,7 +47,7 @@ def dropout_on(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Draw torch's random numbers from ``seed``, and leave the caller's global random state as it was."""
+    """Draw torch's random numbers from ``seed``, and restore the global random state afterwards."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed % 2**63)

@@ -22,10 +22,10 @@ BLANK = -1
 
 @dataclass(frozen=True)
 class FeatureBatch:
-    """B images, or windows of them, by their stored features, which are read when they are needed.
+    """B images, or windows of images, as stored features, which are read when they are needed.
 
     Attributes:
-        inputs: Where they come from.
+        inputs: The source of the features.
         images: Index of each image.
         window: ``(height, width)`` of the windows in cells of the coarsest map; ``None`` for whole images.
         origins: First row and column of each window in such cells, ``(B, 2)`` int64; zeros for whole images.
@@ -43,40 +43,40 @@ class FeatureBatch:
         return replace(self, images=self.images[rows], origins=self.origins[rows])
 
     def split(self, size: int) -> tuple[FeatureBatch, ...]:
-        """Return it in parts of at most ``size``, as :meth:`torch.Tensor.split` does."""
+        """Return the batch in parts of at most ``size``, like :meth:`torch.Tensor.split`."""
         return tuple(self[start : start + size] for start in range(0, len(self), size))
 
     @property
     def image_size(self) -> Size:
-        """``(height, width)`` in pixels of what the features describe, without what the encoder padded."""
+        """``(height, width)`` in pixels of the images or windows, without the encoder's padding."""
         if self.window is None:
             return self.inputs.image_size
         return self.window[0] * self.inputs.cell, self.window[1] * self.inputs.cell
 
     @property
     def encoded_size(self) -> Size:
-        """The same with what the encoder padded."""
+        """``(height, width)`` in pixels of the images or windows, with the encoder's padding."""
         return self.inputs.encoded_size if self.window is None else self.image_size
 
     @property
     def corners(self) -> IntArray:
-        """First row and column of each view in pixels, ``(B, 2)`` int64."""
+        """First row and column of each image or window in pixels, ``(B, 2)`` int64."""
         return self.origins * self.inputs.cell
 
     def repeated(self, times: int) -> FeatureBatch:
-        """Return it several times, one after another."""
+        """Return the batch repeated ``times`` times."""
         return replace(self, images=self.images * times, origins=np.tile(self.origins, (times, 1)))
 
     def gathered(self, length: int, dtype: torch.dtype, device: torch.device) -> FeatureMaps:
         """Read the features.
 
         Args:
-            length: Of the result; what is beyond this batch's is zeros.
-            dtype: Of the result.
-            device: Where it lies.
+            length: Length of the result, at least that of the batch. The rest is filled with zeros.
+            dtype: Dtype of the result.
+            device: Device of the result.
 
         Returns:
-            Maps ``(length, ...)``, the channels last in memory.
+            Maps ``(length, ...)``, with channels last in memory.
         """
         given = [self.inputs.maps(image) for image in self.images]
         maps = []
@@ -105,13 +105,13 @@ class FeatureInputs:
     Args:
         frames: The images.
         store_of: Returns the store of frames.
-        reach: How many pixels around a pixel its logits depend on; ``None`` if that is not known. Where it is, what is
-            labelled is shown by windows that hold all features that its logits depend on, so that training on them
-            equals training on whole images with everything else ignored, and costs less.
+        reach: Number of pixels around a pixel on which its logits depend; ``None`` if unknown. If it is known, training
+            views are windows around the labelled regions that contain all features on which the regions' logits depend.
+            Training on windows gives the same result as on whole images with all other pixels ignored, and costs less.
 
     Attributes:
         image_size: ``(height, width)`` of an image.
-        encoded_size: The same, padded for the encoder.
+        encoded_size: ``(height, width)`` of an image with the encoder's padding.
         cell: Pixels per side of a cell of the coarsest map.
     """
 
@@ -145,7 +145,7 @@ class FeatureInputs:
         return self._store(frames).maps(index)
 
     def prepare(self, images: Sequence[int]) -> None:
-        """Encode those of some images that are not stored yet, with a progress bar if they are many."""
+        """Encode the images that are not stored yet, with a progress bar if there are many."""
         by_source: dict[int, tuple[Frames, list[int]]] = {}
         for image in images:
             frames, index = self.frames.source(int(image))
@@ -164,9 +164,9 @@ class FeatureInputs:
         return FeatureBatch(self, indices, None, np.zeros((len(indices), 2), np.int64))
 
     def windows(self, batch: FeatureBatch, boxes: Sequence[Boxes]) -> FeatureBatch | None:
-        """Return a window around each of some boxes in whole images, or ``None`` if that would not be cheaper.
+        """Return a window around each of some boxes in whole images, or ``None`` if windows are not cheaper.
 
-        The logits of a box's pixels are the same in its window as in the whole image. All windows have one size.
+        The logits of a box's pixels are the same in its window as in the whole image. All windows have the same size.
         """
         if self.reach is None or batch.window is not None:
             return None
@@ -185,7 +185,7 @@ class FeatureInputs:
         ends = [np.minimum(cells, -(-(starts + length + reach) // self.cell)) for starts, length in boxes]
         first, end = np.concatenate(firsts), np.concatenate(ends)
         size = int((end - first).max())
-        # Within the image: at its border, a window ends where the image does, and is padded by the network as that is.
+        # Windows end at the image's border, where the network pads them in the same way as the image.
         return np.minimum(first, cells - size), size
 
     def training_views(
@@ -196,11 +196,11 @@ class FeatureInputs:
         crop_size: Size | None,
         rng: np.random.Generator,
     ) -> tuple[FeatureBatch, Tensor]:
-        """Return each region in a window, or else the images that hold them; see
+        """Return a window around each region, or else whole images; see
         :meth:`~al_seg_env.learner.inputs.Inputs.training_views`.
 
-        All labels but those of these regions are ignored. There are neither random crops nor flips: nothing is saved by
-        smaller crops here, and features of mirrored images would take as much room again (docs/design/light_head.md).
+        All labels except those of these regions are ignored. There are neither random crops nor flips: smaller crops
+        save nothing here, and features of mirrored images would double the memory (docs/design/light_head.md).
 
         Args:
             grid, regions, labels: See :meth:`~al_seg_env.learner.inputs.Inputs.training_views`.
@@ -208,7 +208,7 @@ class FeatureInputs:
             rng: Not used.
 
         Returns:
-            The batch; and its targets ``(B, h, w)`` uint8, of the size of its views, 255 where they are ignored.
+            The batch, and its targets ``(B, h, w)`` uint8 of the size of its images or windows, 255 where ignored.
         """
         boxes = [grid.box(region) for region in regions]
         images = list(dict.fromkeys(box.image for box in boxes))
@@ -229,7 +229,7 @@ class FeatureInputs:
         return views, torch.from_numpy(targets)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what is found again."""
+        """Omit what can be computed again."""
         return {**self.__dict__, "_stores": {}}
 
 

@@ -1,4 +1,4 @@
-"""A learner whose encoder is frozen: it trains and runs only what follows, on features that are computed once."""
+"""A learner with a frozen encoder, whose features are computed once. It trains and runs only the layers after it."""
 
 from __future__ import annotations
 
@@ -33,27 +33,28 @@ TOLERANCE = 1e-4
 class FeatureLearner(TorchLearner):
     """A :class:`Learner` that trains a network's decoder and head, on stored features of its frozen encoder.
 
-    The encoder stays in evaluation mode with the weights and BatchNorm statistics that it has at construction. It runs
-    in float32, once per image; see :class:`~al_seg_env.learner.feature_store.FeatureStore`. All else is as in
-    :class:`TorchLearner`: theta_0 are the weights of what follows the encoder, dropout lies there, and batches are
-    :class:`~al_seg_env.learner.feature_inputs.FeatureBatch`.
+    The encoder stays in evaluation mode, with the weights and BatchNorm statistics that it has at construction. It runs
+    in float32, once per image; see :class:`~al_seg_env.learner.feature_store.FeatureStore`. The rest is as in
+    :class:`TorchLearner`, except that theta_0 and dropout are those of the layers after the encoder, and that batches
+    are :class:`~al_seg_env.learner.feature_inputs.FeatureBatch`.
 
-    A network that ends in a bilinear upsampling, as those of segmentation-models-pytorch do, predicts only those pixels
-    that are needed. One that states by an attribute ``reach`` how many pixels around a pixel its logits depend on
-    (:class:`~al_seg_env.learner.light.Light` does) also runs on windows around what is needed only, with equal results.
+    If the network ends in a bilinear upsampling, as those of segmentation-models-pytorch do, only the pixels that are
+    needed are upsampled. If the network also has an attribute ``reach``, the number of pixels around a pixel on which
+    its logits depend (as :class:`~al_seg_env.learner.light.Light` has), it runs only on windows around these pixels,
+    with equal results.
 
     Args:
         network: The whole network. It is not changed; the learner works on copies of its parts.
         num_classes: C, at most 255.
         encoder: Name of the network's attribute that holds its encoder.
-        feature_precision: In which features are stored: ``"bfloat16"``, ``"float16"``, or ``"float32"``, with which
-            logits in float32 are those of the whole network, bit for bit.
-        cache: Folder for the features, which all processes share; ``None`` keeps them in this process's memory.
+        feature_precision: Precision in which features are stored: ``"bfloat16"``, ``"float16"`` or ``"float32"``. With
+            ``"float32"``, logits in float32 equal those of the whole network bit for bit.
+        cache: Folder for the features, shared by all processes; ``None`` keeps them in this process's memory.
         mean, std, output_stride, device: See :class:`TorchLearner`.
         options: Further arguments of :class:`TorchLearner`.
 
     Raises:
-        ValueError: If the encoder is not found, or the network needs more of an image than the encoder's output.
+        ValueError: If the encoder is not found, or the network reads the image in other ways than through its encoder.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class FeatureLearner(TorchLearner):
         self._upsampling = self._found_upsampling()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Omit what is made again when it is needed."""
+        """Omit what is computed again when it is needed."""
         return {**super().__getstate__(), "_coarse_views": []}
 
     def _lay_out(self, prepare: Prepares) -> None:
@@ -89,7 +90,7 @@ class FeatureLearner(TorchLearner):
         return self.encoder.probe
 
     def inputs(self, frames: Frames) -> FeatureInputs:
-        """Return what makes this learner's batches of images."""
+        """Return the inputs, which make this learner's batches."""
         return FeatureInputs(frames, self._store, self.reach)
 
     def _store(self, frames: Frames) -> FeatureStore:
@@ -97,23 +98,23 @@ class FeatureLearner(TorchLearner):
 
     @property
     def reach(self) -> int | None:
-        """How many pixels around a pixel its logits depend on, if the network states it."""
+        """Number of pixels around a pixel on which its logits depend, if the network tells."""
         exact = self._upsampling is not None and not self._align_corners
         return getattr(self.network, "reach", None) if exact else None
 
     def whole_state_dict(self) -> dict[str, Tensor]:
-        """Return weights and buffers of the whole network, its encoder's too."""
+        """Return weights and buffers of the whole network, including the encoder."""
         return self.encoder.joined_state_dict(self.network)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return a copy of what training changes, and what identifies the encoder."""
+        """Return a copy of everything that training changes, with a text that identifies the encoder."""
         return {**super().state_dict(), "encoder": self._encoder_identity}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned, exactly.
 
         Raises:
-            ValueError: If it is of a learner with another encoder, whose features the weights were trained on.
+            ValueError: If the weights were trained on the features of another encoder.
         """
         if state.get("encoder") != self._encoder_identity:
             raise ValueError(
@@ -128,7 +129,7 @@ class FeatureLearner(TorchLearner):
 
     @torch.inference_mode()
     def predict_boxes(self, batch: FeatureBatch, groups: Sequence[Sequence[Boxes]]) -> Iterator[Tensor]:
-        """Yield the logits of the pixels of one group of boxes after another.
+        """Yield the logits of the pixels of each group of boxes.
 
         See :class:`~al_seg_env.learner.contract.PredictsBoxes`.
         """
@@ -140,14 +141,14 @@ class FeatureLearner(TorchLearner):
         views, places = self._views_of(batch, [boxes for group in groups for boxes in group])
         coarse = next(self._in_turn(self._coarse, views))
         for group in groups:
-            # Group by group, so that what is computed of them next is still near the processor.
+            # Group by group, so that the logits are still in the processor's cache when they are used.
             yield self._cut(coarse, views, [places.pop(0) for _ in group])
 
     @torch.inference_mode()
     def sample_boxes(
         self, batch: FeatureBatch, boxes: Sequence[Boxes], count: int, rng: np.random.Generator
     ) -> Iterator[Tensor]:
-        """Yield the logits of some boxes under random dropout masks; see :meth:`TorchLearner.sample`."""
+        """Yield the logits of boxes with random dropout masks; see :meth:`TorchLearner.sample`."""
         if self._upsampling is None:
             for logits in self.sample(batch, count, rng):
                 yield cut_boxes(logits, boxes)
@@ -159,7 +160,7 @@ class FeatureLearner(TorchLearner):
             yield self._cut(coarse, views, places)
 
     def _views_of(self, batch: FeatureBatch, boxes: Sequence[Boxes]) -> tuple[FeatureBatch, list[Boxes]]:
-        """Return what has to run to predict some boxes, and these boxes in its images."""
+        """Return the images or windows to run to predict boxes, and the boxes within them."""
         windows = batch.inputs.windows(batch, boxes)
         if windows is None:
             return batch, list(boxes)
@@ -172,14 +173,14 @@ class FeatureLearner(TorchLearner):
         ]
 
     def _coarse(self, views: FeatureBatch) -> Iterator[Tensor]:
-        """Yield the logits ``(B, C, h, w)`` of views once, not upsampled."""
+        """Yield the logits ``(B, C, h, w)`` of views once, before upsampling."""
         prepared = self.prepare(views, self._grown(len(views)))
         with self._autocast():
             logits = self._coarse_view(self._predictor(prepared))(prepared)
         yield logits[: len(views)].float()
 
     def _coarse_samples(self, views: FeatureBatch, count: int, seed: int) -> Iterator[Tensor]:
-        """Yield such logits under ``count`` dropout masks."""
+        """Yield the logits of views before upsampling, with ``count`` dropout masks."""
         prepared = self.prepare(views, self._grown(len(views)))
         network = self._coarse_view(self._predictor(prepared))
         rest, inputs = split_at_dropout(network)
@@ -191,7 +192,7 @@ class FeatureLearner(TorchLearner):
             yield logits[: len(views)].float()
 
     def _cut(self, coarse: Tensor, views: FeatureBatch, boxes: Sequence[Boxes]) -> Tensor:
-        """Return the logits ``(C, P)`` of boxes in views from those that are not upsampled."""
+        """Return the logits ``(C, P)`` of boxes in views, upsampled from the coarse ones."""
         parts = []
         for group in boxes:
             (rows, row_weights), (columns, column_weights) = (
@@ -206,7 +207,7 @@ class FeatureLearner(TorchLearner):
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def _cells(self, starts: IntArray, length: int, cells: int, pixels: int, stride: int) -> tuple[Tensor, Tensor]:
-        """Return the cells ``(n, m)`` that every ``stride``-th pixel from each start on needs, and their weights."""
+        """Return the cells ``(n, m)`` needed by every ``stride``-th pixel from each start on, with their weights."""
         different, which = np.unique(starts, return_inverse=True)
         corners = self._align_corners
         found = [needed_cells(cells, pixels, int(start), length, stride, corners) for start in different]
@@ -215,7 +216,7 @@ class FeatureLearner(TorchLearner):
         return numbers, weights
 
     def _weights_on(self, images: FeatureBatch, coarse: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-        """Return the weights ``(n, cells)`` of the rows, and of the columns, that a grid takes of some views."""
+        """Return the weights ``(n, cells)`` for the rows, and for the columns, that a grid selects from views."""
         rows, columns = (
             spaced_weights(
                 cells, pixels, taken.start or 0, len(range(side)[taken]), taken.step or 1, self._align_corners
@@ -232,7 +233,7 @@ class FeatureLearner(TorchLearner):
             return
         coarse = next(self._in_turn(self._coarse, images))
         rows, columns = self._weights_on(images, coarse, (grid, grid))
-        # As many at once as stay near the processor until their classes are counted.
+        # As many at once as stay in the processor's cache until their classes are counted.
         size = max(1, CACHED // (self.num_classes * len(rows) * len(columns)))
         for few in coarse.split(size):
             yield upsampled(few, rows, columns)
@@ -243,7 +244,7 @@ class FeatureLearner(TorchLearner):
         network = self._coarse_view(self.network)
         with seeded(seed, self.device), self._autocast():
             coarse = network(self.prepare(images))
-        # Of each view, only the rows and columns of the grid that hold a label are upsampled.
+        # In each view, only the rows and columns of the grid that have a label are upsampled.
         targets = targets[:, grid[0], grid[1]]
         labelled = targets != IGNORE_LABEL
         rows, columns = (_held(labelled.any(dim=side)) for side in (2, 1))
@@ -255,11 +256,11 @@ class FeatureLearner(TorchLearner):
         return upsampled(coarse, row_weights, column_weights), targets[view, rows[:, :, None], columns[:, None]]
 
     def _accompanied(self, images: FeatureBatch, targets: Tensor) -> tuple[FeatureBatch, Tensor]:
-        """Return a lone view twice: stored features have no mirror image."""
+        """Return a single view twice, since stored features have no mirror image."""
         return images.repeated(2), torch.cat([targets, targets])
 
     def _coarse_view(self, network: nn.Module) -> nn.Module:
-        """Return a network without its final upsampling; the layers are the same."""
+        """Return a network without its final upsampling, which shares the layers."""
         for known, view in self._coarse_views:
             if known is network:
                 return view
@@ -267,18 +268,18 @@ class FeatureLearner(TorchLearner):
         view = copy.copy(network)
         head = list(network.get_submodule(HEAD).children())[: self._upsampling]
         view._modules = {**network._modules, HEAD: nn.Sequential(*head)}
-        # There are two: the network that is trained, and the copy that predicts.
+        # There are two networks: the one that is trained, and the copy that predicts.
         self._coarse_views = [*self._coarse_views[-1:], (network, view)]
         return view
 
     def _grown(self, count: int) -> int:
-        """Return the length to grow a batch to: each new one costs a CPU new kernels; at most an eighth is added."""
+        """Return the length to pad a batch to (at most an eighth more): a CPU creates new kernels for new lengths."""
         unit = 1 << max(0, count.bit_length() - 4)
         return -(-count // unit) * unit
 
     @torch.inference_mode()
     def _found_upsampling(self) -> int | None:
-        """Return which layer of the head upsamples the logits, if that can be left to this learner."""
+        """Return the index of the head's layer that upsamples the logits, if this learner can do it instead."""
         head = getattr(self.network, HEAD, None)
         found = final_upsampling(head) if isinstance(head, nn.Module) else None
         if found is None:
@@ -301,30 +302,30 @@ class FeatureLearner(TorchLearner):
 
 
 def _held(marks: Tensor) -> Tensor:
-    """Return where each row of marks ``(n, m)`` is true, in order; rows with fewer than others end with what is not."""
+    """Return where each row of marks ``(n, m)`` is true, in order. Rows with fewer true marks end with false ones."""
     most = int(marks.sum(dim=1).max())
     return marks.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
 
 
 class FeaturePreparation:
-    """Reads the features of a batch onto the device; the counterpart of :class:`Preparation`.
+    """Reads the features of a batch onto the device. It is the counterpart of :class:`Preparation`.
 
     Args:
-        device: Where the result lies.
-        dtype: Of the result.
-        memory_format: How maps lie there.
+        device: Device of the result.
+        dtype: Dtype of the result.
+        memory_format: Memory layout of the maps.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype, memory_format: torch.memory_format) -> None:
         self.device, self.dtype, self.memory_format = device, dtype, memory_format
 
     def __call__(self, batch: FeatureBatch, length: int | None = None) -> FeatureMaps:
-        """Return the features of a batch, grown to a length with zeros."""
+        """Return the features of a batch, padded to a length with zeros."""
         maps = batch.gathered(length or len(batch), self.dtype, self.device)
         return maps if self.memory_format == torch.channels_last else maps.to(memory_format=self.memory_format)
 
     @staticmethod
     def undo(logits: Tensor, batch: FeatureBatch) -> Tensor:
-        """Crop what was grown off logits; float32, so that what follows is exact."""
+        """Remove the padding from logits, and convert them to float32, so that later computations are exact."""
         height, width = batch.image_size
         return logits[: len(batch), :, :height, :width].float()

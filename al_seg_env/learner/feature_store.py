@@ -1,4 +1,4 @@
-"""The features of a data set's images under a frozen encoder: computed once, kept in memory or in a folder."""
+"""The frozen encoder's features of a data set's images, computed once and kept in memory or in a folder."""
 
 from __future__ import annotations
 
@@ -29,30 +29,31 @@ from al_seg_env.types import Size
 logger = logging.getLogger("al_seg_env")
 FEATURE_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 STORE_VERSION = 1
-BAR_FROM = 16  # images to encode from which on a progress bar is shown
+BAR_FROM = 16  # images to encode, at least, to show a progress bar
 
 
 class FeatureStore:
-    """Keeps what a frozen encoder makes of each image of a data set.
+    """Keeps a frozen encoder's features of each image of a data set.
 
-    An image is encoded when its features are first requested, or ahead of that by :meth:`prepare`. In memory, features
-    belong to this process. In a folder they are one memory-mapped file: all processes that are given the folder share
-    it, and whatever is whole in it is never computed again. Each image has a checksum there, so that a damaged, missing
-    or half-written part is found and made again; a folder of other data, sizes, encoders, weights, outputs or
-    precisions is another folder, by its name.
+    An image is encoded when its features are first requested, or earlier by :meth:`prepare`. In memory, features belong
+    to this process. In a folder, they are a memory-mapped file that all processes with the same folder share, and
+    intact features are never computed again. Each image has a checksum there, by which damaged, missing or half-written
+    features are found and computed again. Other data, sizes, encoders, weights, outputs or precisions have subfolders
+    of their own.
 
     Args:
         frames: The images.
         encoder: The encoder.
-        precision: In which features are kept: ``"bfloat16"``, ``"float16"`` or ``"float32"``.
-        cache: Folder to keep them in; ``None`` for memory.
+        precision: Precision in which features are kept: ``"bfloat16"``, ``"float16"`` or ``"float32"``.
+        cache: Folder for the features; ``None`` for memory.
 
     Attributes:
-        shapes: Shape of each of an image's maps, the channels last where it has three dimensions.
-        bytes_per_image: Bytes that the features of an image take.
+        shapes: Shape of each map of an image, with channels last if it has three dimensions.
+        bytes_per_image: Size of the features of an image in bytes.
 
     Raises:
-        ValueError: If there is a ``cache``, but the data have no ``fingerprint`` to tell their features from others.
+        ValueError: If there is a ``cache``, but the data have no ``fingerprint``, which distinguishes their features
+            from those of other data.
     """
 
     def __init__(
@@ -73,8 +74,8 @@ class FeatureStore:
             fingerprint = getattr(frames.data, "fingerprint", None)
             if fingerprint is None:
                 raise ValueError(
-                    f"cache {str(cache)!r}: {type(frames.data).__name__} has no fingerprint, a text that changes "
-                    "whenever its images do; give it one, or omit the cache"
+                    f"cache is {str(cache)!r}, but {type(frames.data).__name__} has no fingerprint; expected a text "
+                    "that changes whenever its images do: add it, or omit the cache"
                 )
             about = {
                 "version": STORE_VERSION,
@@ -94,7 +95,7 @@ class FeatureStore:
     def shared(
         cls, frames: Frames, encoder: FrozenEncoder, precision: str = "bfloat16", cache: str | Path | None = None
     ) -> FeatureStore:
-        """Return the store of these frames and this encoder, the same for all environments of this process."""
+        """Return the store of these frames and this encoder, shared by all environments of this process."""
         key = (id(frames), encoder.digest, encoder.read, precision, None if cache is None else str(cache))
         store = _shared.get(key)
         if store is None or store.frames is not frames:
@@ -105,11 +106,11 @@ class FeatureStore:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the features: a copy in another process reads the folder, or encodes again."""
+        """Omit the features. A copy in another process reads the folder, or encodes again."""
         return {**self.__dict__, "_maps": {}}
 
     def maps(self, image: int) -> tuple[Tensor, ...]:
-        """Return the features of an image, each map ``(h, w, c)`` as in ``shapes``; they must not be written to.
+        """Return the features of an image, maps ``(h, w, c)`` as in ``shapes``. They must not be written to.
 
         Raises:
             MemoryError, OSError: See :meth:`prepare`.
@@ -119,11 +120,12 @@ class FeatureStore:
         return self._maps[image]
 
     def prepare(self, images: Sequence[int]) -> None:
-        """Encode those of some images whose features are not there yet, with a progress bar if they are many.
+        """Encode the images whose features are missing, with a progress bar if there are many.
 
         Raises:
-            MemoryError: If they do not fit into memory; nothing has been encoded then.
-            OSError: If they do not fit on the cache's disk, or it cannot be written; whatever has been written stays.
+            MemoryError: If the features do not fit into memory. Nothing has been encoded then.
+            OSError: If the features do not fit on the cache's disk, or the cache cannot be written. Features that were
+                already written are kept.
         """
         missing = [image for image in dict.fromkeys(images) if image not in self._maps]
         if self._file is None:
@@ -135,10 +137,10 @@ class FeatureStore:
         if not missing:
             return
         with self._file.writable():
-            missing = self._found(self._file, missing)  # which another process may have made meanwhile
+            missing = self._found(self._file, missing)  # another process may have added some meanwhile
             self._require(len(missing), self._file.free(), f"the disk of {str(self._file.folder)!r}")
         for image in self._bar(missing, str(self._file.folder)):
-            with self._file.writable():  # by image: processes that need the same ones share the work
+            with self._file.writable():  # image by image, so that processes share the work
                 if self._found(self._file, [image]):
                     self._file.write(image, self._encoded(image).view(torch.uint8).numpy())
                     if self._found(self._file, [image]):
@@ -147,7 +149,7 @@ class FeatureStore:
                         )
 
     def _found(self, file: FeatureFile, images: Sequence[int]) -> list[int]:
-        """Take up what the file has of these images; return those that it lacks."""
+        """Map the features that the file has of these images, and return the images that it lacks."""
         missing = []
         for image in images:
             content = file.read(image)
@@ -158,14 +160,14 @@ class FeatureStore:
         return missing
 
     def _divided(self, record: Tensor) -> tuple[Tensor, ...]:
-        """Return the maps that lie in a row."""
+        """Return the maps in a record."""
         starts = (0, *self._ends)
         return tuple(
             record[start:end].view(shape) for start, end, shape in zip(starts, self._ends, self.shapes, strict=False)
         )
 
     def _encoded(self, image: int) -> Tensor:
-        """Return the features of an image in a row."""
+        """Return the features of an image as a record."""
         pixels = torch.from_numpy(self.frames.read_image(image)).permute(2, 0, 1)[None]
         maps = self.encoder(pixels).maps
         record = torch.cat([_stored(values[0]).reshape(-1) for values in maps]).to("cpu", self.dtype)
@@ -177,7 +179,7 @@ class FeatureStore:
         return record
 
     def _require(self, count: int, available: int, where: str) -> None:
-        """Log how much is about to be taken; raise an error that says what would fit if that is too much."""
+        """Log how much memory or disk is needed. If there is too little, raise an error that says what would fit."""
         needed = count * self.bytes_per_image
         each = _size(self.bytes_per_image)
         if count >= BAR_FROM:
@@ -207,7 +209,7 @@ class FeatureStore:
 
 
 class FeatureFile:
-    """Records of equal size in a memory-mapped file, and a checksum of each beside it."""
+    """Records of equal size in a memory-mapped file, with their checksums in a file beside it."""
 
     def __init__(self, cache: Path, about: dict[str, Any], record_size: int) -> None:
         self.folder = cache / f"features-{tree_digest(about)[:16]}"
@@ -220,11 +222,11 @@ class FeatureFile:
         return {**self.__dict__, "_map": None, "_checks": None}
 
     def free(self) -> int:
-        """Return the bytes that its disk has left."""
+        """Return the number of free bytes on the file's disk."""
         return shutil.disk_usage(self.folder).free
 
     def read(self, image: int) -> npt.NDArray[np.uint8] | None:
-        """Return a record without copying it, or ``None`` if it is not there or damaged."""
+        """Return a record without copying it, or ``None`` if it is missing or damaged."""
         if not self._opened():
             return None
         assert self._map is not None
@@ -233,9 +235,9 @@ class FeatureFile:
         return record if self._checks[image] and self._checks[image] == _checksum(image, record) else None
 
     def write(self, image: int, record: npt.NDArray[np.uint8]) -> None:
-        """Write a record, then its checksum: should the process end in between, the record does not count."""
+        """Write a record and then its checksum. If the process ends in between, the record counts as missing."""
         try:
-            # Not through the map: where the disk is full, that would end the process by a signal.
+            # Not through the memory map: on a full disk, that would kill the process with a signal.
             write_maps(self.path, image * self._record_size, record.tobytes())
             write_maps(self._checks_path, image * 8, _checksum(image, record).tobytes())
         except OSError as error:
@@ -247,7 +249,7 @@ class FeatureFile:
 
     @contextmanager
     def writable(self) -> Iterator[None]:
-        """Keep other processes from writing; make the files if they are not there.
+        """Keep other processes from writing, and create the files if they are missing.
 
         Raises:
             OSError: If the folder cannot be written to.
@@ -274,14 +276,14 @@ class FeatureFile:
         return self.folder / "checksums.bin"
 
     def _opened(self) -> bool:
-        """Map the files if they are there in their full length; a shorter map would end the process at its end."""
+        """Map the files if they have their full length. Reading beyond the end of a shorter file kills the process."""
         if self._map is not None:
             return True
         length = self._count * self._record_size
         try:
             if self.path.stat().st_size != length or self._checks_path.stat().st_size != 8 * self._count:
                 return False
-            # Copy on write: what is written to the arrays by mistake never reaches the files.
+            # Copy on write, so that an accidental write to the arrays never reaches the files.
             records = np.memmap(self.path, np.uint8, "c", shape=(self._count, self._record_size))
             self._checks = np.memmap(self._checks_path, np.uint64, "r", shape=(self._count,))
             self._map = records.view(np.ndarray)
@@ -290,7 +292,7 @@ class FeatureFile:
         return True
 
     def _make(self) -> None:
-        """Make empty files, or give damaged ones their length; what they hold is checked when it is read."""
+        """Create empty files, or give damaged ones their length. Their content is checked when it is read."""
         write_json(self.folder / "about.json", self._about)
         for path, length in ((self.path, self._count * self._record_size), (self._checks_path, 8 * self._count)):
             with path.open("ab"):
@@ -301,7 +303,7 @@ class FeatureFile:
 
 
 def write_maps(path: Path, offset: int, content: bytes) -> None:
-    """Write bytes into a file from an offset on, all of them or with an OSError."""
+    """Write bytes into a file from an offset on; raise an OSError if not all of them can be written."""
     with path.open("r+b", buffering=0) as file:
         file.seek(offset)
         view = memoryview(content)
@@ -310,17 +312,17 @@ def write_maps(path: Path, offset: int, content: bytes) -> None:
 
 
 def _checksum(image: int, record: npt.NDArray[np.uint8]) -> np.uint64:
-    """Return a checksum of a record in its place; it is never 0, which stands for a record that is not there."""
+    """Return a checksum of a record and its position. It is never 0, which stands for a missing record."""
     return np.uint64(1 << 32 | zlib.crc32(record.data, image))
 
 
 def _stored(values: Tensor) -> Tensor:
-    """Return an image's map with its channels last."""
+    """Return an image's map with channels last."""
     return values.permute(1, 2, 0) if values.dim() == 3 else values
 
 
 def _size(count: int) -> str:
-    """Return a number of bytes for people."""
+    """Return a number of bytes in readable form."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= size:
             return f"{count / size:.2f} {unit}"

@@ -1,4 +1,4 @@
-"""Training to convergence: what happens to the network once the budget is spent, and how theta_0 is made."""
+"""Training to convergence: of the network once the budget is spent, and of theta_0."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from al_seg_env.types import IntArray, Size, UInt8Array
 
 KIND, UPDATES_KIND = "training to convergence", "training by updates"
 CHECKPOINT_SECONDS = 60.0
-"""Seconds between two checkpoints of a training to convergence, at least."""
+"""Minimum number of seconds between two checkpoints of a training to convergence."""
 
 
 @dataclass
 class Evaluation:
-    """A network's figures on a split.
+    """A network's results on a split.
 
     Attributes:
-        confusion: ``(C, C)`` int64, rows are the truth.
+        confusion: Confusion matrix, ``(C, C)`` int64. Rows are the true classes.
     """
 
     confusion: torch.Tensor
@@ -53,11 +53,11 @@ class Evaluation:
 
 @dataclass
 class Fit:
-    """How a training to convergence went.
+    """The course of a training to convergence.
 
     Attributes:
-        history: Mean IoU on the validation images in percent: before the first epoch, then after each.
-        best_epoch: The epoch whose weights were kept; 0 for those before the first.
+        history: Mean IoU on the validation images in percent, before the first epoch and after each epoch.
+        best_epoch: The epoch whose weights were kept; 0 for the weights before the first.
     """
 
     history: list[float] = field(default_factory=list)
@@ -71,27 +71,27 @@ class Fit:
 
 @dataclass(frozen=True)
 class FitSettings:
-    """When and on what to train to convergence.
+    """Settings of a training to convergence.
 
-    The paper's way (section 4.1, appendix B) continues from the acquired weights, on the acquired labels only, and
-    stops when the mean IoU on D_R stops growing. ``updates`` selects another way: that many updates from theta_0, with
-    a one-cycle learning rate schedule, partly on images that were labelled before, without using D_R
-    (docs/guide/frozen.md).
+    In the paper (section 4.1, appendix B), training continues from the weights at the end of acquisition, uses only the
+    acquired labels, and stops when the mean IoU on D_R no longer grows. ``updates`` selects another method: that many
+    updates from theta_0 with a one-cycle learning rate schedule, partly on images that were labelled before the
+    episode, and without D_R (docs/guide/frozen.md).
 
     Attributes:
-        crop_size: ``(height, width)`` of a training crop; ``None`` for whole images.
+        crop_size: ``(height, width)`` of a training crop in pixels; ``None`` for whole images.
         batch_size: Crops per update.
-        patience: Epochs without a better validation mean IoU after which it stops.
-        max_epochs: The most epochs.
-        min_updates: An epoch repeats the labelled regions until it has this many updates, so that a few labels do
-            not make epochs of one update.
-        updates: Number of updates from theta_0, instead of epochs; ``None`` for the paper's way.
+        patience: Number of epochs without a better validation mean IoU after which training stops.
+        max_epochs: Maximum number of epochs.
+        min_updates: Minimum number of updates in an epoch. An epoch repeats the labelled regions until it has as many,
+            so that a few labels don't give epochs of a single update.
+        updates: Number of updates from theta_0, instead of epochs; ``None`` for the paper's method.
         replay: With ``updates``, the share of each batch from images that were labelled before the episode began.
         learning_rate: With ``updates``, the highest learning rate.
-        fits: With ``updates``, the number of such fits, whose weights are averaged.
+        fits: With ``updates``, the number of fits, whose weights are averaged.
 
     Raises:
-        ValueError: If a setting is out of its range.
+        ValueError: If a setting is out of range.
     """
 
     crop_size: Size | None = (224, 224)
@@ -117,7 +117,7 @@ class FitSettings:
 
 
 def evaluate(learner: Learner, frames: Frames, images: Sequence[int]) -> Evaluation:
-    """Return a network's figures over all pixels of these images at once."""
+    """Return a network's results over the pixels of all these images together."""
     batches = labelled_batches(inputs_of(learner, frames), frames, images, learner.batch_size)
     return Evaluation(learner.evaluate(batches))
 
@@ -140,24 +140,25 @@ def fit_to_convergence(
     With ``settings.updates``, train for that many updates from theta_0 instead, and keep the last weights.
 
     Args:
-        learner: The network; training starts from its present state, or from theta_0.
+        learner: The network. Training starts from its current state, or from theta_0 with ``settings.updates``.
         frames: The images.
         grid: The grid of regions.
-        regions: Ids of the labelled regions; an epoch takes a crop around each, in random order.
+        regions: Ids of the labelled regions. An epoch has a crop around each, in random order.
         labels: Returns the known labels of an image, ``(H, W)`` uint8, 255 elsewhere.
         validation: D_R, for early stopping.
-        settings: Crops, batches and patience.
+        settings: The settings of the training.
         rng: Source of randomness.
-        progress: Title of the progress bar; none is shown if omitted.
-        checkpoint: File to keep the training in while it runs, so that a call with the same arguments after a kill
-            continues it exactly; removed at the end. That of another training is not continued: it starts again.
-        known: Images that were labelled before, with their true masks, for ``settings.replay``.
+        progress: Title of the progress bar; no bar is shown if omitted.
+        checkpoint: File of the training's state while it runs, removed at the end. If the process was killed, a call
+            with the same arguments continues exactly. The file of another training is not continued; training then
+            starts from its beginning.
+        known: Images that were labelled before the episode, with their true masks, for ``settings.replay``.
 
     Returns:
-        How it went. The learner has the weights that were kept on return.
+        The course of the training. The learner has the weights that were kept.
 
     Raises:
-        ValueError: If there is no region to train on, or the learner can't do what the settings ask of it.
+        ValueError: If there is no region to train on, or the learner does not support the settings.
     """
     if not len(regions):
         raise ValueError("there is no labelled region to train on; acquire some first")
@@ -195,11 +196,11 @@ def fit_to_convergence(
 
 
 class _Kept:
-    """A training that is kept in a file while it runs.
+    """The checkpoint file of a training, which exists while the training runs.
 
     Args:
         path: The file.
-        training: What identifies the training.
+        training: Text that identifies the training.
     """
 
     def __init__(self, path: Path, training: str) -> None:
@@ -214,15 +215,15 @@ class _Kept:
         self._written = time.monotonic()
 
     def load(self, kind: str) -> dict[str, Any] | None:
-        """Return what is kept, or ``None`` if there is nothing that is whole and of this training."""
+        """Return the stored state, or ``None`` if there is no intact one of this training."""
         if not self.path.exists():
             return None
         try:
             state: dict[str, Any] = load_tree(self.path, kind)
             if state.get("training", self.training) != self.training:  # earlier versions did not store it
-                raise ValueError(f"{self.path} is of another training; was it moved, or its folder?")
+                raise ValueError(f"{self.path} belongs to another training; was the file or its folder moved?")
         except ValueError as error:
-            warnings.warn(f"the training starts again from its beginning: {error}", stacklevel=5)
+            warnings.warn(f"the training starts again from the beginning: {error}", stacklevel=5)
             return None
         return state
 
@@ -231,13 +232,13 @@ class _Kept:
 
 
 def _training_digest(learner: Learner, regions: Sequence[int], settings: FitSettings, rng: np.random.Generator) -> str:
-    """Return what identifies a training before it begins: weights, regions, settings and random numbers."""
+    """Return a digest that identifies a training before it begins: of weights, regions, settings and random state."""
     return tree_digest([learner.state_dict(), np.asarray(regions), repr(settings), rng])
 
 
 @dataclass(frozen=True)
 class _Updates:
-    """What a fit of a fixed number of updates trains on."""
+    """The training data of a fit with a fixed number of updates."""
 
     inputs: Inputs
     grid: RegionGrid
@@ -246,7 +247,7 @@ class _Updates:
     replay: Replay
 
     def views(self, place: int, order: IntArray, settings: FitSettings, rng: np.random.Generator) -> tuple[Any, Tensor]:
-        """Return a batch and its targets: the next regions of an order that is gone round, and some known ones."""
+        """Return a batch and its targets: the next regions of an order that is repeated, and some known regions."""
         share = settings.replay if len(self.replay) else 0.0
         count = max(1, round(settings.batch_size * (1 - share)))
         chosen = self.regions[order[np.arange(place * count, (place + 1) * count) % len(order)]]
@@ -264,11 +265,11 @@ def _fit_updates(
     progress: str | None,
     kept: _Kept | None,
 ) -> Fit:
-    """Train for a fixed number of updates from theta_0, several times if asked to, and average the weights."""
+    """Train for a fixed number of updates from theta_0, ``settings.fits`` times, and average the weights."""
     if not isinstance(learner, HasLearningRate):
         raise ValueError(
-            f"updates={settings.updates} changes the learning rate as it goes, but {type(learner).__name__} has no "
-            "learning_rate; give it one, or train with epochs"
+            f"updates={settings.updates} changes the learning rate during training, but {type(learner).__name__} has "
+            "no learning_rate; add this attribute, or train with epochs"
         )
     assert settings.updates is not None
     total = settings.updates * settings.fits
@@ -301,9 +302,9 @@ def _fit_updates(
 
 
 def one_cycle(progress: float) -> float:
-    """Return the share of the highest learning rate at some progress in [0, 1] (Smith and Topin, 2019).
+    """Return the learning rate at some progress in [0, 1] as a share of the highest (Smith and Topin, 2019).
 
-    It rises from 4 % along a cosine over the first 30 %, and falls along another to nothing.
+    It rises from 4 % along a cosine over the first 30 % of training, and then falls along another cosine to 0.
 
     >>> [round(one_cycle(progress), 2) for progress in (0, 0.15, 0.3, 0.65, 1)]
     [0.04, 0.52, 1.0, 0.5, 0.0]
@@ -315,7 +316,7 @@ def one_cycle(progress: float) -> float:
 
 
 def _averaged(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return a learner's state whose floating-point tensors are the means of several; all else is of the last."""
+    """Return a learner's state: floating-point tensors are the means of several states', the rest is the last one's."""
 
     def mean(values: Sequence[Any]) -> Any:
         last = values[-1]
@@ -329,7 +330,7 @@ def _averaged(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _resumed(learner: Learner, kept: _Kept | None, rng: np.random.Generator) -> tuple[Fit, dict[str, Any]] | None:
-    """Put a training back to where its file was written; ``None`` if there is none that is whole."""
+    """Restore a training from its file; ``None`` if there is no intact file."""
     state = None if kept is None else kept.load(KIND)
     if state is None:
         return None

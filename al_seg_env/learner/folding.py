@@ -1,4 +1,4 @@
-"""A faster copy of a network for its predictions: BatchNorm folded away, weights rounded once."""
+"""A faster copy of a network for predictions: BatchNorm is folded into convolutions, and weights are rounded once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from al_seg_env.learner.hardware import is_out_of_memory
 
 Pair = tuple[str, str]
-"""Names of a convolution and of the BatchNorm that alone takes its output."""
+"""Names of a convolution, and of the BatchNorm that is the only layer to read its output."""
 
 TOLERANCE = 1e-3
 
@@ -21,16 +21,16 @@ TOLERANCE = 1e-3
 class InferenceCopy:
     """A copy of a network in evaluation mode that is kept up to date with the network's weights.
 
-    Each BatchNorm that alone takes a convolution's output becomes part of that convolution:
-    ``w' = w g / s`` and ``b' = (b - mean) g / s + beta``, with ``s = sqrt(var + eps)``. The convolutions keep
-    their weights in the precision they run in. If the copy does not compute what the network does, the network
-    itself is used.
+    If a BatchNorm is the only layer that reads a convolution's output, it is folded into the convolution:
+    ``w' = w g / s`` and ``b' = (b - mean) g / s + beta``, with ``s = sqrt(var + eps)``. The convolutions keep their
+    weights in the precision that they run in. If the copy's results differ from the network's, the network itself is
+    used.
 
     Args:
         network: The network, which must be in evaluation mode.
-        images: A prepared batch ``(B, 3, H, W)`` to find the pairs with.
+        images: A prepared batch ``(B, 3, H, W)``, run to find the pairs of layers.
         dtype: Precision of the convolutions.
-        memory_format: Of their weights.
+        memory_format: Memory layout of the convolutions' weights.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class InferenceCopy:
         except (RuntimeError, ValueError, TypeError, AttributeError) as error:
             if is_out_of_memory(error):
                 raise
-            pairs = []  # it cannot be copied, or not run like this
+            pairs = []  # the network cannot be copied, or does not run on these images
         if pairs:
             self._pairs = pairs
             self.network = self._folded()
@@ -55,7 +55,7 @@ class InferenceCopy:
         """Return the network to predict with, brought up to date with the weights if they have changed."""
         if self.network is self.source:
             return self.network
-        # A walk through all modules at every batch would cost more than small networks do.
+        # Iterating over all modules for every batch would take longer than a small network.
         current = all(held[key] is tensor and tensor._version == version for held, key, tensor, version in self._seen)
         if not self._seen or not current:
             self._copy_weights()
@@ -69,7 +69,7 @@ class InferenceCopy:
         return self.network
 
     def _folded(self) -> nn.Module:
-        """Return a copy without the folded layers, its convolutions' weights still to be set."""
+        """Return a copy without the folded layers. The weights of its convolutions are not set yet."""
         network = _fold(copy.deepcopy(self.source), self._pairs)
         network.requires_grad_(False)
         for module in network.modules():
@@ -109,7 +109,7 @@ def _folded_weights(conv: nn.Module, norm: nn.Module | None) -> tuple[Tensor, Te
 
 
 def _fold(network: nn.Module, pairs: list[Pair]) -> nn.Module:
-    """Fold each pair of a network in place, with the weights that it has."""
+    """Fold each pair of a network in place, with the network's current weights."""
     modules = dict(network.named_modules())
     for conv_name, norm_name in pairs:
         conv, norm = modules[conv_name], modules[norm_name]
@@ -125,10 +125,10 @@ def _fold(network: nn.Module, pairs: list[Pair]) -> nn.Module:
 
 @torch.no_grad()
 def _verified_pairs(network: nn.Module, images: Tensor) -> list[Pair]:
-    """Return the pairs that can be folded, or none if a copy with them folded computes something else.
+    """Return the pairs that can be folded, or none if a copy with folded pairs gives other results.
 
-    The copies that are compared have random BatchNorm statistics: with those of a new network, 0 and 1, even
-    a wrong pair would change nothing.
+    The copies that are compared have random BatchNorm statistics. With those of a new network, 0 and 1, even folding a
+    wrong pair would change nothing.
     """
     trial = copy.deepcopy(network).float()
     for module in trial.modules():
@@ -151,7 +151,7 @@ def _verified_pairs(network: nn.Module, images: Tensor) -> list[Pair]:
 
 
 def _find_pairs(network: nn.Module, images: Tensor) -> tuple[list[Pair], Tensor]:
-    """Run a network; return each BatchNorm whose input is a convolution's output, and the network's output."""
+    """Run a network. Return each BatchNorm whose input is a convolution's output, and the network's output."""
     calls: list[tuple[str, Tensor, Tensor]] = []
     hooks = [
         module.register_forward_hook(_recorder(calls, name))
@@ -177,6 +177,6 @@ def _find_pairs(network: nn.Module, images: Tensor) -> tuple[list[Pair], Tensor]
 
 def _recorder(calls: list[tuple[str, Tensor, Tensor]], name: str) -> Callable[..., None]:
     def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        calls.append((name, inputs[0], output))  # kept alive, so that ids stay unique
+        calls.append((name, inputs[0], output))  # kept alive so that ids stay unique
 
     return record

@@ -1,4 +1,4 @@
-"""A network divided at its encoder: what is computed once per image, and what is trained."""
+"""A network divided into the encoder, which runs once per image, and the rest, which is trained."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class FeatureMaps:
-    """What an encoder makes of B images. A network whose encoder is frozen takes it in the images' place.
+    """An encoder's outputs for B images, which are the input of a network with a frozen encoder.
 
     Attributes:
-        maps: Those of the encoder's outputs that the rest of the network reads, ``(B, ...)`` each.
-        image_size: ``(height, width)`` of the images that the encoder saw, padded to its output stride.
+        maps: The encoder's outputs that the rest of the network reads, ``(B, ...)`` each.
+        image_size: ``(height, width)`` of the encoder's input, which is padded to the output stride.
     """
 
     maps: tuple[Tensor, ...]
@@ -34,12 +34,12 @@ class FeatureMaps:
 
     @property
     def shape(self) -> torch.Size:
-        """That of the images, ``(B, 3, H, W)``, which some networks ask for."""
+        """Shape of the images, ``(B, 3, H, W)``, which some networks read."""
         return torch.Size((len(self), 3, *self.image_size))
 
     @property
     def device(self) -> torch.device:
-        """Where the maps lie."""
+        """Device of the maps."""
         return self.maps[0].device
 
     def __len__(self) -> int:
@@ -49,11 +49,11 @@ class FeatureMaps:
         return FeatureMaps(tuple(values[rows] for values in self.maps), self.image_size)
 
     def float(self) -> FeatureMaps:
-        """Return them in float32."""
+        """Return the maps in float32."""
         return FeatureMaps(tuple(values.float() for values in self.maps), self.image_size)
 
     def to(self, *args: Any, memory_format: torch.memory_format = torch.preserve_format) -> FeatureMaps:
-        """Return them elsewhere, as :meth:`torch.Tensor.to` does; the memory format is for maps of four dimensions."""
+        """Convert the maps like :meth:`torch.Tensor.to`. The memory format applies to maps of four dimensions."""
         moved = (
             values.to(*args, memory_format=memory_format) if values.dim() == 4 else values.to(*args)
             for values in self.maps
@@ -62,16 +62,16 @@ class FeatureMaps:
 
 
 class GivenFeatures(nn.Module):
-    """Stands in an encoder's place: returns what the encoder would, from the :class:`FeatureMaps` it is given.
+    """Replaces an encoder in a network, and returns the encoder's output from given :class:`FeatureMaps`.
 
     Outputs that the network does not read are zeros of the right shape that take no memory.
 
     Args:
         template: The encoder's output, with each tensor replaced by its number.
-        shapes: Of all outputs of the encoder for one image of ``image_size``.
-        image_size: That size.
-        read: Numbers of the outputs that are given, in their order.
-        output_stride: Of the encoder, which some networks ask it for.
+        shapes: Shapes of all outputs of the encoder for one image of ``image_size``.
+        image_size: ``(height, width)`` of that image.
+        read: Numbers of the outputs in the given feature maps, in their order.
+        output_stride: Output stride of the encoder, which some networks read.
     """
 
     def __init__(
@@ -98,15 +98,15 @@ class GivenFeatures(nn.Module):
 
 
 class FrozenEncoder:
-    """The encoder of a network, frozen in evaluation mode, its BatchNorm statistics too; made by :func:`divided`.
+    """The frozen encoder of a network, in evaluation mode with fixed BatchNorm statistics; made by :func:`divided`.
 
-    It runs in float32, image by image, so that the features of an image do not depend on the images beside it. Nothing
-    changes it, so that copies are the same object.
+    It runs in float32, image by image, so that the features of an image do not depend on other images in a batch.
+    Nothing changes it, so copies are the same object.
 
     Attributes:
-        name: Of the attribute of the network that holds it.
-        read: Numbers of its outputs that the network reads; no others are returned.
-        digest: Identifies this encoder, its weights and its normalisation.
+        name: Name of the network's attribute that holds the encoder.
+        read: Numbers of the outputs that the network reads; no others are returned.
+        digest: Text that identifies this encoder, its weights and its normalisation.
         probe: Features of two random images, to try the rest of the network with.
     """
 
@@ -137,7 +137,7 @@ class FrozenEncoder:
         return self
 
     def joined_state_dict(self, rest: nn.Module) -> dict[str, Tensor]:
-        """Return weights and buffers of the whole network, whose other part :func:`divided` has returned."""
+        """Return weights and buffers of the whole network, given the other part that :func:`divided` returned."""
         return {**{f"{self.name}.{key}": value for key, value in self.module.state_dict().items()}, **rest.state_dict()}
 
     def __call__(self, images: Tensor) -> FeatureMaps:
@@ -158,25 +158,25 @@ def divided(network: nn.Module, name: str, prepare: Preparation) -> tuple[Frozen
 
     Args:
         network: The whole network. It is not changed; copies of its parts are returned.
-        name: Of its attribute that holds its encoder, such as ``"encoder"`` or ``"backbone"``.
-        prepare: Makes the encoder's input of images.
+        name: Name of the network's attribute that holds its encoder, such as ``"encoder"`` or ``"backbone"``.
+        prepare: Converts images to the encoder's input.
 
     Returns:
-        The encoder; and the network without it, which takes :class:`FeatureMaps` in the images' place.
+        The encoder, and the network without it, which takes :class:`FeatureMaps` in place of images.
 
     Raises:
-        ValueError: If there is no such attribute, or the network needs more of an image than its encoder's output.
+        ValueError: If there is no such attribute, or the network reads the image other than through its encoder.
     """
     module = _named(network, name)
     encoder = FrozenEncoder(module, name, prepare)
     size = (encoder.images.shape[2], encoder.images.shape[3])
     stub = GivenFeatures(encoder.template, encoder.shapes, size, encoder.read, prepare.output_stride)
-    # The stub is copied in place of the encoder, wherever the network refers to it.
+    # The copy has the stub in place of the encoder wherever the network refers to the encoder.
     rest: nn.Module = copy.deepcopy(network, {id(module): stub}).eval()
     rest.to(prepare.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     whole = copy.deepcopy(network, {id(module): encoder.module}).eval()
     whole.to(prepare.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    reason = "from what that returns, the rest of the network computes other logits than the whole network does"
+    reason = "from the encoder's output, the rest of the network computes other logits than the whole network"
     try:
         stub.read = encoder.read = _outputs_read(rest, encoder.probe)
         encoder.probe = FeatureMaps(tuple(encoder.probe.maps[n] for n in encoder.read), size)
@@ -210,14 +210,14 @@ def _named(network: nn.Module, name: str) -> nn.Module:
     if not isinstance(encoder, nn.Module):
         children = ", ".join(child for child, _ in network.named_children()) or "none"
         raise ValueError(
-            f"encoder {name!r}: {type(network).__name__} has no module of this name (it has {children}); name the one "
-            "that is to be frozen, or use trainable='all'"
+            f"encoder is {name!r}, but {type(network).__name__} has no module of this name (it has {children}); name "
+            "the module to freeze, or use trainable='all'"
         )
     return encoder
 
 
 def _numbered(output: Any, tensors: list[Tensor], name: str) -> Any:
-    """Return an output with each tensor replaced by its number; the tensors are appended to ``tensors``."""
+    """Return an output with each tensor replaced by its number, and append the tensors to ``tensors``."""
     if isinstance(output, Tensor):
         tensors.append(output)
         return len(tensors) - 1
@@ -229,13 +229,13 @@ def _numbered(output: Any, tensors: list[Tensor], name: str) -> Any:
     if output is None:
         return None
     raise ValueError(
-        f"encoder {name!r} returned a {type(output).__name__}; a tensor, or lists and mappings of tensors, are "
-        "expected. Use trainable='all'"
+        f"encoder {name!r} returned a {type(output).__name__}; expected a tensor, or lists and mappings of tensors: "
+        "use trainable='all'"
     )
 
 
 def _filled(template: Any, tensors: Sequence[Tensor]) -> Any:
-    """Return the output that :func:`_numbered` made a template of."""
+    """Return the output of which :func:`_numbered` made the template, with these tensors."""
     if isinstance(template, int):
         return tensors[template]
     if isinstance(template, dict):

@@ -1,4 +1,4 @@
-"""What the machine has and lacks: devices and memory."""
+"""Devices and memory of the machine."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ T = TypeVar("T")
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor on the device; a GPU copies it while the CPU continues."""
+    """Return a tensor on the device. Copies to a GPU are asynchronous."""
     if device.type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error means that memory, a GPU's or the machine's, did not suffice."""
+    """Return whether an error means that the memory of a GPU or of the machine did not suffice."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )
 
 
 def within_memory(run: Callable[..., T], batch: tuple[Tensor, ...], option: str) -> list[T]:
-    """Return ``[run(*batch)]`` or, if memory does not suffice, the results of the batch's two halves.
+    """Return ``[run(*batch)]``, or the results of the batch's two halves if memory does not suffice.
 
     Args:
         run: Called with the batch's tensors.
         batch: Tensors of equal length B.
-        option: How to make batches smaller, for the messages.
+        option: Name of the option that makes batches smaller, for the messages.
 
     Raises:
-        MemoryError: If a half does not fit either.
+        MemoryError: If a half does not fit into memory, either.
     """
     try:
         return [run(*batch)]
@@ -47,7 +47,7 @@ def within_memory(run: Callable[..., T], batch: tuple[Tensor, ...], option: str)
         if not is_out_of_memory(error):
             raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    # Only here, after the error and its frames are gone, is what the attempt held free again.
+    # The memory of the attempt is only free here, after the error and its stack frames are gone.
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -69,7 +69,7 @@ def within_memory(run: Callable[..., T], batch: tuple[Tensor, ...], option: str)
 
 
 def available_memory() -> int:
-    """Return the bytes of memory that this process can still take without swapping, as far as the system says."""
+    """Return the bytes of memory that this process can still use without swapping, as far as the system knows."""
     limits = []
     with suppress(OSError, ValueError, IndexError):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
@@ -77,7 +77,7 @@ def available_memory() -> int:
     if not limits:
         with suppress(AttributeError, OSError, ValueError):
             limits.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    with suppress(OSError, ValueError):  # that of a container; "max" where there is none
+    with suppress(OSError, ValueError):  # the limit of a container, or "max" if there is none
         group = Path("/sys/fs/cgroup")
         most, used = (int((group / f"memory.{name}").read_text(encoding="ascii")) for name in ("max", "current"))
         limits.append(max(0, most - used))

@@ -1,4 +1,4 @@
-"""What a learner is given of images. The environment passes it on and never looks inside."""
+"""The inputs of a learner, which the environment passes on without looking inside."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from al_seg_env.types import IntArray, Size, UInt8Array
 
 
 class Batch(Protocol):
-    """B images, or views of them, in the form that a learner takes: pixels ``(B, 3, H, W)`` uint8, or features."""
+    """B images, or parts of images, in the form that a learner takes: pixels ``(B, 3, H, W)`` uint8, or features."""
 
     def __len__(self) -> int:
         """Return B."""
@@ -24,16 +24,16 @@ class Batch(Protocol):
 
 
 class Inputs(Protocol):
-    """Makes a learner's batches of the images of a data set."""
+    """Makes a learner's batches from the images of a data set."""
 
     def prepare(self, images: Sequence[int]) -> None:
-        """Make ready what will be needed of these images, where that takes long."""
+        """Do time-consuming work on these images, such as encoding, before they are used."""
 
     def blank(self) -> Any:
-        """Return a :class:`Batch` of one image with nothing on it, to try a learner with."""
+        """Return a :class:`Batch` of one blank image, to try a learner with."""
 
     def whole(self, images: Sequence[int]) -> Any:
-        """Return a :class:`Batch` of whole images, in their order."""
+        """Return a :class:`Batch` of these images in their order, as a whole."""
 
     def training_views(
         self,
@@ -47,7 +47,7 @@ class Inputs(Protocol):
 
         Args:
             grid: The grid that defines the regions.
-            regions: Their ids.
+            regions: Ids of the regions.
             labels: Returns the known labels of an image, ``(H, W)`` uint8, 255 elsewhere.
             crop_size: ``(height, width)`` of a crop; ``None`` for whole images.
             rng: Source of randomness.
@@ -65,7 +65,7 @@ class PixelInputs:
         self.frames = frames
 
     def prepare(self, images: Sequence[int]) -> None:
-        """Do nothing: an image is decoded when it is first needed."""
+        """Do nothing, since images are decoded when they are first needed."""
 
     def blank(self) -> Tensor:
         """Return a black image, ``(1, 3, H, W)`` uint8."""
@@ -88,13 +88,13 @@ class PixelInputs:
 
 
 def inputs_of(learner: Any, frames: Frames) -> Inputs:
-    """Return what a learner wants of these images: what its ``inputs(frames)`` returns, or pixels if it has none."""
+    """Return a learner's inputs for these images: the result of its ``inputs(frames)``, or pixels if it has none."""
     make = getattr(learner, "inputs", None)
     return PixelInputs(frames) if make is None else make(frames)
 
 
 def labelled_batches(inputs: Inputs, frames: Frames, images: Sequence[int], size: int) -> Iterator[tuple[Any, Tensor]]:
-    """Yield batches of at most ``size`` whole images, and their masks ``(B, H, W)`` uint8."""
+    """Yield batches of at most ``size`` whole images with their masks ``(B, H, W)`` uint8."""
     for start in range(0, len(images), size):
         chunk = images[start : start + size]
         yield inputs.whole(chunk), frames.masks(chunk)

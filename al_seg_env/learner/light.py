@@ -1,4 +1,4 @@
-"""A light segmentation network for frozen encoders: it reads deep strides only."""
+"""A light segmentation network for frozen encoders, which reads only deep strides."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ STRIDES = (16, 8, 4)
 class Light(SegmentationModel):  # type: ignore[misc] # smp is untyped
     """A head of a few layers on an encoder's deep strides, by default 16 and 32, with the interface of smp's networks.
 
-    The strides are projected to ``width`` channels and added at the finest of them, a convolution looks at the
-    neighbours, residual convolutions look further, and after dropout a last layer gives logits, which are upsampled.
-    docs/design/light_head.md has what it reaches. There is no normalisation, so that an update on windows equals one on
-    whole images; where an encoder's features are much larger or smaller than those of efficientnet-lite, whose mean
-    size is 2.7, choose the learning rate accordingly.
+    The strides are projected to ``width`` channels and added at the finest stride. A 3 x 3 convolution and residual
+    dilated convolutions follow, then dropout, and a last layer whose logits are upsampled. docs/design/light_head.md
+    has its results. There is no normalisation, so that an update on windows equals one on whole images. If the
+    magnitude of an encoder's features differs much from that of efficientnet-lite's, 2.7 on average, adapt the learning
+    rate.
 
     Args:
         encoder_name: Name of an smp encoder.
-        encoder_weights: Name of its weights, or ``None``.
+        encoder_weights: Name of the encoder's weights, or ``None``.
         classes: C.
-        width: Channels.
-        stride: The finest that is read, 16, 8 or 4: with 8, the strides 8, 16 and 32 are. Each halving makes four times
-            as many cells; objects smaller than a cell are mostly missed.
-        dilations: Of the residual convolutions, one after another, in cells of the finest stride; each of them lets
-            logits see so much further. There may be none.
+        width: Number of channels.
+        stride: The finest stride that is read, 16, 8 or 4. With 8, the strides 8, 16 and 32 are read. Each halving
+            gives four times as many cells. Objects smaller than a cell are mostly missed.
+        dilations: Dilations of the residual convolutions in cells of the finest stride, which may be empty. Each
+            convolution extends the receptive field by its dilation in each direction.
         dropout: Share of channels that are dropped before the last layer.
         in_channels: Channels of an image.
 
     Attributes:
-        reach: Pixels around a pixel that its logits depend on, given the encoder's features.
+        reach: Number of pixels around a pixel on which its logits depend, given the encoder's features.
 
     Raises:
-        ValueError: If the encoder's deepest stride is not 32, ``stride`` is another, or ``dilations`` are no positive
-            whole numbers.
+        ValueError: If the encoder's deepest stride is not 32, ``stride`` is none of these, or ``dilations`` are not
+            positive whole numbers.
     """
 
     requires_divisible_input_shape = True
@@ -84,7 +84,10 @@ class Light(SegmentationModel):  # type: ignore[misc] # smp is untyped
 
     @property
     def reach(self) -> int:
-        """Half a cell of the finest and half a cell of the deepest stride, for the upsamplings, and what is between."""
+        """Number of pixels around a pixel on which its logits depend.
+
+        Upsampling adds half a cell of the finest stride and half a cell of the deepest one to the convolutions' reach.
+        """
         return self.stride // 2 + self.stride * self.decoder.cells_around + DEEPEST // 2
 
 
@@ -92,12 +95,12 @@ class LightDecoder(nn.Module):
     """The part of :class:`Light` that is trained, except for the last layer.
 
     Args:
-        channels: Of the encoder's outputs that are read, its last ones.
-        width: Channels.
-        dilations: Of the residual convolutions.
+        channels: Numbers of channels of the encoder's last outputs, which are read.
+        width: Number of channels.
+        dilations: Dilations of the residual convolutions.
 
     Attributes:
-        cells_around: How many cells around a cell, of the finest stride, its values depend on.
+        cells_around: Number of cells of the finest stride around a cell on which its values depend.
     """
 
     def __init__(self, channels: Sequence[int], width: int, dilations: Sequence[int]) -> None:
@@ -113,7 +116,7 @@ class LightDecoder(nn.Module):
         self.cells_around = 1 + sum(dilations)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Return ``(B, width, H / stride, W / stride)``, of the finest stride."""
+        """Return ``(B, width, H / stride, W / stride)``, where ``stride`` is the finest one."""
         read = features[-len(self.projections) :]
         together, *deeper = (project(values) for project, values in zip(self.projections, read, strict=True))
         for values in deeper:

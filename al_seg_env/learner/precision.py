@@ -1,4 +1,4 @@
-"""The precision and memory layout that a network runs in, measured unless they are named."""
+"""The precision and memory layout that a network runs in, which are measured unless they are given."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger("al_seg_env")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PROBE_SHAPE = (2, 3, 192, 192)
 PROBE_ROUNDS = 3
-# A choice that changes results must not depend on the noise of a clock: at most this share of the other's time wins.
+# The choice changes results, so timing noise must not decide it: the winner takes at most this share of the time.
 PRECISION_MARGIN, LAYOUT_MARGIN = 0.75, 0.75
 
 Choice = tuple[str, bool]
@@ -34,17 +34,17 @@ def resolve_numerics(
 ) -> tuple[torch.dtype, bool]:
     """Return the precision and memory layout to run a network in.
 
-    With ``"auto"``, what is not named is measured: forward passes of the network in each combination, interleaved,
-    once per architecture and process. So that the choice does not depend on the noise of a clock, float32 with the
-    channels last gives way only to what is faster by a third. The logger ``al_seg_env`` reports the figures.
+    With ``"auto"``, interleaved forward passes of the network measure each combination of what is not given, once per
+    architecture and process. So that timing noise does not decide, float32 with channels last is replaced only by a
+    combination that is faster by a third. The logger ``al_seg_env`` reports the times.
 
     Args:
-        network: The network; only a copy of it runs.
-        device: Where it is to run.
+        network: The network. Only a copy of it runs.
+        device: Device on which the network will run.
         precision: ``"float32"``, ``"bfloat16"`` (autocast) or ``"auto"``.
-        channels_last: Whether tensors lie in memory with the channels last; ``None`` measures it with ``"auto"``,
-            and is ``True`` if the precision is named.
-        probe: What the network is measured with, if it takes something other than images.
+        channels_last: Whether tensors have their channels last in memory. ``None`` measures it with ``"auto"``, and
+            stands for ``True`` if the precision is given.
+        probe: Input for the measurement, if the network takes something other than images.
 
     Raises:
         ValueError: If the precision is unknown, or the device cannot compute in it.
@@ -55,7 +55,7 @@ def resolve_numerics(
             f"precision 'bfloat16' cannot be used on device {str(device)!r} ({problem}); use 'float32' or 'auto'"
         )
     names = list(DTYPES) if precision == "auto" else [precision]
-    # A named precision asks for equal results of equal runs: then no clock chooses the layout either.
+    # With a given precision, equal runs should have equal results, so the layout must not be measured, either.
     layouts = [channels_last] if channels_last is not None else [True, False] if precision == "auto" else [True]
     candidates = [
         (name, layout)
@@ -82,13 +82,13 @@ def _fastest(network: nn.Module, device: torch.device, candidates: list[Choice],
             for round_ in range(1 + PROBE_ROUNDS):
                 for candidate, run in runs.items():
                     took = _seconds(run, device)
-                    if round_:  # the first is for warming up
+                    if round_:  # the first round is a warm-up
                         seconds[candidate] = min(seconds[candidate], took)
     except (RuntimeError, ValueError, TypeError) as error:
         logger.info("precision of %s: not measured, %s is used (%s)", type(network).__name__, candidates[0], error)
         return candidates[0]
     of_precision: dict[str, Choice] = {}
-    for name, layout in candidates:  # those with the channels last come first
+    for name, layout in candidates:  # combinations with channels last come first
         other = of_precision.setdefault(name, (name, layout))
         if seconds[name, layout] <= LAYOUT_MARGIN * seconds[other]:
             of_precision[name] = name, layout
@@ -106,7 +106,7 @@ def _fastest(network: nn.Module, device: torch.device, candidates: list[Choice],
 def _forward_pass(
     network: nn.Module, device: torch.device, probe: Any, name: str, channels_last: bool
 ) -> Callable[[], Tensor]:
-    """Return a forward pass as the learner would make it."""
+    """Return a function that runs a forward pass in the same way as the learner."""
     dtype, memory_format = DTYPES[name], torch.channels_last if channels_last else torch.contiguous_format
     if probe is None:
         probe = torch.rand(PROBE_SHAPE, generator=torch.Generator().manual_seed(0))
@@ -132,7 +132,7 @@ def _seconds(run: Callable[[], Tensor], device: torch.device) -> float:
 
 @cache
 def _cannot_compute(dtype: torch.dtype, device: torch.device) -> str | None:
-    """Return why a device cannot convolve in a precision, or ``None``."""
+    """Return why a device cannot compute convolutions in a precision, or ``None`` if it can."""
     if dtype == torch.float32:
         return None
     try:

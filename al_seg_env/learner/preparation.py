@@ -1,4 +1,4 @@
-"""From uint8 images to what a network takes, and from its logits back to the images' size."""
+"""Conversion of uint8 images to a network's input, and of its logits back to the images' size."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from al_seg_env.learner.hardware import to_device
 
 
 class Prepares(Protocol):
-    """Makes a network's input of a batch, and brings its logits to the images' size."""
+    """Converts a batch to a network's input, and crops the network's logits to the images' size."""
 
     memory_format: torch.memory_format
 
     def __call__(self, batch: Any, length: int | None = None, /) -> Any:
-        """Return what the network takes, grown to a length."""
+        """Return the network's input, padded to a length."""
         ...
 
     def undo(self, logits: Tensor, batch: Any, /) -> Tensor:
-        """Crop what was grown off logits; float32, so that what follows is exact."""
+        """Remove the padding from logits, and convert them to float32, so that later computations are exact."""
         ...
 
 
@@ -29,8 +29,8 @@ class Preparation:
     """Normalises images on the device, and pads them at the bottom and right by repeating the edge.
 
     Args:
-        mean, std: Normalisation per channel, of images in [0, 1].
-        output_stride: The sides of the result are multiples of it.
+        mean, std: Normalisation per channel, for images in [0, 1].
+        output_stride: Number that divides the sides of the result.
         device: Device of the result.
         memory_format: Memory layout of the result.
     """
@@ -49,7 +49,7 @@ class Preparation:
         self._maps: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Omit what is made again when it is needed."""
+        """Omit what is computed again when it is needed."""
         return {**self.__dict__, "_maps": {}}
 
     def __call__(self, images: Tensor, batch: int | None = None) -> Tensor:
@@ -72,7 +72,7 @@ class Preparation:
         return x
 
     def _scale_and_shift(self, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Return factor and summand of every pixel, ``(1, 3, h, w)``; three numbers to broadcast are slower."""
+        """Return scale and shift of every pixel, ``(1, 3, h, w)``, which is faster than broadcasting three numbers."""
         if (height, width) not in self._maps:
             scale, shift = (
                 value.expand(1, 3, height, width).contiguous(memory_format=self.memory_format)
@@ -83,5 +83,5 @@ class Preparation:
 
     @staticmethod
     def undo(logits: Tensor, images: Tensor) -> Tensor:
-        """Crop the padding off logits, and convert them to float32, so that what follows is exact."""
+        """Remove the padding from logits, and convert them to float32, so that later computations are exact."""
         return logits[: len(images), :, : images.shape[2], : images.shape[3]].float()

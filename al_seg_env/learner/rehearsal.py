@@ -1,4 +1,4 @@
-"""Images that were labelled before an episode begins, to train on beside new labels."""
+"""Replay of images that were labelled before an episode began, to train on together with new labels."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from al_seg_env.types import IntArray, UInt8Array
 
 
 class Replay:
-    """Adds regions of images that were labelled before to others.
+    """Adds regions of images that were labelled before the episode to other regions.
 
     Args:
-        frames: Their true masks.
+        frames: The images and their true masks.
         grid: The grid of regions.
-        images: The images.
+        images: Indices of the images that were labelled before.
     """
 
     def __init__(self, frames: Frames, grid: RegionGrid, images: Sequence[int]) -> None:
@@ -31,12 +31,12 @@ class Replay:
     def mixed(
         self, regions: IntArray, labels: Callable[[int], UInt8Array], share: float, rng: np.random.Generator
     ) -> tuple[IntArray, Callable[[int], UInt8Array]]:
-        """Return regions with random ones of these images, and what returns the labels of all of them.
+        """Return regions joined with random ones of these images, and a function that returns the labels of an image.
 
         Args:
             regions: Ids of other images' regions, ``(n,)``.
-            labels: Returns the labels of their images.
-            share: Of these images' regions among all, below 1; unless it is 0, at least one is added.
+            labels: Returns the labels of the other images.
+            share: Share of these images' regions in the result, below 1. At least one is added, unless it is 0.
             rng: Source of randomness.
         """
         if not share:

@@ -26,49 +26,50 @@ from al_seg_env.storage.validation import LARGEST_BATCH, check, check_choice, ch
 
 T = TypeVar("T")
 Grid = tuple[slice, slice]
-"""Which rows and columns of images are meant."""
+"""Rows and columns of images."""
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def _logits_alone(module: nn.Module, inputs: Any, output: Any) -> Any:
-    """Take the logits out of the dict that torchvision's segmentation networks return."""
+    """Extract the logits from the dict that torchvision's segmentation networks return."""
     return output["out"] if isinstance(output, Mapping) and "out" in output else output
 
 
 class TorchLearner:
     """A :class:`Learner` around any ``nn.Module`` that maps ``(B, 3, H, W)`` to logits ``(B, C, H, W)``.
 
-    The network's weights at construction are theta_0. Optimisation follows appendix B: SGD with momentum,
-    cross entropy over the labelled pixels.
+    The network's weights at construction are theta_0. Optimisation follows appendix B: SGD with momentum, and the cross
+    entropy over the labelled pixels.
 
-    A batch that does not fit into memory is halved, with a warning. Where that happens in :meth:`predict`,
+    If a batch does not fit into memory, it is split into halves, with a warning. If that happens in :meth:`predict`,
     :meth:`sample` or :meth:`evaluate`, ``batch_size`` is lowered accordingly.
 
     Args:
-        network: The network. Images reach it normalised, and padded at the bottom and right (by repeating
-            the edge) to a multiple of ``output_stride``; its logits are cropped back.
-        num_classes: C, at most 255: masks are uint8, and 255 means that nothing is labelled.
-        learning_rate: Appendix B: 1e-3 on CamVid, 1e-4 on Cityscapes.
-        momentum: The paper gives none; the released code's 0.95.
-        weight_decay: Appendix B: 1e-4.
+        network: The network. Its input is normalised, and padded at the bottom and right (by repeating the edge) to a
+            multiple of ``output_stride``. Its logits are cropped back.
+        num_classes: C, at most 255, because masks are uint8 and 255 stands for unlabelled.
+        learning_rate: Learning rate of SGD. Appendix B: 1e-3 on CamVid, 1e-4 on Cityscapes.
+        momentum: Momentum of SGD. The paper gives none; the released code's is 0.95.
+        weight_decay: Weight decay of SGD. Appendix B: 1e-4.
         learning_rate_decay: Factor on the learning rate after each update (released code: 0.998^2).
         max_grad_norm: Norm to clip gradients to (released code: 4); ``None`` does not clip.
-        mean, std: Normalisation per channel, of images in [0, 1].
-        output_stride: Multiple that image sides must be of.
-        device: ``"auto"`` takes a CUDA GPU where there is one.
-        precision: ``"float32"``, ``"bfloat16"`` (autocast) or ``"auto"``, which measures what is faster here;
-            see :func:`~al_seg_env.learner.precision.resolve_numerics`. The choice is in ``dtype``.
-        channels_last: Memory layout; ``None`` measures it where the precision is ``"auto"``, and else is ``True``.
-        batch_size: Images per forward pass outside of training.
-        fold_batchnorm: Predict with a copy whose BatchNorm layers are part of the convolutions before them.
-        label_stride: An update learns from every n-th labelled pixel per row and column, counted from a random first
-            one; 1, the paper's, from all of them.
-        tune_cpu: Exchange layers of ``network`` that a CPU is slow at, and change settings of this process that help;
-            see :func:`~al_seg_env.learner.cpu_tuning.tune_for_cpu`. It does nothing on other devices.
+        mean, std: Normalisation per channel, for images in [0, 1].
+        output_stride: Number that must divide the sides of the network's input.
+        device: Device of the network; ``"auto"`` uses a CUDA GPU if there is one.
+        precision: ``"float32"``, ``"bfloat16"`` (autocast) or ``"auto"``, which measures which one is faster; see
+            :func:`~al_seg_env.learner.precision.resolve_numerics`. The choice is in ``dtype``.
+        channels_last: Memory layout. ``None`` measures it if the precision is ``"auto"``, and is ``True`` otherwise.
+        batch_size: Images per forward pass outside training.
+        fold_batchnorm: Whether to predict with a copy whose BatchNorm layers are folded into convolutions.
+        label_stride: An update learns from every n-th labelled pixel per row and column, starting at a random one. The
+            paper's 1 uses all of them.
+        tune_cpu: Whether to replace layers of ``network`` that are slow on a CPU, and to change settings of this
+            process that make it faster; see :func:`~al_seg_env.learner.cpu_tuning.tune_for_cpu`. It has no effect on
+            other devices.
 
     Raises:
-        ValueError: If an argument is out of its range, or device or precision cannot be used.
+        ValueError: If an argument is out of range, or device or precision cannot be used.
     """
 
     def __init__(
@@ -116,11 +117,11 @@ class TorchLearner:
         self._initial = self.state_dict()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Omit what is made again when it is needed."""
+        """Omit what is computed again when it is needed."""
         return {**self.__dict__, "_inference": None}
 
     def _lay_out(self, prepare: Prepares) -> None:
-        """Bring network and images to the device and layout chosen."""
+        """Move the network to its device and memory layout, and prepare images for the same."""
         self.memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
         self.network.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
         self.prepare: Prepares = prepare
@@ -133,7 +134,7 @@ class TorchLearner:
 
     @property
     def numerics(self) -> Mapping[str, Any]:
-        """Precision and memory layout in use, which two runs must share to be equal bit for bit."""
+        """Precision and memory layout in use. Two runs are only equal bit for bit if they share both."""
         name = next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
         return {"precision": name, "channels_last": self.channels_last}
 
@@ -154,7 +155,7 @@ class TorchLearner:
 
     @property
     def has_dropout(self) -> bool:
-        """Whether the network has a dropout layer that does anything."""
+        """Whether the network has a dropout layer with a probability above 0."""
         return any(is_dropout(module) for module in self.network.modules())
 
     def reset(self) -> None:
@@ -162,7 +163,7 @@ class TorchLearner:
         self.load_state_dict(self._initial)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return a copy of weights, buffers and optimiser, its learning rate included."""
+        """Return a copy of weights, buffers and optimiser, including the learning rate."""
         return {
             "network": {k: v.detach().clone() for k, v in self.network.state_dict().items()},
             "optimizer": copy.deepcopy(self.optimizer.state_dict()),
@@ -172,18 +173,18 @@ class TorchLearner:
         """Restore what :meth:`state_dict` returned, exactly."""
         current, given = self.network.state_dict(keep_vars=True), state["network"]
         if current.keys() == given.keys() and all(current[key].shape == given[key].shape for key in current):
-            with torch.no_grad():  # a third of the time of what the next line does
+            with torch.no_grad():  # takes a third of the time of load_state_dict
                 for key, value in current.items():
                     value.copy_(given[key])
         else:
-            self.network.load_state_dict(given)  # says what does not fit
-        # The optimiser adopts the tensors that it is given, and would change the caller's copy.
+            self.network.load_state_dict(given)  # raises an error that says what differs
+        # The optimiser keeps the tensors that it is given, and would change the caller's copy.
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
 
     def fit_step(self, images: Any, targets: Tensor, rng: np.random.Generator) -> float:
-        """Update the weights once by the mean cross entropy over the labelled pixels.
+        """Update the weights once with the mean cross entropy over the labelled pixels.
 
-        A batch without a labelled pixel changes nothing and costs 0.
+        A batch without labelled pixels changes nothing, and its loss is 0.
 
         Args:
             images: ``(n, 3, h, w)`` uint8.
@@ -194,8 +195,8 @@ class TorchLearner:
             The loss before the update.
 
         Raises:
-            FloatingPointError: If the loss or a gradient is not finite.
-            MemoryError: If half a batch does not fit into memory either. In both cases nothing has changed.
+            FloatingPointError: If the loss or a gradient is not finite. Nothing has changed then.
+            MemoryError: If half a batch does not fit into memory, either. Nothing has changed then.
         """
         seed = int(rng.integers(2**63))
         grid = _random_grid(self.label_stride, rng)
@@ -228,9 +229,9 @@ class TorchLearner:
     def _backward(
         self, images: Any, targets: Tensor, grid: Grid, labelled: int, seed: int, buffers: Mapping[str, Tensor]
     ) -> float:
-        """Add a batch's share of the gradients, by its share of the labelled pixels; return its share of the loss.
+        """Add a part's gradients, weighted by its share of the labelled pixels, and return its share of the loss.
 
-        If it fails, no gradient is left, and the buffers are restored.
+        If that fails, gradients are cleared and buffers are restored.
         """
         share = _labelled(targets, grid) / labelled
         if not share:
@@ -252,16 +253,16 @@ class TorchLearner:
             raise
 
     def _training_logits(self, images: Any, targets: Tensor, grid: Grid, seed: int) -> tuple[Tensor, Tensor]:
-        """Return logits with a gradient of all labelled pixels on a grid, and their targets."""
+        """Return the logits, with gradients, and the targets of at least all labelled pixels on a grid."""
         with seeded(seed, self.device), self._autocast():
             logits = self.network(self.prepare(images))
         rows, columns = grid
         return self.prepare.undo(logits, images)[:, :, rows, columns], targets[:, rows, columns]
 
     def _accompanied(self, images: Any, targets: Tensor) -> tuple[Any, Tensor]:
-        """Return a lone crop and its mirror image, which it could as well have been flipped to.
+        """Return a single crop together with its mirror image, which a random flip could have given, too.
 
-        BatchNorm after global pooling sees one value per channel of a lone crop, and refuses it.
+        BatchNorm after global pooling raises an error for a single crop, which has only one value per channel.
         """
         return torch.cat([images, images.flip(3)]), torch.cat([targets, targets.flip(2)])
 
@@ -274,7 +275,7 @@ class TorchLearner:
         """Return logits ``(B, C, H, W)`` float32 for images ``(B, 3, H, W)`` uint8.
 
         Raises:
-            MemoryError: If half a batch does not fit into memory either.
+            MemoryError: If half a batch does not fit into memory, either.
         """
         return _joined(self._within_memory(self._logits, (images,)))
 
@@ -286,15 +287,15 @@ class TorchLearner:
 
     @torch.inference_mode()
     def sample(self, images: Any, count: int, rng: np.random.Generator) -> Iterator[Tensor]:
-        """Yield ``count`` tensors of logits under random dropout masks; the encoder runs once (section 4.2).
+        """Yield ``count`` tensors of logits ``(B, C, H, W)`` with random dropout masks (section 4.2).
 
-        Where the network has an ``encoder``, as those of segmentation-models-pytorch do, and dropout after it,
-        only what follows the encoder runs for every sample, and dropout inside of it stays off. BatchNorm stays
-        in evaluation mode.
+        If the network has an ``encoder``, as those of segmentation-models-pytorch do, and dropout after it, the encoder
+        runs once, and dropout inside the encoder stays off. Only the layers after it run for every sample. BatchNorm
+        stays in evaluation mode.
 
         Raises:
-            ValueError: If the network has no dropout: all samples would be equal.
-            MemoryError: If half a batch does not fit into memory either.
+            ValueError: If the network has no dropout, since all samples would be equal.
+            MemoryError: If half a batch does not fit into memory, either.
         """
         self._check_samples(count)
         yield from self._in_turn(partial(self._samples, count=count, seed=int(rng.integers(2**63))), images)
@@ -308,7 +309,7 @@ class TorchLearner:
         check_int("count", count, 1)
 
     def _in_turn(self, samples: Callable[[Any], Iterator[Tensor]], batch: Any) -> Iterator[Tensor]:
-        """Yield the samples of a batch; where memory does not suffice, those of its halves, joined."""
+        """Yield the samples of a batch, joined from those of its halves if memory does not suffice."""
 
         def start(part: Any) -> tuple[Tensor, Iterator[Tensor]]:
             """Return the first sample, which shows whether memory suffices, and the others."""
@@ -328,7 +329,7 @@ class TorchLearner:
         with self._autocast():
             features = inputs(prepared)
         for index in range(count):
-            # Between two yields the caller's random state is its own.
+            # The caller's random state is restored between two yields.
             with seeded(seed + index, self.device), self._autocast(), dropout_on(network):
                 logits = rest(features)
             yield self.prepare.undo(logits, images)
@@ -338,8 +339,8 @@ class TorchLearner:
         """Return the confusion matrix ``(C, C)`` int64 over all ``(images, masks)`` batches, on the CPU.
 
         Args:
-            batches: The images, and masks ``(B, H, W)`` uint8.
-            stride: Count only every n-th pixel per row and column, from the middle of the first n on.
+            batches: The images, and their masks ``(B, H, W)`` uint8.
+            stride: Count only every n-th pixel per row and column, starting at the middle of the first n.
 
         Raises:
             FloatingPointError: If logits are not finite.
@@ -350,15 +351,15 @@ class TorchLearner:
             for confusion, pixels in self._within_memory(partial(self._count, stride=stride), batch):
                 total += confusion
                 labelled += pixels
-        if not bool(total.sum() == labelled):  # logits that are not finite have no most probable class
+        if not bool(total.sum() == labelled):  # pixels whose logits are not finite have no class, and are not counted
             raise FloatingPointError(
-                "the segmentation network's logits are not finite, its training has diverged. Lower the learning "
+                "the segmentation network's logits are not finite, so its training has diverged. Lower the learning "
                 "rate, set max_grad_norm, or use precision='float32'"
             )
         return total.cpu()
 
     def _within_memory(self, run: Callable[..., T], batch: tuple[Tensor, ...]) -> list[T]:
-        """Return ``[run(*batch)]``, or the results of two halves, to which ``batch_size`` then is lowered."""
+        """Return ``[run(*batch)]``, or the results of two halves, whose length then becomes ``batch_size``."""
         parts = within_memory(run, batch, "batch_size")
         if len(parts) > 1:
             self.batch_size = min(self.batch_size, -(-len(batch[0]) // 2))
@@ -372,16 +373,16 @@ class TorchLearner:
         return confusion_matrix(classes, target, self.num_classes), (target < self.num_classes).sum()
 
     def _logits_on(self, images: Any, grid: slice) -> Iterator[Tensor]:
-        """Yield the logits of those rows and columns that ``grid`` takes of a few whole images after another."""
+        """Yield the logits on the rows and columns of ``grid``, for a few whole images at a time."""
         yield self.predict(images)[:, :, grid, grid]
 
     def _grown(self, count: int) -> int:
-        """Return the length to pad a batch to: one of eight, because each new length costs a CPU new kernels."""
+        """Return the length to pad a batch to, one of eight, because a CPU creates new kernels for new lengths."""
         grown = -(-count // self._batch_unit) * self._batch_unit
         return max(count, min(grown, self.batch_size))
 
     def _predictor(self, prepared: Tensor) -> nn.Module:
-        """Return the network to predict with: a faster copy that has its weights, or itself."""
+        """Return the network to predict with: a faster copy with the same weights, or the network itself."""
         if not self.fold_batchnorm:
             return self.network
         if self._inference is None or self._inference.source is not self.network:
@@ -393,7 +394,7 @@ class TorchLearner:
 
 
 def _random_grid(stride: int, rng: np.random.Generator) -> Grid:
-    """Return every n-th row and column, counted from a random one."""
+    """Return every n-th row and column, starting at a random one."""
     if stride == 1:
         return slice(None), slice(None)
     first_row, first_column = rng.integers(stride, size=2).tolist()
@@ -401,7 +402,7 @@ def _random_grid(stride: int, rng: np.random.Generator) -> Grid:
 
 
 def _labelled(targets: Tensor, grid: Grid) -> int:
-    """Return the number of labelled pixels on a grid; NumPy counts them 14 times faster than torch sums them."""
+    """Return the number of labelled pixels on a grid. NumPy counts them 14 times faster than torch."""
     rows, columns = grid
     return int(np.count_nonzero(targets.cpu().numpy()[:, rows, columns] != IGNORE_LABEL))
 
@@ -417,7 +418,7 @@ def check_optimisation(
     learning_rate_decay: float,
     max_grad_norm: float | None,
 ) -> None:
-    """Raise a ValueError that names the first of a learner's settings that is out of its range."""
+    """Raise a ValueError that names the first of a learner's settings that is out of range."""
     check_number("learning_rate", learning_rate, above=0)
     check_number("momentum", momentum, least=0, below=1)
     check_number("weight_decay", weight_decay, least=0)
@@ -427,7 +428,7 @@ def check_optimisation(
 
 
 def check_switches(channels_last: bool | None, fold_batchnorm: bool, tune_cpu: bool) -> None:
-    """Raise a ValueError that names the first of a learner's switches that is neither on nor off."""
+    """Raise a ValueError that names the first of a learner's switches that is not a boolean."""
     check_choice("channels_last", channels_last, (True, False, None))
     check_choice("fold_batchnorm", fold_batchnorm, (True, False))
     check_choice("tune_cpu", tune_cpu, (True, False))

@@ -23,14 +23,14 @@ def training_crops(
 ) -> tuple[Tensor, Tensor]:
     """Cut one randomly placed, randomly flipped crop around each region (section 4.1).
 
-    A crop contains its region, or lies within it where the region is larger.
+    A crop contains its region, or lies within it if the region is larger.
 
     Args:
         frames: The images.
         grid: The grid that defines the regions.
         regions: n region ids.
         labels: Returns the known labels of an image, ``(H, W)`` uint8, 255 elsewhere.
-        crop_size: ``(height, width)``, cut down to the image; ``None`` for whole images.
+        crop_size: ``(height, width)`` in pixels, limited to the image's size; ``None`` for whole images.
         rng: Source of randomness.
 
     Returns:
@@ -56,7 +56,7 @@ def training_crops(
 
 
 def _crop_start(start: int, end: int, crop: int, side: int, rng: np.random.Generator) -> int:
-    """Draw where a crop begins along one axis, so that it contains ``[start, end)`` or lies within it."""
+    """Draw the start of a crop along one axis, so that it contains ``[start, end)`` or lies within it."""
     if end - start <= crop:
         low, high = max(0, end - crop), min(start, side - crop)
     else:

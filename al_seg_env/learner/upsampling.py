@@ -1,4 +1,4 @@
-"""Logits at chosen pixels from coarse ones: bilinear interpolation as two matrix products."""
+"""Upsampling of coarse logits at chosen pixels: bilinear interpolation as two matrix products."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from al_seg_env.types import IntArray
 
 
 def bilinear_weights(cells: int, pixels: int, positions: Sequence[int] | IntArray, align_corners: bool) -> Tensor:
-    """Return the weights of every cell at some pixels, along one axis, as ``torch.nn.functional.interpolate`` has them.
+    """Return the weights of ``torch.nn.functional.interpolate`` along one axis, for every cell at some pixels.
 
     Args:
-        cells: Cells along the axis.
-        pixels: Pixels along the axis that these are upsampled to.
-        positions: Which of the pixels are wanted, ``(n,)``; beyond the ends it continues with the last cell.
+        cells: Number of cells along the axis.
+        pixels: Number of pixels along the axis to which the cells are upsampled.
+        positions: Positions of the n pixels. Beyond the ends, the first or last cell is repeated.
         align_corners: Whether the centres of the first and last cell and pixel coincide, instead of their edges.
 
     Returns:
@@ -41,13 +41,13 @@ def bilinear_weights(cells: int, pixels: int, positions: Sequence[int] | IntArra
     rows = np.arange(len(at))
     weights[rows, np.minimum(first + 1, cells - 1)] = at - first
     weights[rows, first] += 1 - (at - first)
-    with torch.inference_mode(mode=False):  # they may be kept, and be needed where there are gradients
+    with torch.inference_mode(mode=False):  # the weights may be reused in computations with gradients
         return torch.from_numpy(weights)
 
 
 @lru_cache(maxsize=4096)
 def spaced_weights(cells: int, pixels: int, start: int, count: int, step: int, align_corners: bool) -> Tensor:
-    """Return :func:`bilinear_weights` of ``count`` pixels from ``start`` on, every ``step``-th; kept between calls."""
+    """Return cached :func:`bilinear_weights` of ``count`` pixels from ``start`` on, every ``step``-th."""
     return bilinear_weights(cells, pixels, start + step * np.arange(count), align_corners)
 
 
@@ -55,11 +55,11 @@ def spaced_weights(cells: int, pixels: int, start: int, count: int, step: int, a
 def needed_cells(
     cells: int, pixels: int, start: int, length: int, step: int, align_corners: bool
 ) -> tuple[Tensor, Tensor]:
-    """Return what every ``step``-th of ``length`` pixels from ``start`` on depends on; kept between calls.
+    """Return the cells on which every ``step``-th of ``length`` pixels from ``start`` on depends; results are cached.
 
     Returns:
-        Numbers of neighbouring cells ``(m,)`` int64, as many for each start; and the weights of these cells at each of
-        the n pixels, ``(n, m)`` float32.
+        Indices of the m neighbouring cells, ``(m,)`` int64, where m is the same for each start; and the weights of
+        these cells at each of the n pixels, ``(n, m)`` float32.
     """
     weights = spaced_weights(cells, pixels, start, len(range(0, length, step)), step, align_corners)
     count = min(cells, math.ceil(length * cells / pixels) + 2)
@@ -68,12 +68,12 @@ def needed_cells(
 
 
 def upsampled(logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Return logits at the pixels that weights name.
+    """Return logits at the rows and columns that weights describe.
 
     Args:
-        logits: Coarse, ``(..., h, w)``.
-        rows: ``(..., H, h)``, broadcast against the leading dimensions.
-        columns: ``(..., W, w)``.
+        logits: Coarse logits, ``(..., h, w)``.
+        rows: Weights of the rows, ``(..., H, h)``, broadcast against the leading dimensions.
+        columns: Weights of the columns, ``(..., W, w)``.
 
     Returns:
         ``(..., H, W)`` float32.
@@ -82,9 +82,9 @@ def upsampled(logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def final_upsampling(head: nn.Module) -> tuple[int, nn.Upsample] | None:
-    """Return where a head upsamples its logits, if that is the last thing it does, bilinearly; ``None`` otherwise.
+    """Return the position and the layer of a head's final bilinear upsampling; ``None`` if it does not end with one.
 
-    What follows may only be layers that do nothing, such as the identity that smp's heads end with.
+    Only layers without any effect may follow it, such as the identity at the end of smp's heads.
     """
     layers = list(head.children()) if isinstance(head, nn.Sequential) else []
     for position, layer in reversed(list(enumerate(layers))):

@@ -1,4 +1,4 @@
-"""Weights of a segmentation network as files: theta_0, and those that an encoder was pretrained with."""
+"""Files with weights of a segmentation network: theta_0, and weights of a pretrained encoder."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ FORMAT = "al-seg-env weights"
 FORMAT_VERSION = "1"
 METADATA = "weights"
 SMP_CONFIG, SMP_WEIGHTS = "config.json", "model.safetensors"
-"""What ``save_pretrained`` of segmentation-models-pytorch writes into a folder."""
+"""Files that ``save_pretrained`` of segmentation-models-pytorch writes into a folder."""
 CLASS_NAMES = "classes.json"
-"""What is added to it, since its configuration only has the number of classes."""
+"""File that is added to the folder, since smp's configuration only has the number of classes."""
 UNNAMED = "unnamed"
 
 
 def save_weights(learner: Learner | HasNetwork, path: str | Path, classes: Sequence[str]) -> None:
-    """Write a learner's weights and buffers as safetensors, so that ``weights=path`` makes them theta_0.
+    """Write a learner's weights and buffers as safetensors. With ``weights=path``, they become theta_0.
 
-    Equal weights of equal classes give equal files.
+    Equal weights with equal classes give identical files.
 
     Args:
         learner: A learner with a ``network``, such as :class:`~al_seg_env.learner.torch_learner.TorchLearner`.
@@ -39,43 +39,43 @@ def save_weights(learner: Learner | HasNetwork, path: str | Path, classes: Seque
         classes: Names of the classes that the network was trained for.
 
     Raises:
-        OSError: If they cannot be written; what was at ``path`` before is unchanged.
+        OSError: If the file cannot be written; an earlier file at ``path`` is unchanged.
         ValueError: If the learner has no network.
     """
     if not isinstance(learner, HasNetwork):
         raise ValueError(
-            f"{type(learner).__name__} has no network whose weights could be written; give it an attribute network, "
-            "or write its state_dict()"
+            f"{type(learner).__name__} has no network whose weights could be written; add an attribute network, or "
+            "write its state_dict()"
         )
     whole: Callable[[], Mapping[str, Tensor]] = getattr(learner, "whole_state_dict", learner.network.state_dict)
     tensors = {key: value.detach().cpu().contiguous() for key, value in whole().items()}
     about = {"format": FORMAT, "version": FORMAT_VERSION, "classes": list(classes)}
     with replacing(path) as unfinished:
         try:
-            # One entry: safetensors writes several in an order that differs between runs.
+            # A single entry, because safetensors writes several in an order that differs between runs.
             save_file(tensors, unfinished, {METADATA: json.dumps(about)})
-        except SafetensorError as error:  # how it reports what the system says
+        except SafetensorError as error:  # safetensors wraps errors of the operating system
             raise OSError(0, str(error)) from error
 
 
 def save_smp(network: nn.Module, folder: str | Path, classes: Sequence[str]) -> None:
     """Write a network of segmentation-models-pytorch as a folder that ``smp.from_pretrained(folder)`` loads.
 
-    ``weights=folder`` makes it theta_0, as a file of :func:`save_weights` is. Beside what smp writes (``config.json``
-    and ``model.safetensors``) the folder gets ``classes.json``, the names of the classes.
+    With ``weights=folder``, its weights become theta_0, as with a file of :func:`save_weights`. In addition to smp's
+    files (``config.json`` and ``model.safetensors``), the folder gets ``classes.json`` with the names of the classes.
 
     Args:
-        network: The network; of a learner whose encoder is trained it is ``learner.network``.
-        folder: The folder, which is made if necessary; nothing else in it is touched.
+        network: The network; for a learner whose encoder is trained, ``learner.network``.
+        folder: The folder, created if necessary; other files in it are left alone.
         classes: Names of the classes that the network was trained for.
 
     Raises:
         OSError: If the files cannot be written.
-        ValueError: If it is no network of smp.
+        ValueError: If the network is not one of smp.
     """
     if getattr(smp, type(network).__name__, None) is not type(network):
         raise ValueError(
-            f"{type(network).__name__} is no network of segmentation-models-pytorch, so it can't be stored in their "
+            f"{type(network).__name__} is not a network of segmentation-models-pytorch, so it can't be stored in that "
             "format; use save_weights()"
         )
     folder = Path(folder)
@@ -88,12 +88,13 @@ def save_smp(network: nn.Module, folder: str | Path, classes: Sequence[str]) -> 
 
 
 def load_weights(network: nn.Module, path: str | Path, classes: Sequence[str]) -> None:
-    """Load what :func:`save_weights` or :func:`save_smp` wrote, or ``save_pretrained`` of smp.
+    """Load weights that :func:`save_weights`, :func:`save_smp` or smp's ``save_pretrained`` wrote.
 
-    The latter does not store the names of the classes: their number must be right, and their order is up to the caller.
+    ``save_pretrained`` does not store the names of the classes: their number is checked, but the caller is responsible
+    for their order.
 
     Raises:
-        ValueError: If the file cannot be read, is of another format or of other classes, or does not fit.
+        ValueError: If the file cannot be read, has another format or other classes, or doesn't match the network.
     """
     about, tensors = _read(path)
     if about.get("classes") not in (list(classes), UNNAMED):
@@ -105,17 +106,17 @@ def load_weights(network: nn.Module, path: str | Path, classes: Sequence[str]) -
 
 
 def weights_digest(path: str | Path) -> str:
-    """Return what identifies weights that :func:`load_weights` loads, however they were written.
+    """Return a digest of weights that :func:`load_weights` loads, the same however they were written.
 
     Raises:
-        ValueError: If they cannot be read, or are of another format.
+        ValueError: If the weights cannot be read, or have another format.
     """
     about, tensors = _read(path)
     return tree_digest([about.get("classes"), tensors])
 
 
 def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return what a file of :func:`save_weights`, or a folder of smp's, says of its weights, and the weights."""
+    """Return the metadata and the weights in a file of :func:`save_weights`, or in a folder of smp."""
     if Path(path).is_dir():
         return _read_smp(Path(path))
     metadata, tensors = _read_safetensors(path)
@@ -136,7 +137,7 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _read_smp(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return the classes' names, if they are stored, and the weights in a folder of ``save_pretrained``."""
+    """Return the classes' names, if they are stored, and the weights from a folder of ``save_pretrained``."""
     if missing := [name for name in (SMP_CONFIG, SMP_WEIGHTS) if not (folder / name).is_file()]:
         raise ValueError(
             f"weights {str(folder)!r} are a folder without {' and '.join(missing)}; expected what save_pretrained() of "
@@ -148,7 +149,7 @@ def _read_smp(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _read_safetensors(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Return metadata and tensors of a file."""
+    """Return the metadata and the tensors of a file."""
     _check_file(path)
     try:
         with safe_open(path, "pt") as file:
@@ -158,7 +159,7 @@ def _read_safetensors(path: str | Path) -> tuple[dict[str, str], dict[str, Tenso
 
 
 def is_weights_file(text: str) -> bool:
-    """Return whether ``encoder_weights`` names a file, and not weights that smp knows by name."""
+    """Return whether ``encoder_weights`` is the path of a file, and not a name that smp knows."""
     return Path(text).suffix in {".safetensors", ".pth", ".pt", ".bin"} or os.sep in text
 
 
@@ -168,7 +169,7 @@ def _check_file(path: str | Path) -> None:
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Read tensors without unpickling anything else."""
+    """Read a file of tensors without unpickling anything else."""
     _check_file(path)
     try:
         if Path(path).suffix == ".safetensors":
@@ -182,7 +183,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def load_fitting(module: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    """Load a state dict, or say in one error all that does not fit."""
+    """Load a state dict, or raise one ValueError that lists everything that does not match."""
     expected = module.state_dict()
     missing = [key for key in expected if key not in tensors]
     unknown = [key for key in tensors if key not in expected]
@@ -198,7 +199,7 @@ def load_fitting(module: nn.Module, tensors: Mapping[str, Tensor], path: str | P
             if keys
         ]
         raise ValueError(
-            f"weights {str(path)!r} do not fit {type(module).__name__}; " + "; ".join(problems) + ". Use the "
+            f"weights {str(path)!r} do not match {type(module).__name__}; " + "; ".join(problems) + ". Use the "
             "architecture, encoder and number of classes that they were trained with"
         )
     module.load_state_dict({key: tensors[key] for key in expected})

@@ -209,7 +209,7 @@ def test_missing_unknown_and_wrongly_shaped_tensors_are_all_named(saved):
 
 
 def test_weights_of_another_architecture(saved):
-    with pytest.raises(ValueError, match=r"do not fit Unet; \d+ missing: .*, \.\.\.; \d+ unknown:"):
+    with pytest.raises(ValueError, match=r"do not match Unet; \d+ missing: .*, \.\.\.; \d+ unknown:"):
         config(architecture="Unet", network_options={}, weights=str(saved)).build(CLASSES)
 
 
@@ -247,7 +247,7 @@ def test_a_download_that_fails_says_what_to_do(monkeypatch):
         raise OSError("no route to host")
 
     monkeypatch.setattr("al_seg_env.learner.building.smp.create_model", unreachable)
-    with pytest.raises(ValueError, match=r"'imagenet' .* could not be downloaded \(no route.*give a local file"):
+    with pytest.raises(ValueError, match=r"'imagenet' .* could not be downloaded \(no route.*use a local file"):
         build_network(config(encoder_weights="imagenet"), 3)
 
 
@@ -285,7 +285,7 @@ def test_a_pth_file_that_is_no_state_dict(tmp_path, content):
 def test_encoder_weights_that_do_not_fit(tmp_path):
     path = tmp_path / "encoder.safetensors"
     save_file({"conv.weight": torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match=r"encoder\.safetensors' do not fit .*missing: .*1 unknown: conv\.weight"):
+    with pytest.raises(ValueError, match=r"encoder\.safetensors' do not match .*missing: .*1 unknown: conv\.weight"):
         build_network(config(encoder_weights=str(path)), 3)
 
 
@@ -368,7 +368,7 @@ def test_what_smp_writes_is_theta_0(tmp_path, trainable):
     assert not differences({key: whole[key] for key in network.state_dict()}, network.state_dict())
     if trainable == "all":
         torch.testing.assert_close(learner.predict(IMAGES), logits(network), rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match=r"do not fit FPN; .*segmentation_head"):
+    with pytest.raises(ValueError, match=r"do not match FPN; .*segmentation_head"):
         config(weights=tmp_path).build((*CLASSES, "tree"))
 
 
@@ -379,5 +379,5 @@ def test_a_folder_of_smp_that_cannot_be_theta_0_says_why(trained, tmp_path):
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"a folder without model\.safetensors; expected what save_pretrained\(\)"):
         config(weights=tmp_path).build(CLASSES)
-    with pytest.raises(ValueError, match=r"Light is no network of segmentation-models-pytorch.*use save_weights"):
+    with pytest.raises(ValueError, match=r"Light is not a network of segmentation-models-pytorch.*use save_weights"):
         save_smp(Light(SMALL["encoder"], None, classes=3), tmp_path, CLASSES)

@@ -328,7 +328,7 @@ def test_a_network_of_ones_own_names_its_encoder(frames):
 
 
 def test_an_encoder_that_is_not_there_is_named_with_those_that_are():
-    with pytest.raises(ValueError, match=r"'encoder': Named has no module of this name \(it has body, backbone"):
+    with pytest.raises(ValueError, match=r"'encoder', but Named has no module of this name \(it has body, backbone"):
         learner(Named())
 
 

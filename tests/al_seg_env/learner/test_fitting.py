@@ -158,7 +158,7 @@ def test_a_training_goes_on_with_its_own_file_only(tmp_path, monkeypatch, settin
         with pytest.raises(InterruptedError):
             training(seed, tmp_path / f"{seed}.part", stop_at=3)
     shutil.copy(tmp_path / "0.part", tmp_path / "wrong.part")
-    with pytest.warns(UserWarning, match=r"starts again from its beginning: .*wrong.part is of another training"):
+    with pytest.warns(UserWarning, match=r"starts again from the beginning: .*wrong.part belongs to another training"):
         assert training(1, tmp_path / "wrong.part") == whole
     assert training(1, tmp_path / "1.part") == whole
     assert not list(tmp_path.glob("1.part"))
