@@ -38,7 +38,7 @@ from al_seg_env.observation.scores import Score
 from al_seg_env.regions import RegionGrid
 from al_seg_env.rendering import render_step
 from al_seg_env.storage import tree_digest
-from al_seg_env.storage.validation import check, check_int
+from al_seg_env.storage.validation import check, check_int, check_path
 from al_seg_env.types import IntArray, Observation, UInt8Array
 
 
@@ -132,7 +132,8 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ValueError(f"render_mode {render_mode!r} is unknown; use 'rgb_array' or None")
         self.data, self.splits, self.learner, self.config = data, splits, learner, config
-        self.render_mode, self.cache, self.forecast = render_mode, cache, forecast
+        self.render_mode, self.cache = render_mode, cache
+        self.forecast = None if forecast is None else check_path("forecast", forecast)
         image_size = (int(data.image_size[0]), int(data.image_size[1]))
         self.grid = RegionGrid(image_size, config.region_size or image_size)
         self.frames = Frames.shared(data, cache)

@@ -445,6 +445,8 @@ def _of_data(experiment: Experiment, make: Make) -> Iterator[str]:
                 yield f"methods[{name!r}]: {error}"
         played = make(experiment.env, {**experiment.arguments, "split": "eval", **method.arguments})
         yield from (f"budgets: {each}" for each in equal_budgets(experiment.budgets, played.step, name))
+    if experiment.forecast is not None:
+        yield from _forecasting(experiment, experiment.forecast.networks, make)
     if experiment.learnt_methods:
         yield from _training(experiment, base, make)
 
@@ -458,6 +460,21 @@ def _sources(experiment: Experiment, entry: str, make: Make) -> Iterator[str]:
             yield (
                 f"{entry}[{number}]: its images are {source.image_size} of {list(source.classes)}, and the "
                 f"experiment's are {target.image_size} of {list(target.classes)}; they must be the same"
+            )
+
+
+def _forecasting(experiment: Experiment, networks: int, make: Make) -> Iterator[str]:
+    """Compare the images that the forecasting networks are trained on with those that the agent is trained on."""
+    splits = make(experiment.env, {**experiment.arguments, "split": "eval"}).splits
+    if networks > len(splits.train):
+        yield f"forecast.networks is {networks}; expected at most one for each of the {len(splits.train)} images of D_T"
+    if experiment.learnt_methods:
+        arguments = {**experiment.arguments, **experiment.query.arguments, "split": "train"}
+        trained = make(experiment.env, arguments).splits
+        if {*splits.state, *splits.train} - {*trained.state, *trained.train} or {*splits.state} & {*trained.train}:
+            yield (
+                "query.arguments: its splits differ from the experiment's, on whose D_S and D_T the networks of the "
+                "forecast are trained; omit them"
             )
 
 

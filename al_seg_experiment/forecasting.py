@@ -15,7 +15,7 @@ from al_seg_env.learner.fitting import FitSettings, fit_to_convergence
 from al_seg_env.observation.forecast import save_forecast
 from al_seg_env.regions import RegionGrid
 from al_seg_env.registration import environment_spec, make_again
-from al_seg_env.storage import load_tree, save_tree, write_csv
+from al_seg_env.storage import load_tree, save_tree, well_formed, write_csv
 from al_seg_env.storage.validation import check, check_int
 from al_seg_experiment.experiment import ForecastTraining
 from al_seg_experiment.folders import claimed, identity
@@ -66,24 +66,29 @@ def run_forecast(spec: EnvSpec, settings: ForecastTraining, folder: Path, *, see
     for number in range(n):
         part = sorted(order[number::n].tolist())
         images = [*splits.state, *(image for image in splits.train if image not in set(part))]
+        known = [names[image] for image in images]
         path = folder / f"network-{number}.safetensors"
-        found = _trained(path)
+        found = _trained(path, known)
         if found is None:
             found = _train(env, settings, images, part, folder / f"network-{number}.part", [seed, number])
-            save_tree(path, NETWORK, found)
-        networks.append((found["state"], [names[image] for image in images]))
+            save_tree(path, NETWORK, {**found, "images": known})
+        networks.append((found["state"], known))
         figures.append({"network": number, "images": len(images), "unseen": len(part), "miou": round(found["miou"], 4)})
     write_csv(folder / FIGURES, figures)
-    save_forecast(folder / FORECAST, networks)
+    save_forecast(folder / FORECAST, networks, env.data.classes)
     return folder / FORECAST
 
 
-def _trained(path: Path) -> dict[str, Any] | None:
-    """Return a network that is trained, ``None`` if there is none that is whole."""
+def _trained(path: Path, images: list[str]) -> dict[str, Any] | None:
+    """Return the network that is trained on these images, ``None`` if there is none that is whole."""
     if not path.exists():
         return None
     try:
         tree: dict[str, Any] = load_tree(path, NETWORK)
+        with well_formed(path):
+            if tree.get("images", images) != images:  # earlier versions did not store them
+                raise ValueError("it was trained on other images; was it moved?")
+            tree = {"state": dict(tree["state"]), "miou": float(tree["miou"])}
     except ValueError as error:
         warnings.warn(f"{error}; it is set aside, and the network is trained again", stacklevel=3)
         path.replace(path.with_suffix(".damaged"))

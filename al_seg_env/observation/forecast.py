@@ -27,15 +27,18 @@ KIND = "forecast"
 PARTS = (MeanProbability(), MaxProbability(), ClassEntropy())
 
 
-def save_forecast(path: str | Path, networks: Sequence[tuple[Mapping[str, Any], Collection[str]]]) -> None:
+def save_forecast(
+    path: str | Path, networks: Sequence[tuple[Mapping[str, Any], Collection[str]]], classes: Sequence[str]
+) -> None:
     """Write networks for :class:`Forecast`.
 
     Args:
         path: The file.
         networks: Of each, the learner's ``state_dict()`` and the names of the images whose labels it was trained on.
+        classes: Names of the classes that they were trained for.
     """
     parts = [{"state": dict(state), "images": sorted(images)} for state, images in networks]
-    save_tree(path, KIND, {"networks": parts})
+    save_tree(path, KIND, {"networks": parts, "classes": list(classes)})
 
 
 class Forecast:
@@ -57,8 +60,8 @@ class Forecast:
         stride: Regions are described by every n-th of their pixels per row and column.
 
     Raises:
-        ValueError: If the file can't be read, its networks are of another learner, or were trained on images that are
-            not in D_S or D_T here, or all of them on an image of D_T.
+        ValueError: If the file can't be read, its networks are of another learner or of other classes, are not finite,
+            or were trained on images that are not in D_S or D_T here, or all of them on an image of D_T.
     """
 
     MOST_KEPT = 4096
@@ -84,6 +87,14 @@ class Forecast:
         with well_formed(path):
             states = [part["state"] for part in tree["networks"]]
             names = [frozenset(part["images"]) for part in tree["networks"]]
+            classes = tree.get("classes", list(frames.data.classes))  # files from before have none
+        if classes != list(frames.data.classes):
+            raise ValueError(
+                f"{path}: its networks were trained for the classes {classes}, but the data have "
+                f"{list(frames.data.classes)}; use a forecast that was trained for the data's classes"
+            )
+        if not all(map(_is_finite, states)):
+            raise ValueError(f"{path}: its networks have weights that are not finite; train them again")
         self.digest = tree_digest(tree)
         self.name = f"{KIND}_{self.digest[:8]}"
         trained_on = _images_of(names, frames.data.names, splits, path)
@@ -91,7 +102,7 @@ class Forecast:
         for state, images in zip(states, trained_on, strict=True):
             try:
                 self._learner.load_state_dict(state)
-            except (ValueError, RuntimeError, KeyError, TypeError) as error:
+            except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
                 why = shorten(str(error), 200)
                 raise ValueError(f"{path}: its networks do not fit this one: {why}") from error
             self._networks.append((state, images))
@@ -165,6 +176,13 @@ class Forecast:
 
     def _known_to_all(self, image: int) -> bool:
         return all(image in trained_on for _, trained_on in self._networks)
+
+
+def _is_finite(state: Any) -> bool:
+    """Return whether all numbers in a learner's state are."""
+    if isinstance(state, Mapping):
+        return all(map(_is_finite, state.values()))
+    return not isinstance(state, Tensor) or bool(torch.isfinite(state).all())
 
 
 def _images_of(

@@ -82,7 +82,9 @@ def check_seed(name: str, value: Any, most: int = LARGEST) -> int | None:
 
 def check_size(name: str, value: Any, alternative: str = "") -> tuple[int, int]:
     """Return ``(height, width)``, two whole numbers of at least 1; ``alternative`` as in :func:`check_number`."""
-    sides = list(map(_plain, value)) if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) else []
+    array = isinstance(value, np.ndarray) and value.ndim > 0
+    listed = array or (isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray))
+    sides = list(map(_plain, value)) if listed else []
     good = len(sides) == 2 and all(type(side) is int and side >= 1 for side in sides)
     check(name, value, good, "(height, width) in pixels" + (f", or {alternative}" if alternative else ""))
     return sides[0], sides[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import gymnasium as gym
 import numpy as np
@@ -13,7 +14,7 @@ from fakes import same
 from agents import SubActionDQN
 from al_seg_env import ArrayData, Splits, make_env, save_weights
 from al_seg_env.observation.scores import class_rarity
-from al_seg_env.storage import load_tree
+from al_seg_env.storage import load_tree, save_tree
 from al_seg_experiment import (
     ForecastTraining,
     evaluate,
@@ -26,6 +27,7 @@ from al_seg_experiment import (
     train_forecast,
 )
 from al_seg_experiment.cli import main
+from al_seg_experiment.forecasting import NETWORK
 from al_seg_experiment.policies import make_policy
 
 ID = "al_seg_env/SyntheticStreets-v0"
@@ -113,6 +115,22 @@ def test_it_resumes_and_what_is_damaged_is_made_again(trained, tmp_path):
     assert kept.stat().st_mtime_ns == written
 
 
+def test_networks_in_each_others_place_or_of_odd_content_are_trained_again(trained, tmp_path):
+    """In its place, a network would forecast the very images that it was trained on."""
+    env, folder = gym.make(ID, **ARGUMENTS), tmp_path / "forecast"
+    shutil.copytree(trained.parent, folder)
+    one, other = folder / "network-0.safetensors", folder / "network-1.safetensors"
+    kept = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(kept)
+    save_tree(folder / "network-2.safetensors", NETWORK, {"miou": "x"})
+    with pytest.warns(UserWarning, match="set aside") as caught:
+        assert train_forecast(env, folder, SETTINGS).read_bytes() == trained.read_bytes()
+    told = [str(each.message) for each in caught if "trained again" in str(each.message)]
+    assert ["trained on other images" in each for each in told] == [True, True, False]
+    assert one.read_bytes() == kept
+
+
 def test_what_does_not_fit_is_refused(trained, tmp_path):
     env = gym.make(ID, **ARGUMENTS)
     with pytest.raises(ValueError, match="networks.*4"):
@@ -180,6 +198,15 @@ def test_paths_will_do_and_theta_0_is_shared_whatever_the_features(trained, tmp_
     features = {**ARGUMENTS, "region_features": ["embedding", "surroundings", "forecast"], "class_distribution": None}
     env = gym.make(ID, **{**features, "weights": str(tmp_path / "theta_0.safetensors")}, forecast=str(trained))
     assert (share(env, tmp_path / "shared", licence="mit") / "forecast.safetensors").exists()
+
+
+def test_images_that_do_not_fit_are_found_before_anything_runs(tmp_path):
+    query = {**EXPERIMENT["query"], "arguments": {"sub_rewards": True, "splits": {**TINY["splits"], "train": 5}}}
+    with pytest.raises(ValueError, match="the experiment has 3 mistakes") as refused:
+        run(load_experiment({**EXPERIMENT, "forecast": {"networks": 7}, "query": query}), tmp_path / "run")
+    assert "forecast.networks is 7; expected at most one for each of the 6 images of D_T" in str(refused.value)
+    assert "query.arguments: its splits differ from the experiment's" in str(refused.value)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

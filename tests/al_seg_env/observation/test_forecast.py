@@ -10,7 +10,8 @@ from reference import slow_boxes
 from scipy.special import entr, softmax
 
 from agents import SubActionDQN
-from al_seg_env.observation.forecast import Forecast, save_forecast
+from al_seg_env.observation.forecast import KIND, Forecast, save_forecast
+from al_seg_env.storage import save_tree
 
 LIGHT = {"architecture": "Light", "network_options": {"width": 8}, "trainable": "decoder", "learning_rate": 0.1}
 FEATURES = {"region_features": ["mean_probability", "forecast"], "entropy_pools": [], "similarity": []}
@@ -39,7 +40,7 @@ def networks(tmp_path):
     names, splits = env.data.names, env.splits
     first, second = states_of(env, 2)
     known = [[names[i] for i in (*splits.state, *half)] for half in (splits.train[::2], splits.train[1::2])]
-    save_forecast(tmp_path / "forecast", [(first, known[0]), (second, known[1])])
+    save_forecast(tmp_path / "forecast", [(first, known[0]), (second, known[1])], env.data.classes)
     return tmp_path / "forecast", (first, second)
 
 
@@ -142,12 +143,12 @@ def test_networks_of_another_learner_or_trained_on_unseen_images_are_refused(net
         environment(forecast=str(path), network_options={"width": 16})
     names, train = env.data.names, [env.data.names[i] for i in env.splits.train]
     for other in (*(names[getattr(env.splits, split)[0]] for split in ("reward", "eval", "test")), "elsewhere-0001"):
-        save_forecast(tmp_path / "leaky", [(first, [other])])
+        save_forecast(tmp_path / "leaky", [(first, [other])], env.data.classes)
         with pytest.raises(
             ValueError, match=f"leaky: its networks were trained on '{other}', which is no image of D_S"
         ):
             environment(forecast=str(tmp_path / "leaky"))
-    save_forecast(tmp_path / "seen", [(first, train), (first, train[1:])])
+    save_forecast(tmp_path / "seen", [(first, train), (first, train[1:])], env.data.classes)
     with pytest.raises(ValueError, match=f"seen: all of its networks were trained on '{train[1]}' of D_T"):
         environment(forecast=str(tmp_path / "seen"))
     path.write_bytes(path.read_bytes()[:-9])
@@ -157,11 +158,40 @@ def test_networks_of_another_learner_or_trained_on_unseen_images_are_refused(net
         environment(forecast=str(tmp_path / "nowhere"))
 
 
+def test_networks_of_other_classes_or_with_odd_states_are_refused(networks, tmp_path):
+    _, (first, second) = networks
+    env = environment()
+    classes, known = env.data.classes, [env.data.names[i] for i in env.splits.state]
+
+    def refused(message, state=first, classes=classes):
+        save_forecast(tmp_path / "odd", [(state, known), (second, known)], classes)
+        with pytest.raises(ValueError, match=f"odd: {message}"):
+            environment(forecast=str(tmp_path / "odd"))
+
+    refused("its networks were trained for the classes", classes=classes[::-1])
+    refused("its networks do not fit this one", state={})
+    inner = copy.deepcopy(first)
+    next(tensor for tensor in inner["network"].values() if tensor.is_floating_point()).reshape(-1)[0] = np.nan
+    refused("its networks have weights that are not finite", state=inner)
+    save_tree(tmp_path / "before", KIND, {"networks": [{"state": first, "images": known}]})  # without classes
+    assert environment(forecast=tmp_path / "before").forecast == tmp_path / "before"
+    save_tree(tmp_path / "none", KIND, {"networks": [{"state": None, "images": known}]})
+    with pytest.raises(ValueError, match="none: its networks do not fit"):
+        environment(forecast=str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("value", [5, True, "", b"x", [], {}])
+def test_anything_but_a_path_is_refused_whether_the_feature_is_named_or_not(value):
+    for features in (["forecast"], ["labelled"]):
+        with pytest.raises(ValueError, match="forecast is .*; expected the path of a file or folder"):
+            environment(forecast=value, region_features=features)
+
+
 def test_states_and_agents_are_bound_to_their_networks(networks, tmp_path):
     path, (first, second) = networks
     env = environment(forecast=str(path))
     names = [env.data.names[i] for i in env.splits.train]
-    save_forecast(tmp_path / "other", [(second, names[:2]), (first, names[2:])])
+    save_forecast(tmp_path / "other", [(second, names[:2]), (first, names[2:])], env.data.classes)
     other = environment(forecast=str(tmp_path / "other"))
     env.reset(seed=0)
     with pytest.raises(ValueError, match="the state is of another environment: forecast"):
@@ -175,7 +205,7 @@ def test_states_and_agents_are_bound_to_their_networks(networks, tmp_path):
 def test_a_custom_learner_will_do(tmp_path):
     """Whatever has ``state_dict`` and ``load_state_dict`` can forecast."""
     env = closed_form_env()
-    save_forecast(tmp_path / "forecast", [(ClosedFormLearner().state_dict(), ["image 0"])])
+    save_forecast(tmp_path / "forecast", [(ClosedFormLearner().state_dict(), ["image 0"])], env.data.classes)
     feature = Forecast(tmp_path / "forecast", env.frames, env.inputs, env.grid, env.learner, env.splits)
     made = closed_form_env(features=[feature])
     observation, _ = made.reset(seed=0)

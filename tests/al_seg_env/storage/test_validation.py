@@ -50,6 +50,8 @@ def test_values_are_kept_as_plain_ones(kept, expected):
         ),
         (lambda: checks.check_number("n", 0, above=0, alternative="None"), "expected a finite number above 0, or None"),
         (lambda: checks.check_size("n", [3]), r"n is \[3\]; expected \(height, width\) in pixels"),
+        (lambda: checks.check_size("n", np.array(3)), r"n is array\(3\); expected \(height, width\) in pixels"),
+        (lambda: checks.check_size("n", b"ab"), r"n is b'ab'; expected \(height, width\) in pixels"),
         (lambda: checks.check_size("n", "ab", "None"), r"n is 'ab'; expected \(height, width\) in pixels, or None"),
         (lambda: checks.check_choice("n", 1, (True, False)), "n is 1; expected one of True, False"),
         (lambda: checks.check_choices("n", ["a", "a"], "ab"), r"n is .*; expected a list of different ones out of 'a'"),
