@@ -27,6 +27,7 @@ from al_seg_env.registration import LEARNER_OPTIONS
 from al_seg_env.storage import open_image, write_bytes, write_json, write_png, write_text
 from al_seg_env.storage.validation import check_choice
 from al_seg_env.types import UInt8Array
+from al_seg_experiment.folders import claimed
 from al_seg_experiment.label_session import NETWORK, LabelSession
 
 
@@ -89,6 +90,13 @@ FORMATS: dict[str, Callable[[Path, FullMasks, Sequence[str], UInt8Array], Path]]
     "label-studio": _label_studio,
 }
 """Writes masks in a format, given a folder, the masks, classes and palette."""
+WRITTEN = {
+    "png": ("masks", "classes.json"),
+    "coco": ("instances.json",),
+    "cvat": ("masks.zip",),
+    "label-studio": ("interface.xml", "tasks.json"),
+}
+"""What each format writes, beside the network."""
 
 
 def export(session: LabelSession, out: str | Path, *, format: str = "png", predictions: bool = False) -> Path:
@@ -110,7 +118,8 @@ def export(session: LabelSession, out: str | Path, *, format: str = "png", predi
         The path of the masks.
 
     Raises:
-        ValueError: If the format is unknown, or there is nothing to export yet.
+        ValueError: If the format is unknown, there is nothing to export yet, or the folder holds files of the names
+            that would be written, such as masks painted by hand, which no export has left.
     """
     check_choice("format", format, tuple(FORMATS))
     out = Path(out)
@@ -123,8 +132,6 @@ def export(session: LabelSession, out: str | Path, *, format: str = "png", predi
     images = range(len(data.names)) if predictions else data.labelled
     if not len(images):
         raise ValueError(f"nothing is labelled in {session.out} yet; label some regions first")
-    if trained:
-        _write_network(session, out)
     env = session.make_env(data, weights=str(session.out / NETWORK)) if predictions else None
 
     def masks() -> FullMasks:
@@ -145,7 +152,10 @@ def export(session: LabelSession, out: str | Path, *, format: str = "png", predi
                 len(images),
             )
 
-    return FORMATS[format](out, masks(), data.classes, data.palette)
+    with claimed(out, "export", {}, (*WRITTEN[format], *((NETWORK, "smp") if trained else ()))):
+        if trained:
+            _write_network(session, out)
+        return FORMATS[format](out, masks(), data.classes, data.palette)
 
 
 def _path(session: LabelSession, image: int) -> Path:

@@ -62,6 +62,8 @@ def claimed(folder: str | Path, job: str, made_with: Mapping[str, Any], writes: 
         if path.exists() and made:  # before that, a mistake can still be mended
             refuse_differences(read_record(path), here, folder)
         else:
+            if path.exists():
+                read_record(path)  # a file of that name that is somebody else's is not replaced
             write_record(path, here)
         yield folder
 

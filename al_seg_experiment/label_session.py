@@ -20,7 +20,7 @@ from al_seg_env.datasets.originals import fitted
 from al_seg_env.env import RegionSelectionEnv
 from al_seg_env.labelling.answered_data import AnsweredData
 from al_seg_env.labelling.cvat import CvatOracle
-from al_seg_env.labelling.label_folder import LabelFolder
+from al_seg_env.labelling.label_folder import MANIFEST, LabelFolder
 from al_seg_env.labelling.label_studio import LabelStudioOracle
 from al_seg_env.labelling.oracles import AnswersRequests, FolderOracle, LabelsPending, ShowsProgress
 from al_seg_env.labelling.request import requests_of
@@ -163,7 +163,7 @@ class LabelSession:
     def label_folder(self) -> LabelFolder:
         """The answers so far."""
         exchange = self.out / LABELS
-        return LabelFolder(exchange / "answers", self.data, manifest=exchange / "manifest.json")
+        return LabelFolder(exchange / "answers", self.data, manifest=exchange / MANIFEST)
 
     def run(self, tool: str | Callable[[SegmentationData, Path], AnswersRequests], wait: bool = False) -> bool:
         """Continue until people are needed, or the budget is spent.
@@ -354,7 +354,7 @@ def _bound(out: Path, settings: SessionSettings | None) -> SessionSettings:
             "out", str(out), settings is not None, "the folder of a labelling session; begin one with al-seg-env label"
         )
         assert settings is not None
-        refuse_others(out, (SPLITS, THETA_0, NETWORK, STATE), (LABELS,))
+        refuse_others(out, (SPLITS, THETA_0, NETWORK, STATE), (f"{LABELS}/{MANIFEST}",))
         settings.data()  # so that a mistake leaves nothing behind
         write_json(path, {"format": SESSION_FORMAT, "version": SESSION_VERSION, **asdict(settings)})
         return settings

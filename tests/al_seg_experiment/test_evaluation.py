@@ -187,6 +187,14 @@ def test_somebodys_files_are_not_replaced(tmp_path, job, name):
     assert name == "report" or (tmp_path / name).read_text() == "mine"
 
 
+def test_a_record_of_somebodys_is_not_replaced(tmp_path):
+    record = tmp_path / "made_with.json"
+    record.write_text('{"made with": "love"}')
+    with pytest.raises(ValueError, match="made_with.json holds .*; expected 'al-seg-env experiment'"):
+        train_forecast(tiny(), tmp_path)
+    assert record.read_text() == '{"made with": "love"}'
+
+
 def test_results_of_an_earlier_version_are_refused(tmp_path):
     (tmp_path / "protocol.json").write_text("{}")
     with pytest.raises(ValueError, match="holds results of an earlier version; choose another folder"):

@@ -75,6 +75,27 @@ def test_somebodys_files_are_not_replaced(photos):
     with pytest.raises(ValueError, match="splits.json would be replaced"):
         LabelSession(out, settings(photos))
     assert [path.name for path in out.iterdir()] == ["splits.json"]
+    (out / "labels").mkdir()  # a name that data sets use, too
+    with pytest.raises(ValueError, match="splits.json would be replaced"):
+        LabelSession(out, settings(photos))
+
+
+def test_an_export_replaces_nothing_but_an_export(photos):
+    """Masks painted by hand lie where an export into the folder of the photographs would write."""
+    session = LabelSession(photos / "out", settings(photos))
+    with pytest.raises(LabelsPending):
+        session.run("folder")
+    paint(session)
+    mine = photos / "masks" / "mine.png"
+    mine.parent.mkdir()
+    mine.write_bytes(b"by hand")
+    with pytest.raises(ValueError, match=r"masks would be replaced, .* choose a new folder"):
+        export(session, photos)
+    assert not (photos / "made_with.json").exists()
+    assert mine.read_bytes() == b"by hand"
+    for _ in range(2):
+        export(session, photos / "export")
+    assert export(session, photos / "export", format="coco").exists()
 
 
 def command_line(photos):
