@@ -1,10 +1,10 @@
-"""How much of what is worth labelling can be read off the features by a linear function?
+"""How well can a linear function of the features tell which regions are worth labelling?
 
-The score privileged_rarity, by the ground truth, says how much of rare classes a region contains. Ridge regression
-predicts it from the region's features at theta_0, cross-validated over five parts of the images. The share is what the
-highest prediction in a pool of N held-out regions gains in rarity over a uniform choice, as a part of what the ground
-truth would gain. It is reported for all features, for each part of them by itself, and for all parts but one; and for
-entropy selection and a trained agent.
+The score privileged_rarity tells from the ground truth how much of rare classes a region contains. Ridge regression
+predicts it from the region's features at theta_0, cross-validated over five parts of the images. The reported share is
+the gain in rarity of the highest prediction in a pool of N held-out regions over a uniform choice, divided by the gain
+of the ground truth's choice. It is reported for all features, for each feature alone, for all features but one, for
+entropy selection, and for a trained agent.
 
     python benchmarks/feature_signal.py --env-arg weights=runs/pretrain/theta_0.safetensors
 
@@ -41,9 +41,9 @@ class Options(EnvironmentOptions):
     """What is measured."""
 
     draws: int = 12
-    """Draws of K pools, whose different candidates are the regions that are measured."""
+    """Number of draws of K pools, whose different candidates are the measured regions."""
     agent: Annotated[Path | None, arg(metavar="PATH")] = None
-    """File of a SubActionDQN whose choices are measured, too, on the pools as they were drawn."""
+    """File of a SubActionDQN whose choices on the drawn pools are measured, too."""
     seed: int = 0
     """Seed of the first draw, of the folds and of the pools."""
     out: Path = Path("runs/feature_signal")
@@ -85,7 +85,7 @@ def main(options: Options) -> None:
 
 
 def candidates(draws: list[Any]) -> tuple[npt.NDArray[np.int64], FloatArray, FloatArray, FloatArray]:
-    """Return the different regions of all pools, their features, true rarity and entropy; all are those at theta_0."""
+    """Return the different regions of all pools, and their features, true rarity and entropy at theta_0."""
     regions, features, rarity, entropy = [], [], [], []
     for observation, pools in draws:
         described = observation["candidates"]
@@ -119,7 +119,7 @@ def feature_sets(env: RegionSelectionEnv) -> Iterator[tuple[str, list[int]]]:
 
 
 def predictions(features: FloatArray, target: FloatArray, fold_of: npt.NDArray[np.int64]) -> FloatArray:
-    """Return what regressions on the other folds predict of each."""
+    """Return the prediction for each region of a regression on the other folds."""
     found = np.zeros(len(target))
     for fold in np.unique(fold_of):
         model = make_pipeline(StandardScaler(), RidgeCV(np.logspace(0, 5, 11)))
@@ -137,7 +137,7 @@ def drawn_pools(fold_of: npt.NDArray[np.int64], size: int, rng: np.random.Genera
 
 
 def share(truth: FloatArray, score: FloatArray, pools: list[npt.NDArray[np.int64]]) -> float:
-    """Return the rarity gained by the highest scores over a uniform choice, as a share of what is possible."""
+    """Return the gain in rarity of the highest scores over a uniform choice, as a share of the largest one."""
     picked = np.mean([truth[pool[score[pool].argmax()]] for pool in pools])
     mean, best = np.mean([truth[pool].mean() for pool in pools]), np.mean([truth[pool].max() for pool in pools])
     return round(float((picked - mean) / (best - mean)), 3)

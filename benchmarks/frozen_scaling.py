@@ -1,14 +1,14 @@
-"""How does a frozen encoder scale: the store of features, processes that share it, and a pool of a million images?
+"""How do environments with a frozen encoder scale with stored features, processes, and a pool of a million images?
 
     python benchmarks/frozen_scaling.py --env al_seg_env/CamVid-v0 --env-arg root=... --env-arg encoder_weights=imagenet
 
 - store: the features of all images are computed in an empty folder, and read from it again.
-- processes: environments step in one process and in several, in turn, on one store; and the most memory that any of
-  them has used, interpreter, libraries and what is mapped of the store included.
-- pool: episodes over --pool images are stepped and reset in turn with those over a thousand. Images are a number, and
-  features are drawn by it when they are needed, so that what is timed is the environment and not the encoder.
+- processes: environments step in one process and in several, in turn, on the same store. The peak memory of a process
+  includes the interpreter, libraries and the mapped part of the store.
+- pool: episodes over --pool images are stepped and reset in turn with those over a thousand. An image is just a number
+  from which its features are drawn when they are needed, so that the environment is timed and not the encoder.
 
-Prints a row for each figure, and writes OUT/frozen_scaling.csv.
+Prints a row for each measure, and writes OUT/frozen_scaling.csv.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class Options(EnvironmentOptions):
     """What is measured."""
 
     only: tuple[str, ...] = ("store", "processes", "pool")
-    """Which of the three."""
+    """Measures to take, out of the three."""
     processes: int = 2
-    """Processes that step at once."""
+    """Number of processes that step at once."""
     pool: int = 1_000_000
-    """Images of the large pool."""
+    """Number of images of the large pool."""
     steps: int = 8
     """Rounds to time, after one to warm up."""
     out: Path = Path("runs/frozen_scaling")
@@ -79,13 +79,13 @@ Measured = Iterator[tuple[str, Sequence[float]]]
 
 
 def arguments(options: Options, cache: Path) -> dict[str, Any]:
-    """Return the arguments of an environment on stored features; those that are given of Light take precedence."""
+    """Return the arguments of an environment on stored features. Given arguments of Light take precedence."""
     given = {"encoder": "timm-tf_efficientnet_lite0", **STRIDES, **options.arguments, "cache": str(cache)}
     return {**LIGHT, **given} if given.get("architecture") == "Light" else {**given, **LIGHT}
 
 
 def store(options: Options, cache: Path) -> Measured:
-    """Compute all features, and read them."""
+    """Time computing all features, and reading them."""
     for way in ("computed", "read"):
         env = options.make_unwrapped(**arguments(options, cache))
         images = range(len(env.data.names))
@@ -124,17 +124,17 @@ def processes(options: Options, cache: Path) -> Measured:
 
 
 def make_stepped(options: Options, cache: Path) -> gym.Env:
-    """Make an environment that tells its process's memory, and runs on one thread."""
+    """Make an environment that runs on one thread and reports its process's memory."""
     torch.set_num_threads(1)
     return Peak(options.make(**arguments(options, cache)))
 
 
 class Peak(gym.Wrapper[Any, Any, Any, Any]):
-    """Tells the most memory that its process has used."""
+    """Reports the peak memory of its process."""
 
     @property
     def peak(self) -> float:
-        """In MiB."""
+        """Return the peak memory in MiB."""
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -163,7 +163,7 @@ def pool(options: Options, cache: Path) -> Measured:
 
 
 class Drawn:
-    """Images that are a number each."""
+    """A data set whose images are given by a number each."""
 
     classes = ("one", "two", "three")
     image_size = (96, 128)
@@ -181,7 +181,7 @@ class Drawn:
 
 
 class DrawnEncoder(FrozenEncoder):
-    """Stands in a frozen encoder's place, and costs nothing: features of one image, scaled by an image's colour."""
+    """Replaces a frozen encoder at no cost: returns the features of one image, scaled by each image's colour."""
 
     def __init__(self, encoder: FrozenEncoder, image_size: tuple[int, int]) -> None:
         self.__dict__.update(encoder.__dict__)

@@ -1,10 +1,10 @@
-"""What does a step cost with a frozen encoder, beside the passes that it needs, and beside whole networks?
+"""What does a step with a frozen encoder cost, compared with the bare passes that it needs, and with whole networks?
 
 Steps of several environments with the same seed and actions are timed in turn: on stored features with the head Light,
-and through a whole FPN for each of --whole. Right after the step on features come the bare passes that it made: the
-layers of the head up to its coarse logits, forward and, for training, backward with an update, on features that lie
-ready, with nothing else around them; once without the head's last layer and once with it, which upsamples these logits,
-here to the pixels that are looked at alone.
+and through a whole FPN for each of --whole. The bare passes of the step on features are timed right after it, on
+features that are ready in memory: the forward passes of the head and, for training, the backward pass and the update.
+They are timed without the head's last layer, which upsamples the coarse logits, and with it, upsampling only the pixels
+that the step used.
 
     python benchmarks/frozen_step_cost.py --env al_seg_env/CamVid-v0 --env-arg root=...
 
@@ -45,13 +45,13 @@ class Options(EnvironmentOptions):
     steps: int = 6
     """Rounds to time, after one to warm up."""
     encoder: str = "timm-tf_efficientnet_lite0"
-    """Encoder that is frozen."""
+    """The frozen encoder."""
     whole: tuple[str, ...] = ("timm-tf_efficientnet_lite0",)
-    """Encoders of the whole networks; with ENCODER/2 images and regions have half the height and width."""
+    """Encoders of the whole networks. With ENCODER/2, images and regions have half the height and width."""
     stride: int = 4
-    """Every n-th pixel is trained on, rewarded and observed, with the frozen encoder."""
+    """With the frozen encoder, use every n-th pixel per row and column for training, reward and observation."""
     clock: Literal["wall", "processor"] = "wall"
-    """What is timed; "processor", the time of all threads on a CPU, is for machines that others use, too."""
+    """The clock. "processor", the CPU time of all threads, is for machines that are shared with others."""
     seed: int = 0
     """Seed of the first episode."""
     out: Path = Path("runs/frozen_step_cost")
@@ -62,7 +62,7 @@ def main(options: Options) -> None:
     strides = dict.fromkeys(("label_stride", "reward_stride", "observation_stride"), options.stride)
     light: dict[str, Any] = {"architecture": "Light", "encoder": options.encoder, "trainable": "decoder"}
     if options.arguments.get("architecture") != "Light":
-        light["network_options"] = {}  # those that are given are another's
+        light["network_options"] = {}  # given options are those of another architecture
     frozen = options.make_unwrapped(**light, **strides)
     passes = BarePasses(torch_learner(frozen))
     envs = {"frozen": frozen}
@@ -105,7 +105,7 @@ def main(options: Options) -> None:
 
 
 class BarePasses:
-    """Notes what a learner reads and upsamples while it is a context, and passes it through its head again."""
+    """A context that records what a learner reads and upsamples, to pass it through the head again later."""
 
     def __init__(self, learner: TorchLearner) -> None:
         self.learner, self.prepare = learner, learner.prepare
@@ -124,22 +124,22 @@ class BarePasses:
         self._patch.stop()
 
     def __call__(self, batch: Any, length: int | None = None) -> FeatureMaps:
-        """Return what the learner asks for, and note it."""
+        """Return what the learner requests, and record it."""
         maps: Any = self.prepare(batch, length)
         (self._trained if self.learner.network.training else self._predicted).append(maps)
         return maps
 
     def _upsampled(self, *given: Tensor) -> Tensor:
-        """Return what the learner asks for, and note it."""
+        """Return what the learner requests, and record it."""
         (self._trained_on if self.learner.network.training else self._looked_at).append(given)
         return upsampled(*given)
 
     def undo(self, logits: Tensor, batch: Any) -> Tensor:
-        """Crop what was grown off logits."""
+        """Remove the padding from logits."""
         return self.prepare.undo(logits, batch)
 
     def run(self, whole: bool) -> None:
-        """Make the passes, the whole head's or those up to its last layer."""
+        """Run the recorded passes through the whole head, or through its layers except the last."""
         network, optimizer = self.learner.network, self.learner.optimizer
         with torch.inference_mode():
             for maps in self._predicted:

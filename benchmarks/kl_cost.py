@@ -1,4 +1,4 @@
-"""What do the KL features cost at Cityscapes size, beside pair after pair of regions as a loop would compute them?
+"""What do the KL features cost at Cityscapes size, compared with a loop over pairs of regions?
 
 25,600 candidates of 19 classes against the 25,600 of the pools and 3,840 labelled regions, in turn with a loop over the
 pairs of the first candidate, whose time is scaled up, and whose histogram must be equal:
@@ -35,11 +35,11 @@ class Options:
     """What is measured."""
 
     candidates: int = 25_600
-    """Regions that are described."""
+    """Number of candidates."""
     labelled: int = 3_840
-    """Labelled regions that they are compared with."""
+    """Number of labelled regions that candidates are compared with."""
     classes: int = 19
-    """Classes of their distributions."""
+    """Number of classes."""
     rounds: int = 5
     """Rounds to time."""
     out: Path = Path("runs/kl_cost")
@@ -77,7 +77,7 @@ def main(options: Options) -> None:
 
 
 def compare(found: torch.Tensor, candidate: torch.Tensor, reference: torch.Tensor) -> None:
-    """Compute a candidate's histogram pair after pair, and see that ``found`` equals it."""
+    """Compute a candidate's histogram pair by pair, and check that ``found`` equals it."""
     bound = divergence(np.eye(len(candidate))[0], np.eye(len(candidate))[1])
     expected = np.zeros(BINS)
     for other in reference.double().numpy():

@@ -1,12 +1,13 @@
-"""What does the head Light reach with all labels, and what does a forward pass of it cost?
+"""What mean IoU does the head Light reach with all labels, and what does its forward pass cost?
 
-Each network trains on stored features by a fixed number of updates, on all labels of D_T, or of D_T and D_V, and is
-tested on every pixel of D_R; with D_V, of the test set, too. Forward passes are timed in turn, in one process:
+Each network is trained on stored features for a fixed number of updates, on all labels of D_T, or of D_T and D_V. It is
+tested on all pixels of D_R and, if trained with D_V, also of the test set. Forward passes are timed in turn, in one
+process:
 
     python benchmarks/light_head.py --env al_seg_env/CamVid-v0 --env-arg root=... --env-arg encoder_weights=imagenet
 
-Prints a row for each, with median and range of its time, and writes OUT/light_head.csv. What a head is chosen by has to
-be D_T and D_R; the labels of D_V and the test set tell what has become of the choice.
+Prints a row for each network, with the median and range of its time, and writes OUT/light_head.csv. Choose a head by
+D_T and D_R only; D_V and the test set then show how good the choice was.
 """
 
 from __future__ import annotations
@@ -36,17 +37,17 @@ class Options(EnvironmentOptions):
     heads: tuple[str, ...] = ("48", "96", "192", "96:2", "192:2")
     """Heads, each WIDTH, WIDTH@STRIDE, WIDTH:DILATION,DILATION,... or WIDTH@STRIDE:DILATION,..."""
     labels: Literal["train", "train+eval"] = "train"
-    """Whose labels are trained on: those of D_T, or of D_T and D_V."""
+    """Images to train on: D_T, or D_T and D_V."""
     seeds: tuple[int, ...] = (0,)
-    """One training of each head per seed."""
+    """Seeds: one training of each head per seed."""
     updates: int = 500
-    """Updates of a training."""
+    """Number of updates of a training."""
     batch_size: int = 96
-    """Regions in an update."""
+    """Number of regions per update."""
     learning_rate: float = 0.1
-    """The highest learning rate of the cycle."""
+    """Highest learning rate of the one-cycle schedule."""
     rounds: int = 10
-    """Forward passes to time of each."""
+    """Forward passes of each network to time."""
     out: Path = Path("runs/light_head")
     """Folder of the results."""
 

@@ -1,6 +1,6 @@
-"""How much memory does an episode take at its peak, beside a bare training step of the same network?
+"""What is the peak memory of an episode, compared with a bare training step of the same network?
 
-Each runs in a process of its own; its peak is the most that the system saw it use, images and interpreter included:
+Each runs in a process of its own. Its peak is the one reported by the system, including images and interpreter:
 
     python benchmarks/memory.py --env al_seg_env/CamVid-v0 --env-arg root=...
 """
@@ -29,7 +29,7 @@ class Options(EnvironmentOptions):
     """What is measured."""
 
     steps: int = 3
-    """Steps of the episode, and bare training steps."""
+    """Number of steps of the episode, and of bare training steps."""
     seed: int = 0
     """Seed of the first episode."""
     out: Path = Path("runs/memory")
@@ -48,7 +48,7 @@ def main(options: Options) -> None:
 
 
 def peak_of(work: Callable[[Options], None], options: Options) -> float:
-    """Return the most memory in MiB that this process has used, once the work is done."""
+    """Do some work, and return the peak memory of this process in MiB."""
     work(options)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
@@ -61,7 +61,7 @@ def run_episode(options: Options) -> None:
 
 
 def run_training(options: Options) -> None:
-    """Forward and backward pass and update on as many crops as a step trains on, and nothing else."""
+    """Run only forward and backward passes and updates, on as many crops as a step trains on."""
     env = options.make_unwrapped()
     config, learner = env.config, torch_learner(env)
     count = min(config.regions_per_step, config.fit_batch_size)

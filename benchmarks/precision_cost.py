@@ -1,17 +1,17 @@
-"""What do the default precision and memory layout gain, and what do they cost?
+"""How much faster are the default precision and memory layout, and do they change the results?
 
-Steps of two environments with the same seed and actions, one as it is by default, the other in float32 with contiguous
-tensors and the network as it stands (no BatchNorm folded), as the released code computes it, are timed in turn:
+Steps of two environments with the same seed and actions are timed in turn. One uses the defaults. The other computes as
+the released code does: in float32, with contiguous tensors, and without folding BatchNorm:
 
     python benchmarks/precision_cost.py --env al_seg_env/CamVid-v0 --env-arg root=...
 
-With --train, networks are also trained on the labels of D_T in both, from the same weights with the same seeds: what
-they reach, and what evaluation in the other precision says of the same weights:
+With --train, networks are also trained on the labels of D_T in both ways, from the same weights with the same seeds.
+The benchmark then reports their mean IoU, and how it shifts if the same weights are evaluated in the other way:
 
     python benchmarks/precision_cost.py --env ... --steps 0 --train 5
 
-Prints medians and ranges, and writes OUT/precision_cost.csv and OUT/precision_training.csv (each finished training at
-once; those that are there are not repeated).
+Prints medians and ranges, and writes OUT/precision_cost.csv and OUT/precision_training.csv. The latter is written after
+each training, and finished trainings are not repeated.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class Options(EnvironmentOptions):
     """What is measured."""
 
     steps: int = 6
-    """Pairs of steps to time, after one to warm up."""
+    """Number of pairs of steps to time, after a warm-up."""
     train: int = 0
-    """Pairs of trainings, each with a seed of its own."""
+    """Number of pairs of trainings, each with a different seed."""
     epochs: int = 15
-    """Epochs of a training; the best one counts."""
+    """Epochs of a training, of which the best one counts."""
     seed: int = 0
     """Seed of the first episode."""
     out: Path = Path("runs/precision_cost")

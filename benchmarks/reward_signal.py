@@ -1,19 +1,20 @@
-"""How much of a step's reward tells a good choice from a bad one? The first thing to measure on new data.
+"""How well does a step's reward distinguish good choices from bad ones? Measure this first on new data.
 
-Episodes on D_T are played with uniform choices, with those of highest entropy, and with choices that use the truth
-(RareClassPolicy: from each pool the candidate richest in rare classes), all with the same seeds. A setting is worth
-training an agent with if oracle choices gain more than uniform ones by more than the reward varies:
+Episodes on D_T are played with the same seeds and three kinds of choices: uniform ones, those of the highest entropy,
+and those of an oracle that uses the ground truth (RareClassPolicy, which selects from each pool the candidate with most
+of the rare classes). A setting is suitable to train an agent if the oracle's gain exceeds the uniform one's by more
+than the reward varies:
 
     python benchmarks/reward_signal.py --env-arg weights=runs/pretrain/theta_0.safetensors --steps 4
 
 It prints two rows per setting, and writes OUT/reward_signal.csv (all steps), OUT/summary.csv and OUT/reward_signal.png.
-Each setting is learning rate:iterations. Signal to noise: difference between oracle and uniform choices over
-the pooled standard deviation, of single steps and of the sums of whole episodes. A sum of n
-independent steps has a ratio sqrt(n) times theirs; more than that tells that a choice pays only steps later.
+Each setting is LEARNING_RATE:ITERATIONS. The signal-to-noise ratio is the difference between oracle and uniform choices
+divided by the pooled standard deviation, for single steps and for the sums of whole episodes. For a sum of n
+independent steps, it is sqrt(n) times that of a step. A higher ratio means that choices pay off in later steps.
 
-With --sets, it then fits theta_0 to random sets of --labels regions of D_V, --fits times each. A policy can be learnt
-from final figures where sets differ from each other by more than a fit differs from itself: OUT/sets.csv has the mean
-IoU on D_R and on the test set of each fit, OUT/sets_summary.csv both deviations.
+With --sets, theta_0 is then fitted to random sets of --labels regions of D_V, --fits times each. A policy can be learnt
+from final results only if the deviation between sets exceeds the deviation between fits of the same set. OUT/sets.csv
+has the mean IoU of each fit on D_R and on the test set, and OUT/sets_summary.csv has both deviations.
 """
 
 from __future__ import annotations
@@ -42,23 +43,23 @@ class Options(EnvironmentOptions):
     """What is measured."""
 
     episodes: int = 6
-    """Episodes per setting and kind of choice; at least 2."""
+    """Number of episodes per setting and kind of choice, at least 2."""
     steps: int = 1
-    """Steps of an episode."""
+    """Number of steps of an episode."""
     settings: tuple[str, ...] = ("0.001:1", "0.01:1", "0.001:8")
-    """Settings, each LEARNING_RATE:ITERATIONS; there may be none."""
+    """Settings, each LEARNING_RATE:ITERATIONS; the list may be empty."""
     sets: int = 0
-    """Random sets of regions to fit theta_0 to; none, or at least 2."""
+    """Number of random sets of regions to fit theta_0 to: 0, or at least 2."""
     fits: int = 3
-    """Fits of each set; at least 2."""
+    """Number of fits of each set, at least 2."""
     labels: int = 240
-    """Regions in a set."""
+    """Number of regions in a set."""
     updates: int = 300
-    """Updates of a fit."""
+    """Number of updates of a fit."""
     batch_size: int = 48
-    """Regions in an update of a fit, half of them of D_T."""
+    """Number of regions per update of a fit, half of them from D_T."""
     fit_rate: float = 0.1
-    """The highest learning rate of a fit."""
+    """Highest learning rate of a fit."""
     seed: int = 0
     """Seed of the first episode."""
     out: Path = Path("runs/reward_signal")
@@ -102,7 +103,7 @@ def steps_of_kinds(options: Options) -> None:
 
 
 def draw(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Draw the mean gain so far of each kind of choice, a panel per setting."""
+    """Draw the mean gain so far of each kind of choice, with one panel per setting."""
     panels = {}
     for setting in dict.fromkeys(row["setting"] for row in rows):
         rate, _, iterations = setting.partition(":")
@@ -136,7 +137,7 @@ def fits_of_sets(options: Options) -> None:
     for split in TESTED:
         table = np.array([row[split] for row in rows]).reshape(options.sets, options.fits)
         within = float(np.sqrt(table.var(axis=1, ddof=1).mean()))
-        # Of the means over a set's fits; what is left in these of the fits' own deviation is taken out.
+        # The variance between the means of sets, minus the part that comes from the variance between fits.
         between = float(np.sqrt(max(0.0, table.mean(axis=1).var(ddof=1) - within**2 / options.fits)))
         summary.append(
             {"tested": split, "mean": round(float(table.mean()), 2), "within": round(within, 3)}
@@ -147,7 +148,7 @@ def fits_of_sets(options: Options) -> None:
 
 
 def play(env: Any, kind: str, seed: int, steps: int) -> list[float]:
-    """Return the rewards of an episode's first steps; the seed fixes pools, so that kinds are paired in step 1."""
+    """Return the rewards of an episode's first steps. The seed fixes the first pools, so kinds are paired in step 1."""
     policies: dict[str, Any] = {"uniform": UniformPolicy(seed), "entropy": EntropyPolicy(), "rare": RareClassPolicy()}
     policy = policies[kind]
     observation, _ = env.reset(seed=seed)

@@ -1,7 +1,7 @@
-"""How does a step's time grow with image size, candidates, labelled regions, and environments?
+"""How does the time of a step grow with image size, candidates, labelled regions, and environments?
 
-On synthetic streets, one thing at a time is changed; environments run in one process (SB3's DummyVecEnv, gymnasium's
-SyncVectorEnv) and in processes of their own (SubprocVecEnv, AsyncVectorEnv):
+On synthetic streets, one quantity at a time is changed. Environments run in one process (SB3's DummyVecEnv, gymnasium's
+SyncVectorEnv), and in one process each (SubprocVecEnv, AsyncVectorEnv):
 
     OMP_NUM_THREADS=1 python benchmarks/scaling.py
 
@@ -42,9 +42,9 @@ class Options:
     """What is measured."""
 
     steps: int = 5
-    """Steps per point."""
+    """Number of steps per point."""
     only: tuple[str, ...] = PANELS
-    """Quantities that are changed."""
+    """Quantities to change."""
     out: Path = Path("runs/scaling")
     """Folder of the results."""
 
@@ -90,7 +90,7 @@ def single(steps: int, image_size: Any = (96, 128), region_size: Any = (24, 32),
 
 
 def late(steps: int, labelled: int) -> list[float]:
-    """Time steps once this many regions are labelled (K = 16); the steps before train on little, to get there soon."""
+    """Time steps once this many regions are labelled (K = 16). Earlier steps train on little, to be fast."""
     env = gym.make(ID, budget=16 * (steps + 2) + labelled, images=400, splits={"seed": 0, "train": 200})
     env.reset(seed=0)
     env.action_space.seed(0)
@@ -100,7 +100,7 @@ def late(steps: int, labelled: int) -> list[float]:
 
 
 def drive(envs: Any, steps: int, count: int) -> list[float]:
-    """Time steps of all environments together, and return what one environment's step took of it."""
+    """Time steps of all environments together, and return the time per environment."""
     envs.reset()
     nvec = gym.make(ID).action_space.nvec  # type: ignore[attr-defined]
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""What does a step cost with BALD's samples, beside one with the entropy score, and one with no score?
+"""What does a step with BALD's samples cost, compared with one with the entropy score, and one without scores?
 
 Steps of three environments with the same seed and actions are timed in turn:
 

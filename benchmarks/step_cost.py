@@ -1,13 +1,13 @@
-"""What does a step cost beside the bare network passes that it needs?
+"""What does a step cost, compared with the bare network passes that it needs?
 
-Every step of an episode is timed, and right after it, in the same process, the bare passes that it made: the forward
-passes of the reward images, of D_S and of the images that hold candidates, and the forward and backward passes and the
-update of training, on prepared tensors (normalised, padded, on the device), in the same precision and memory format,
-with nothing else around them. The forward passes are made by the network itself and by its copy with BatchNorm folded
-in, in the batches of the step, in halves of them and in pairs; those that are the cheapest over all rounds count.
+Every step of an episode is timed. Right after it, in the same process, its bare passes are timed: the forward passes on
+the reward images, on D_S and on the images of candidates, and the forward and backward passes and the updates of
+training. They run on prepared tensors (normalised, padded, on the device), in the same precision and memory format. The
+forward passes are timed with the network itself and with its copy with folded BatchNorm, in the batches of the step, in
+halves of them, and in pairs of images. The fastest way over all rounds counts.
 
-A further step is made with a network that answers at once, from logits kept in memory: what is left is all that is not
-the network (images are still prepared). And the episode is reset: what that takes beyond its observation.
+Another step is timed with a network that returns stored logits at once, which leaves the cost of everything else
+(images are still prepared). Finally, a reset is timed, and its cost without the observation is computed.
 
     python benchmarks/step_cost.py
     python benchmarks/step_cost.py --env al_seg_env/CamVid-v0 --env-arg root=...
@@ -45,7 +45,7 @@ class Options(EnvironmentOptions):
     """What is measured."""
 
     steps: int = 8
-    """Rounds to measure, after two to warm up."""
+    """Number of rounds to measure, after two to warm up."""
     seed: int = 0
     """Seed of the first episode."""
     out: Path = Path("runs/step_cost")
@@ -72,7 +72,7 @@ def main(options: Options) -> None:
 
 
 def one_round(env: RegionSelectionEnv, recorder: Recorder) -> dict[str, float]:
-    """Time a step, its bare passes, a step without the network, and a reset."""
+    """Time a step, its bare passes, a step without the network's cost, and a reset."""
     device = recorder.learner.device
     recorder.record()
     row = {"step": timed(lambda: env.step(env.action_space.sample()), device)}
@@ -91,7 +91,7 @@ def one_round(env: RegionSelectionEnv, recorder: Recorder) -> dict[str, float]:
 
 
 def against_floor(rows: list[dict[str, float]]) -> list[dict[str, float]]:
-    """Add to each round its ratio to the passes that are the cheapest over all rounds."""
+    """Add to each round the ratio of its step to the passes that are the fastest over all rounds."""
     ways = [name for name in rows[0] if name.startswith("forward")]
     cheapest = min(ways, key=lambda name: float(np.median([row[name] for row in rows])))
     print(f"cheapest forward passes: {cheapest}")
@@ -107,14 +107,14 @@ def against_floor(rows: list[dict[str, float]]) -> list[dict[str, float]]:
 
 
 class Recorder:
-    """Notes the passes that a learner makes, so that they can be made again without anything around them."""
+    """Records a learner's passes, so that they can be run again by themselves."""
 
     def __init__(self, learner: TorchLearner) -> None:
         self.learner = learner
         self._predict, self._fit_step, self._prepare = learner.predict, learner.fit_step, learner.prepare
 
     def record(self) -> None:
-        """Forget what was noted, and note what comes."""
+        """Start a new recording."""
         self._inputs: list[Tensor] = []
         self._updates: list[tuple[Tensor, Tensor]] = []
         self._logits: dict[tuple[int, ...], Tensor] = {}
@@ -137,7 +137,7 @@ class Recorder:
         return self._fit_step(images, targets, rng)
 
     def prepare(self) -> None:
-        """Make the inputs of the bare passes ready, and stop noting."""
+        """Stop recording, and prepare the inputs of the bare passes."""
         self.learner.predict, self.learner.fit_step = self._predict, self._fit_step  # type: ignore[method-assign]
         self._crops = [
             (images, self.learner.prepare(images), targets.to(self.learner.device).long())
@@ -145,7 +145,7 @@ class Recorder:
         ]
 
     def forward_passes(self) -> Iterable[tuple[str, Pass]]:
-        """Return ways to make the forward passes, and their names."""
+        """Yield the names of ways to run the forward passes, and the functions that run them."""
         learner = self.learner
         folded = InferenceCopy(learner.network, self._inputs[0], learner.dtype, learner.memory_format).updated()
         halves = [half for x in self._inputs for half in x.split(max(1, len(x) // 2))]
@@ -161,7 +161,7 @@ class Recorder:
                 network(x)
 
     def train(self) -> None:
-        """Make the updates."""
+        """Run the recorded updates."""
         network, optimizer = self.learner.network, self.learner.optimizer
         network.train()
         for images, x, targets in self._crops:
@@ -180,23 +180,23 @@ class Recorder:
 
 
 class NotingPreparation:
-    """Prepares images as a learner does, and notes what comes out of it."""
+    """Prepares images like a learner, and records the result."""
 
     def __init__(self, preparation: Preparation) -> None:
         self.preparation, self.prepared = preparation, list[Tensor]()
 
     def __call__(self, images: Tensor, batch: int | None = None) -> Tensor:
-        """Return images prepared, and note them."""
+        """Return prepared images, and record them."""
         self.prepared.append(self.preparation(images, batch))
         return self.prepared[-1]
 
     def undo(self, logits: Tensor, images: Tensor) -> Tensor:
-        """Crop what was grown off logits."""
+        """Remove the padding from logits."""
         return self.preparation.undo(logits, images)
 
 
 class Answering:
-    """Lets a learner predict kept logits and train not at all; images are still prepared."""
+    """A context in which a learner predicts stored logits and does not train. Images are still prepared."""
 
     def __init__(self, learner: TorchLearner, logits: dict[tuple[int, ...], Tensor]) -> None:
         self.learner, self.logits = learner, logits

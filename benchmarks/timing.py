@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing, and stating a ratio with its spread."""
+"""Timing, and formatting of results with their spread, shared by the benchmarks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from al_seg_env import RegionSelectionEnv, TorchLearner
 def timed(
     run: Callable[[], Any], device: torch.device | None = None, clock: Callable[[], float] = time.perf_counter
 ) -> float:
-    """Return the seconds that ``run`` takes by a clock, on a GPU too."""
+    """Return the seconds that ``run`` takes by a clock, including work on a GPU."""
     on_gpu = device is not None and device.type == "cuda"
     if on_gpu:
         torch.cuda.synchronize(device)
@@ -29,7 +29,7 @@ def timed(
 
 
 def steps_in_turn(envs: Mapping[str, RegionSelectionEnv], seed: int, rounds: int) -> list[dict[str, float]]:
-    """Step environments in turn with the same seed and actions; return the seconds, without a first round."""
+    """Step environments in turn with the same seed and actions. Return the seconds of each round except the first."""
     for env in envs.values():
         env.reset(seed=seed)
     space = next(iter(envs.values())).action_space
@@ -43,7 +43,7 @@ def steps_in_turn(envs: Mapping[str, RegionSelectionEnv], seed: int, rounds: int
 
 
 def torch_learner(env: RegionSelectionEnv) -> TorchLearner:
-    """Return an environment's learner, whose network's passes can be made by themselves."""
+    """Return an environment's learner, or raise a ValueError if it is not a TorchLearner."""
     if not isinstance(env.learner, TorchLearner):
         raise ValueError(f"the learner is a {type(env.learner).__name__}; expected a TorchLearner")
     return env.learner

@@ -1,8 +1,8 @@
-"""Bring your own agent: all that it needs is the observation and the action space.
+"""Bring your own agent, which needs only the observation and the action space.
 
-This one learns, by recursive least squares, which mix of simple region statistics (how the predicted classes are
-spread, how uncertain they are, how unlike the labelled regions) comes before a gain in mean IoU, and picks the
-region with the highest expected gain from each pool. It needs no reinforcement-learning library:
+This agent learns by recursive least squares which combination of simple region statistics (the predicted classes, their
+uncertainty, and the similarity to labelled regions) predicts a gain in mean IoU. From each pool, it selects the region
+with the highest expected gain. It needs no reinforcement learning library:
 
     python examples/custom_agent.py --episodes 5
 """
@@ -47,7 +47,7 @@ class LinearAgent:
         return np.where(self.rng.random(gain.shape[0]) < self.explore, random, gain.argmax(axis=1))
 
     def learn(self, observation: Observation, action: np.ndarray, reward: float) -> None:
-        """Take in one step."""
+        """Learn from one step."""
         chosen = self.describe(observation)[np.arange(len(action)), action].mean(axis=0)
         self.precision += np.outer(chosen, chosen)
         self.moment += reward * chosen
@@ -60,7 +60,7 @@ class Options(EnvironmentOptions):
     episodes: int = 5
     """Episodes to play."""
     explore: float = 0.2
-    """Share of random sub-actions."""
+    """Probability of a random sub-action."""
     seed: int = 0
     """Seed of agent and environment."""
     out: Path = Path("runs/custom_agent")

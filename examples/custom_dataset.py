@@ -1,8 +1,8 @@
 """Bring your own data: any object with classes, names, image_size, image(i) and mask(i).
 
-The data here are pictures like blood smears: many round cells, a few with a nucleus, drawn as they are read. They are
-registered as `examples/Cells-v0`, so that every tool takes them like any other environment; this script compares
-uniform with entropy selection on them:
+The images here resemble blood smears: many round cells, a few of which have a nucleus, drawn on request. The data set
+is registered as `examples/Cells-v0`, so that every tool accepts it like any other environment. This script compares
+uniform and entropy selection on it:
 
     python examples/custom_dataset.py --budgets 24 48
 """
@@ -42,7 +42,7 @@ class Cells:
         return np.clip(colours[self.mask(index)] + noise, 0, 255).astype(np.uint8)
 
     def mask(self, index: int) -> npt.NDArray[np.uint8]:
-        """Return ``(H, W)`` uint8: class labels, or 255 where none is known."""
+        """Return ``(H, W)`` uint8: class labels, or 255 for pixels without a label."""
         rng = np.random.default_rng([index, 0])
         rows, columns = np.mgrid[: self.image_size[0], : self.image_size[1]]
         mask = np.zeros(self.image_size, dtype=np.uint8)
@@ -56,7 +56,7 @@ class Cells:
 
 
 def make_cells(**options: Any) -> RegionSelectionEnv:
-    """Return an environment over these data; the options are those of the built-in ones."""
+    """Return an environment on these data. It has the options of the built-in environments."""
     defaults = {
         "budget": 48,
         "crop_size": (32, 32),
@@ -74,14 +74,14 @@ gym.register("examples/Cells-v0", entry_point=make_cells)
 
 @dataclass(frozen=True)
 class Options(EnvironmentOptions):
-    """What is compared, and where."""
+    """The comparison."""
 
     env: Annotated[str, arg(metavar="ID")] = "examples/Cells-v0"
     """Id of a registered environment."""
     budgets: tuple[int, ...] = (24, 48)
-    """Regions labelled."""
+    """Budgets in labelled regions."""
     seeds: tuple[int, ...] = (0,)
-    """One trial of each policy per seed."""
+    """Seeds: one trial of each policy per seed."""
     out: Path = Path("runs/custom_dataset")
     """Folder of the results."""
 

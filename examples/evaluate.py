@@ -1,12 +1,12 @@
-"""Compare policies as the paper does: acquire on D_V to a budget, train to convergence, test (section 4.1).
+"""Compare policies as in the paper: acquire on D_V up to a budget, train to convergence, test (section 4.1).
 
     python examples/evaluate.py --policies uniform entropy bald dqn=runs/train/agent.safetensors --seeds 0 1 2 \\
         --budgets 96 192 --env-arg weights=runs/pretrain/theta_0.safetensors
 
-One acquisition passes through all budgets: at each, a copy of the network is trained to convergence on what is
-labelled, with early stopping on D_R, and tested. OUT holds results.csv, a row per policy, seed and budget, and
-report/REPORT.md with figures, tables and paired tests. Run again after a kill, or with more policies and seeds, only
-what is missing is run. `al-seg-env evaluate` has more options.
+One acquisition passes through all budgets. At each budget, a copy of the network is trained to convergence on the
+labels so far, with early stopping on D_R, and tested. OUT has results.csv, with a row per policy, seed and budget, and
+report/REPORT.md with figures, tables and paired tests. If the script is run again, after a kill or with more policies
+and seeds, it runs only what is missing. `al-seg-env evaluate` has more options.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from al_seg_experiment.report import report
 
 @dataclass(frozen=True)
 class Options(EnvironmentOptions):
-    """What is compared."""
+    """The comparison."""
 
     policies: tuple[str, ...] = ("uniform", "entropy", "bald")
-    """Names, NAME=path/to/agent.safetensors or NAME=module:function."""
+    """Policies: names, NAME=path/to/agent.safetensors or NAME=module:function."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """One trial of each policy per seed."""
+    """Seeds: one trial of each policy per seed."""
     budgets: tuple[int, ...] = (96, 192)
-    """Regions labelled; multiples of K, except for the largest budget."""
+    """Budgets in labelled regions; multiples of K, except for the largest budget."""
     epochs: int = 40
-    """Epochs of a training to convergence, at most."""
+    """Most epochs of a training to convergence."""
     out: Path = Path("runs/evaluate")
     """Folder of the results."""
 

@@ -1,8 +1,8 @@
-"""Label photographs by hand: the network asks for the regions it is least sure of, people paint them, it learns.
+"""Label photographs by hand: the network requests the regions it is least sure of, people label them, and it learns.
 
     python examples/label_by_hand.py --root photos --out runs/labels
 
-``photos`` holds a folder ``images`` and a ``classes.json``, such as ``["road", "sky"]``; no mask is needed.
+``photos`` has a folder ``images`` and a file ``classes.json``, such as ``["road", "sky"]``. No masks are needed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Options:
     root: Path = Path("photos")
     """Folder of the photographs."""
     budget: int = 40
-    """Regions to label."""
+    """Number of regions to label."""
     out: Path = Path("runs/label_by_hand")
     """Folder of requests, answers and results."""
 
@@ -41,7 +41,7 @@ def main(options: Options) -> None:
         "al_seg_env/ImageFolder-v0",
         **photos,
         oracle=oracle,
-        reward=None,  # there are no labels yet to measure it on
+        reward=None,  # there are no labels yet on which to measure it
         scores=["entropy"],
         budget=options.budget,
         pool_size=4,

@@ -1,10 +1,11 @@
-"""Make theta_0: train the segmentation network on a source of other images, then on D_T (section 4.1).
+"""Train theta_0: the segmentation network is trained on other images first, then on D_T (section 4.1).
 
     python examples/pretrain.py --source-arg style=render                     # synthetic streets of two styles
     python examples/pretrain.py --env al_seg_env/CamVid-v0 --env-arg root=... # D_T alone
 
-OUT/theta_0.safetensors holds the weights: pass them as `weights=`. Beside them are the mean IoU on D_R after each epoch
-(pretrain.csv) and its curve (pretrain.png). Run again after a kill, it resumes. `al-seg-env pretrain` has more options.
+OUT/theta_0.safetensors has the weights: pass the file as `weights=`. OUT also has the mean IoU on D_R after each epoch
+(pretrain.csv) and its curve (pretrain.png). If killed, run the same command to resume. `al-seg-env pretrain` has more
+options.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from al_seg_experiment import Stage, pretrain
 
 @dataclass(frozen=True)
 class Options(EnvironmentOptions):
-    """What is trained on."""
+    """The images to train on, and for how long."""
 
     source_arg: Assignments = ()
-    """Argument of the environment of a first stage (style=render); without any, there is no first stage."""
+    """Argument of the environment of a first stage (style=render). Without any, there is no first stage."""
     images: Literal["train", "state"] = "train"
     """Images of the last stage: D_T or D_S."""
     epochs: int = 60
-    """Epochs of a stage, at most."""
+    """Most epochs of a stage."""
     out: Path = Path("runs/pretrain")
     """Folder of the results."""
 

@@ -2,9 +2,9 @@
 
     python examples/quickstart.py
 
-The pictures are in runs/quickstart: the agent's learning curve beside the rules (agent/episodes.png), whether it is
-above uniform and entropy selection (report/verdict_test.png), mean IoU by budget (report/figure_4_test.png), and what
-it requested (trials/dqn-0/requests.png). Run again, the script resumes where it was interrupted.
+The pictures are in runs/quickstart: the agent's learning curve with the heuristics' returns (agent/episodes.png), the
+comparison with uniform and entropy selection (report/verdict_test.png), mean IoU by budget (report/figure_4_test.png),
+and the agent's requests (trials/dqn-0/requests.png). If interrupted, run the script again to resume.
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ SETTING: dict[str, Any] = {
     "splits": {"seed": 0, "state": 4},
     "image_size": (192, 256),
     "region_size": (48, 64),
-    "architecture": "Light",  # a head on an encoder that has seen renderings only
+    "architecture": "Light",  # a head on an encoder that was trained on renderings only
     "network_options": {"width": 64},
     "trainable": "decoder",  # images are encoded once, and steps train the head
     "regions_per_step": 8,
@@ -42,7 +42,7 @@ SETTING: dict[str, Any] = {
 }
 FIT = {"batch_size": 24, "updates": 150, "replay": 0.5, "learning_rate": 0.1, "crop_size": None}
 
-torch.set_num_threads(1)  # more of them cost more than they bring for so small a head
+torch.set_num_threads(1)  # for such a small head, more threads are slower
 print("1/3  theta_0 learns drawn streets from the few images of D_S")
 env = gym.make(STREETS, **SETTING)
 stage = Stage(images="state", epochs=1, updates=300, batch_size=4, learning_rate=0.05, early_stopping=False)

@@ -2,9 +2,9 @@
 
     python examples/train_dqn.py --episodes 20 --env-arg weights=runs/pretrain/theta_0.safetensors
 
-After every episode OUT holds the agent (agent.safetensors), the episodes so far (episodes.csv), the learning curve
-(episodes.png) and a checkpoint. --resume continues from the newest one, as if training had never been interrupted; the
-folder may be moved. `al-seg-env train` has more options.
+After every episode, OUT has the agent (agent.safetensors), the episodes so far (episodes.csv), the learning curve
+(episodes.png) and a checkpoint. --resume continues from the newest checkpoint, as if training had never been
+interrupted; the folder may be moved. `al-seg-env train` has more options.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Options(EnvironmentOptions):
     """How long to train."""
 
     episodes: int = 20
-    """Episodes to play in all."""
+    """Total number of episodes."""
     seed: int = 0
     """Seed of agent and environment."""
     resume: FlagCreatePairsOff[bool] = False

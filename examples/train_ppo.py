@@ -1,9 +1,9 @@
-"""Train an algorithm of Stable-Baselines3 on the environment, unchanged: PPO, or A2C.
+"""Train an unchanged algorithm of Stable-Baselines3, PPO or A2C, on the environment.
 
     python examples/train_ppo.py --steps 240 --algorithm PPO
 
-OUT holds checkpoints with the agent, from which --resume continues as if training had never been interrupted, the
-episodes (episodes.csv) and their returns (episodes.png).
+OUT has checkpoints with the agent, the episodes (episodes.csv) and their returns (episodes.png). --resume continues
+from the newest checkpoint, as if training had never been interrupted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Options(EnvironmentOptions):
     algorithm: Literal["PPO", "A2C"] = "PPO"
     """The algorithm."""
     steps: int = 240
-    """Environment steps."""
+    """Total number of environment steps."""
     n_steps: int = 24
     """Environment steps per update."""
     seed: int = 0

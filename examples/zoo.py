@@ -1,13 +1,14 @@
-"""The command of rl-baselines3-zoo, in which the paper's agent is known as `subdqn`, and searches suit long steps.
+"""The command of rl-baselines3-zoo with the paper's agent as `subdqn`, and with searches that suit slow steps.
 
     pip install rl_zoo3
     python examples/zoo.py --algo subdqn --env al_seg_env/SyntheticStreets-v0 --conf-file hyperparams/subdqn.yml
     python examples/zoo.py --algo subdqn --env al_seg_env/SyntheticStreets-v0 --conf-file hyperparams/subdqn.yml \
         -optimize --n-trials 20 --n-timesteps 240
 
-All arguments are the zoo's own (`python examples/zoo.py --help`), and so is what it writes to logs/. To train PPO, A2C
-or TRPO, no such script is needed: `python -m rl_zoo3.train --gym-packages al_seg_env ...` does the same. To search for
-their settings, it is: the zoo's own search draws rollouts of up to 4096 steps, here they have the length in the file.
+Arguments (`python examples/zoo.py --help`) and outputs in logs/ are the zoo's own. To train PPO, A2C or TRPO, this
+script is not needed: `python -m rl_zoo3.train --gym-packages al_seg_env ...` does the same. To search for their
+settings, it is needed: the zoo's own search draws rollouts of up to 4096 steps, while here they have the length given
+in the file.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def sample_subdqn(trial: Trial, *_: Any) -> dict[str, Any]:
 
 
 def sample_actor_critic(trial: Trial, *_: Any) -> dict[str, Any]:
-    """Return settings of PPO, A2C or TRPO to try; their rollouts stay as they are in the file."""
+    """Return settings of PPO, A2C or TRPO to try. The length of rollouts stays as in the file."""
     return {
         "learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-2, log=True),
         "gamma": trial.suggest_categorical("gamma", [0.9, 0.99, 1.0]),
@@ -45,5 +46,5 @@ if __name__ == "__main__":
     rl_zoo3.ALGOS["subdqn"] = SubActionDQN
     HYPERPARAMS_SAMPLER.update(subdqn=sample_subdqn)
     HYPERPARAMS_SAMPLER.update(dict.fromkeys(("a2c", "ppo", "trpo"), sample_actor_critic))
-    HYPERPARAMS_CONVERTER.update(dict.fromkeys(("a2c", "ppo", "subdqn", "trpo"), dict))  # they are arguments as drawn
+    HYPERPARAMS_CONVERTER.update(dict.fromkeys(("a2c", "ppo", "subdqn", "trpo"), dict))  # settings are used as drawn
     train()

@@ -1,1 +1,1 @@
-"""What the agent sees: features of regions, acquisition scores, and the observation made of them."""
+"""The agent's observation, and what it consists of: features of regions, and acquisition scores."""

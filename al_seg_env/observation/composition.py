@@ -1,4 +1,4 @@
-"""What a region may hold and what is still rare: what an agent needs to tell which labels are worth having."""
+"""Features of the classes in a region and of the labels so far, which tell an agent what is worth labelling."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from al_seg_env.regions import RegionGrid
 from al_seg_env.types import FloatArray, IntArray, Size
 
 HIGHEST_LEVEL = 30.0
-"""Bound of :func:`label_levels`: e^30 regions are more than any data set has."""
+"""Upper bound of :func:`label_levels`. No data set has as many as e^30 regions."""
 
 
 @dataclass(frozen=True)
 class MeanProbability:
-    """Mean probability of each class over the region's pixels, or its square root, which spreads small ones."""
+    """Mean probability of each class over the region's pixels, or its square root, which spreads small values."""
 
     root: bool = False
 
@@ -96,9 +96,9 @@ class Location:
 
 @dataclass(frozen=True)
 class Labelled:
-    """How much of each class is labelled so far, on a logarithmic scale: :func:`label_levels`.
+    """Amount of labels of each class so far on a logarithmic scale; see :func:`label_levels`.
 
-    Pixels of images that are labelled before the episode count, too. The same for all regions of a step.
+    It includes images that were labelled before the episode. All regions of a step have the same values.
     """
 
     name: str = "labelled"
@@ -113,23 +113,24 @@ class Labelled:
 
 
 class Embedding:
-    """The frozen encoder's features, averaged over the region: its first principal components over D_T, whitened.
+    """The frozen encoder's features, averaged over the region and projected to whitened principal components.
 
-    It does not depend on the weights that are trained, and no label is looked at.
+    The principal components are those of the regions of D_T. They depend neither on the weights that are trained nor on
+    labels.
 
     Args:
         frames: The images.
-        inputs: Their stored features.
+        inputs: The images' stored features.
         grid: The grid of regions.
         images: D_T, whose principal components are used.
-        size: Components.
+        size: Number of components.
 
     Raises:
         ValueError: If the learner stores no features.
     """
 
     LARGEST = 10.0
-    """Standard deviations at which values are cut off, so that the space has bounds."""
+    """Number of standard deviations to which values are clipped, so that the space has bounds."""
 
     def __init__(
         self, frames: Frames, inputs: Inputs, grid: RegionGrid, images: tuple[int, ...], size: int = 64
@@ -169,7 +170,7 @@ class Embedding:
             kept = components[: self.size].T / (deviations[: self.size] / max(len(values) - 1, 1) ** 0.5).clamp(
                 min=1e-6
             )
-            # The sign of a component is arbitrary: its largest entry is made positive, on every machine.
+            # The sign of a component is arbitrary, so its largest entry is made positive, the same on every machine.
             largest = kept.abs().argmax(dim=0)
             kept = kept * kept[largest, torch.arange(kept.shape[1])].sign()
             kept = torch.nn.functional.pad(kept, (0, self.size - kept.shape[1]))
@@ -188,10 +189,10 @@ class Embedding:
 class Surroundings:
     """:class:`Embedding` around a region: the mean over its (up to eight) neighbours, and the mean over its image.
 
-    What a region holds shows around it, too: a bicyclist is on a street, and fences go on.
+    The surroundings give hints about a region: cyclists are on streets, and fences extend beyond a region.
 
     Args:
-        embedding: Of the regions themselves.
+        embedding: Embedding of the regions themselves.
     """
 
     def __init__(self, embedding: Embedding) -> None:
@@ -208,7 +209,7 @@ class Surroundings:
         return looked_up(self._around, prediction)
 
     def _around(self, image: int) -> Tensor:
-        """Return what is around the regions of an image, ``(R, 2 size)``."""
+        """Return the surroundings of the regions of an image, ``(R, 2 size)``."""
         if image not in self._of_image:
             regions = self.embedding.of_image(image)  # (R, size)
             maps = regions.T.reshape(1, -1, *self.embedding.grid.shape)  # (1, size, rows, columns)
@@ -220,7 +221,7 @@ class Surroundings:
 
 
 def looked_up(of_image: Callable[[int], Tensor], prediction: Prediction) -> Tensor:
-    """Return the rows of a prediction's regions, ``(M, D)``, of what is known of each image's regions, ``(R, D)``."""
+    """Return the rows ``(M, D)`` of a prediction's regions from a table ``(R, D)`` for the regions of each image."""
     assert prediction.image_of is not None
     images, places = np.unique(prediction.image_of, return_inverse=True)
     described = torch.stack([of_image(int(image)) for image in images])  # (images, R, D)
@@ -239,7 +240,7 @@ def _over_regions(values: Tensor, grid: RegionGrid) -> Tensor:
     ):
         first = np.arange(count) * step
         last = np.minimum(first + step, pixels)
-        # The encoder may have padded the image: a map covers a little more than it, which moves cells by less than one.
+        # The encoder may have padded the image. A map then covers a little more, which shifts cells by less than one.
         sides.append((np.floor(first * cells / pixels).astype(int), np.ceil(last * cells / pixels).astype(int)))
     pooled = [
         values[0, :, top:bottom, left:right].mean(dim=(1, 2))
@@ -257,12 +258,12 @@ def named_features(
     images: tuple[int, ...],
     forecast: Callable[[], Feature],
 ) -> tuple[Feature, ...]:
-    """Return the features of these names, from those that ``EnvConfig.region_features`` accepts.
+    """Return the features with these names, out of those that ``EnvConfig.region_features`` accepts.
 
     Args:
         names: The names.
         frames, inputs, grid, images: See :class:`Embedding`.
-        forecast: Makes the feature ``"forecast"``.
+        forecast: Returns the feature ``"forecast"``.
     """
     known: dict[str, Feature] = {
         "mean_probability": MeanProbability(),
@@ -281,12 +282,12 @@ def named_features(
 
 
 def label_levels(counts: IntArray, region_size: Size) -> FloatArray:
-    """Return how much of each class is labelled, ``log(1 + n_c / A)``, A being the area of a region.
+    """Return the label level of each class, ``log(1 + n_c / A)``, where A is the area of a region in pixels.
 
-    What another pixel of a class adds to it falls with the pixels there are: 1 / (n_c + A).
+    Another pixel of a class adds ``1 / (n_c + A)``, so the gain decreases with the number of labelled pixels.
 
     Args:
-        counts: n, labelled pixels per class, ``(..., C)``.
+        counts: Labelled pixels per class, n_c, ``(..., C)``.
         region_size: ``(height, width)`` in pixels.
 
     Returns:
@@ -299,9 +300,9 @@ def label_levels(counts: IntArray, region_size: Size) -> FloatArray:
 
 
 def class_rewards(counts: IntArray, region_size: Size) -> FloatArray:
-    """Return what the labels of regions hold of each class, in shares of a region.
+    """Return the amount of each class in the labels of regions, in shares of a region.
 
-    Its labels alone decide it, so that it is known as soon as they are.
+    It depends on a region's labels alone, so it is known as soon as they are.
 
     Args:
         counts: Labelled pixels per class of n regions, ``(n, C)``.
@@ -318,11 +319,11 @@ def class_rewards(counts: IntArray, region_size: Size) -> FloatArray:
 
 
 def sub_rewards(held: FloatArray, levels: FloatArray) -> FloatArray:
-    """Return by how much the labels of each region alone raise the sum of :func:`label_levels`.
+    """Return how much the labels of each single region increase the sum of :func:`label_levels`.
 
     Args:
-        held: What each of n regions holds of each class, from :func:`class_rewards`, ``(n, C)``.
-        levels: :func:`label_levels` before, ``(C,)``.
+        held: Amount of each class in each of n regions, from :func:`class_rewards`, ``(n, C)``.
+        levels: :func:`label_levels` before these labels, ``(C,)``.
 
     Returns:
         ``(n,)`` float32.

@@ -1,4 +1,4 @@
-"""What a region looks like to the agent: features of the prediction, and its similarity to other regions."""
+"""The agent's description of a region: features of the prediction, and its similarity to other regions."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ Sampler = Callable[[int], Iterator[Tensor]]
 
 
 class Prediction:
-    """What the network predicts for M regions. Each derived quantity is computed when first requested, and kept.
+    """The network's prediction for M regions. Derived quantities are computed when first requested, and kept.
 
-    The pixels of all regions lie one after another, P in total, so functions of a pixel need not know about
-    regions; ``regions`` reduces their results to one row per region.
+    The pixels of all regions are concatenated, P in total, so functions of single pixels need not know about regions.
+    ``regions`` reduces their results to one row per region.
 
     Args:
-        logits: ``(C, P)`` float32.
+        logits: Logits of the pixels, ``(C, P)`` float32.
         regions: Pools, sums and counts values ``(P,)`` by region.
-        sampler: Yields the requested number of samples of these logits; needed by :meth:`samples` alone.
-        truth: Returns the true labels of the pixels, ``(P,)`` uint8; needed by :meth:`true_counts` alone.
-        image_of: Index of each region's image in the data, ``(M,)``; for features that do not depend on the logits.
-        label_levels: How much of each class is labelled, ``(C,)``.
+        sampler: Yields the requested number of samples of these logits; only needed for :meth:`samples`.
+        truth: Returns the true labels of the pixels, ``(P,)`` uint8; only needed for :meth:`true_counts`.
+        image_of: Index of each region's image in the data, ``(M,)``, for features that do not depend on the logits.
+        label_levels: Label level of each class, ``(C,)``; see :func:`~al_seg_env.observation.composition.label_levels`.
 
     An image of 2 x 4 pixels, two classes, and its two regions of 2 x 2 pixels:
 
@@ -101,9 +101,9 @@ class Prediction:
 
     @property
     def label_levels(self) -> Tensor:
-        """How much of each class is labelled, ``(C,)``; see ``composition.label_levels``."""
+        """Label level of each class, ``(C,)``; see :func:`~al_seg_env.observation.composition.label_levels`."""
         if self._label_levels is None:
-            raise ValueError("this prediction came without what is labelled")
+            raise ValueError("this prediction was made without label_levels")
         return self._label_levels
 
     def samples(self, count: int) -> Iterator[Tensor]:
@@ -113,17 +113,17 @@ class Prediction:
             ValueError: If the prediction was made without a sampler.
         """
         if self._sampler is None:
-            raise ValueError("this prediction came without a sampler, so nothing can be drawn from it")
+            raise ValueError("this prediction was made without a sampler, so it has no samples")
         return self._sampler(count)
 
     def true_counts(self) -> Tensor:
-        """Return the true number of pixels per class and region, ``(M, C)`` int64: for privileged scores only.
+        """Return the true number of pixels per class and region, ``(M, C)`` int64. Only for privileged scores.
 
         Raises:
-            ValueError: If the prediction was made without the truth.
+            ValueError: If the prediction was made without ``truth``.
         """
         if self._truth is None:
-            raise ValueError("this prediction came without the truth")
+            raise ValueError("this prediction was made without truth")
         unlabelled = len(self.logits)
         labels = self._truth()
         labels = torch.where(labels == IGNORE_LABEL, unlabelled, labels).to(torch.uint8)
@@ -131,7 +131,7 @@ class Prediction:
 
 
 class Feature(Protocol):
-    """A part of a region's description, the same for the regions of D_S and for candidates.
+    """A part of a region's description, used for both the regions of D_S and candidates.
 
     Any object with these members will do:
 
@@ -151,11 +151,11 @@ class Feature(Protocol):
 
     @property
     def name(self) -> str:
-        """Name in the environment's ``layout``, against which saved agents are checked."""
+        """Name in the environment's ``layout``, with which saved agents are compared."""
         ...
 
     def bounds(self, num_classes: int, region_size: Size) -> tuple[FloatArray, FloatArray]:
-        """Return the lowest and highest values, ``(f,)`` float32 each; f is the number of features."""
+        """Return the lowest and highest values of the f features, ``(f,)`` float32 each."""
         ...
 
     def __call__(self, prediction: Prediction) -> Tensor:
@@ -167,7 +167,7 @@ class Feature(Protocol):
 class ClassDistribution:
     """Feature (i): predicted pixels per class, as shares (section 3.1) or as counts (released code).
 
-    One region of two pixels, of which the network takes the first for class 0 and the second for class 2:
+    One region of two pixels. The network predicts class 0 for the first pixel, and class 2 for the second:
 
     >>> from al_seg_env.regions import RegionGrid
     >>> grid = RegionGrid(image_size=(1, 2), region_size=(1, 2))
@@ -204,7 +204,7 @@ class PooledEntropy:
         mode: ``"min"``, ``"avg"`` or ``"max"``.
         bins: Values per side.
 
-    One region of two pixels, the first undecided between two classes, the second with probabilities 0.9 and 0.1:
+    One region of two pixels, whose class probabilities are 0.5 and 0.5 for the first, and 0.9 and 0.1 for the second:
 
     >>> from al_seg_env.regions import RegionGrid
     >>> grid = RegionGrid(image_size=(1, 2), region_size=(1, 2))
@@ -236,19 +236,20 @@ class PooledEntropy:
 
 @dataclass(frozen=True)
 class KLSimilarity:
-    """How a candidate's class distribution compares with those of other regions (section 3.1, figure A.1b).
+    """Similarity of a candidate's class distribution to those of other regions (section 3.1, figure A.1b).
 
-    One normalised histogram of KL divergences per reference set: the labelled regions, described by their labels, and
-    the unlabelled ones, approximated by the pools and described by their predictions.
+    There is one normalised histogram of KL divergences per reference set: the labelled regions, whose distributions are
+    those of their labels, and the unlabelled regions, which are approximated by the pools and whose distributions are
+    predicted.
 
     Attributes:
-        references: Out of ``"labelled"`` and ``"unlabelled"``.
-        bins: Bins per histogram.
+        references: Reference sets, out of ``"labelled"`` and ``"unlabelled"``.
+        bins: Number of bins per histogram.
         edges: ``"fixed"``, or ``"row"`` as in the released code; see :func:`~al_seg_env.functional.kl_histogram`.
-        own: Compare a candidate with itself too, as the released code does.
+        own: Whether to also compare a candidate with itself, as the released code does.
 
-    Two candidates of different pure classes, and one labelled region of the first one's class. The first candidate
-    resembles the labelled region, but not the other candidate; the second resembles neither:
+    Two candidates, each of a single class, and one labelled region of the first candidate's class. The first candidate
+    is similar to the labelled region, but not to the other candidate; the second is similar to neither:
 
     >>> candidates = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     >>> similarity = KLSimilarity(references=("labelled", "unlabelled"), bins=2)
@@ -277,7 +278,7 @@ class KLSimilarity:
 
         Args:
             candidates: Predicted class shares of the M candidates, ``(M, C)``.
-            labelled: Class shares of the labelled regions by their labels, ``(L, C)``.
+            labelled: Class shares in the labels of the L labelled regions, ``(L, C)``.
 
         Returns:
             ``(M, size)`` float32.
@@ -292,7 +293,7 @@ class KLSimilarity:
 
 
 def paper_features(config: EnvConfig) -> tuple[Feature, ...]:
-    """Return the features that a configuration names, in the order of section 3.1.
+    """Return the features that a configuration selects, in the order of section 3.1.
 
     >>> [feature.name for feature in paper_features(EnvConfig(entropy_pools=("max",)))]
     ['class_shares', 'entropy_max_8x8']
@@ -305,7 +306,7 @@ def paper_features(config: EnvConfig) -> tuple[Feature, ...]:
 
 
 def paper_similarity(config: EnvConfig) -> KLSimilarity | None:
-    """Return the KL histograms that a configuration names, or ``None``.
+    """Return the KL histograms that a configuration selects, or ``None``.
 
     >>> paper_similarity(EnvConfig()).size  # 32 bins each for the labelled and the unlabelled regions
     64
@@ -318,7 +319,7 @@ def paper_similarity(config: EnvConfig) -> KLSimilarity | None:
 
 
 def feature_bounds(features: Sequence[Feature], num_classes: int, region_size: Size) -> tuple[FloatArray, FloatArray]:
-    """Return the lowest and highest values of all features side by side, ``(F,)`` float32 each.
+    """Return the lowest and highest values of all features, concatenated to ``(F,)`` float32 each.
 
     >>> low, high = feature_bounds([ClassDistribution(), PooledEntropy("max", bins=1)], 2, region_size=(2, 2))
     >>> high.round(4)  # two shares, and log 2

@@ -1,4 +1,4 @@
-"""What networks that were trained on other images make of a region."""
+"""A feature from the predictions of networks that were trained on other images."""
 
 from __future__ import annotations
 
@@ -34,38 +34,39 @@ def save_forecast(
 
     Args:
         path: The file.
-        networks: Of each, the learner's ``state_dict()`` and the names of the images whose labels it was trained on.
-        classes: Names of the classes that they were trained for.
+        networks: For each network, the learner's ``state_dict()`` and the names of the images it was trained on.
+        classes: Names of the classes that the networks were trained for.
     """
     parts = [{"state": dict(state), "images": sorted(images)} for state, images in networks]
     save_tree(path, KIND, {"networks": parts, "classes": list(classes)})
 
 
 class Forecast:
-    """What networks that were trained beforehand, on whole labelled images, make of a region.
+    """Predictions for a region by networks that were trained beforehand, on whole labelled images.
 
-    Mean and maximum of each class's probability over the region, and its share of the mean entropy: the mean over all
-    networks that were not trained on the region's image. So an agent that is trained on images of D_T learns from what
-    networks make of images that they have not seen, as those of D_V are (cross-fitting; Chernozhukov et al., 2018). An
-    image of D_T is forecast by one network, though, and one of D_V by all, whose mean is smoother. Images of D_S, which
-    all may have seen, are forecast by all. It does not depend on the weights that are trained in an episode.
+    The feature has the mean and the maximum of each class's probability over the region, and the class's share of the
+    mean entropy. It is the mean over all networks that were not trained on the region's image. So an agent that is
+    trained on images of D_T learns from predictions for images that a network has not seen, as it is with images of D_V
+    (cross-fitting; Chernozhukov et al., 2018). However, one network predicts an image of D_T, and all networks an image
+    of D_V, whose mean is smoother. All networks predict images of D_S, which all may have seen. The feature does not
+    depend on the weights that are trained in an episode.
 
     Args:
-        path: What :func:`save_forecast` wrote; without it, there are bounds and nothing else.
+        path: File that :func:`save_forecast` wrote. Without it, only the bounds can be used.
         frames: The images.
-        inputs: Makes the learner's batches of them.
+        inputs: Makes the learner's batches of the images.
         grid: The grid of regions.
-        learner: A copy of it runs with the networks' weights.
-        splits: Of the environment.
+        learner: The learner, a copy of which runs with the networks' weights.
+        splits: The environment's splits.
         stride: Regions are described by every n-th of their pixels per row and column.
 
     Raises:
-        ValueError: If the file can't be read, its networks are of another learner or of other classes, are not finite,
-            or were trained on images that are not in D_S or D_T here, or all of them on an image of D_T.
+        ValueError: If the file can't be read, or its networks are of another learner or of other classes, are not
+            finite, were trained on images that are not in D_S or D_T, or were all trained on the same image of D_T.
     """
 
     MOST_KEPT = 4096
-    """Images whose forecast is kept."""
+    """Number of images whose forecast is kept."""
 
     def __init__(
         self,
@@ -104,7 +105,7 @@ class Forecast:
                 self._learner.load_state_dict(state)
             except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
                 why = shorten(str(error), 200)
-                raise ValueError(f"{path}: its networks do not fit this one: {why}") from error
+                raise ValueError(f"{path}: its networks do not match the environment's network: {why}") from error
             self._networks.append((state, images))
         self._observer = Observer(
             frames,
@@ -126,11 +127,11 @@ class Forecast:
         return self  # nothing in it depends on an episode
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what is computed again."""
+        """Omit what can be computed again."""
         return {**self.__dict__, "_of_image": {}}
 
     def adopt(self, numerics: Mapping[str, Any]) -> None:
-        """Compute in another precision and layout from now on: see :class:`~al_seg_env.learner.contract.Learner`."""
+        """Use another precision and layout from now on; see :class:`~al_seg_env.learner.contract.Learner`."""
         if self._networks and dict(self._learner.numerics) != dict(numerics):
             self._learner.numerics = numerics
             self._of_image.clear()
@@ -143,7 +144,7 @@ class Forecast:
         """Return ``(M, 3 C)``.
 
         Raises:
-            ValueError: If there is no file.
+            ValueError: If the object was made without a file.
         """
         if not self._networks:
             raise ValueError(
@@ -160,8 +161,8 @@ class Forecast:
     def _prepare(self, images: Sequence[int]) -> None:
         """Forecast the regions of some images, ``(R, 3 C)`` each.
 
-        Image by image: which images share a batch changes the last bits of a convolution, and an episode must not
-        depend on which images those before it looked at.
+        Images run one by one: the other images of a batch change the last bits of a convolution, and an episode must
+        not depend on which images earlier episodes used.
         """
         forecasts: dict[int, list[Tensor]] = {image: [] for image in images}
         for state, trained_on in self._networks:
@@ -188,16 +189,16 @@ def _is_finite(state: Any) -> bool:
 def _images_of(
     networks: Sequence[frozenset[str]], names: Sequence[str], splits: Splits, path: str | Path
 ) -> list[frozenset[int]]:
-    """Return the numbers of the images that each network was trained on; refuse images that it must not have seen."""
+    """Return the indices of the images that each network was trained on, or raise a ValueError if they are wrong."""
     known = {names[image]: image for image in (*splits.state, *splits.train)}
     if others := sorted(frozenset[str]().union(*networks) - set(known)):
         raise ValueError(
-            f"{path}: its networks were trained on {others[0]!r}, which is no image of D_S or D_T here "
+            f"{path}: its networks were trained on {others[0]!r}, which is not an image of D_S or D_T "
             f"({len(others)} such images); use a forecast that was trained with these data and splits"
         )
     if seen := [name for name in (names[i] for i in splits.train) if all(name in images for images in networks)]:
         raise ValueError(
-            f"{path}: all of its networks were trained on {seen[0]!r} of D_T ({len(seen)} such images), so that none "
-            "can forecast it; use a forecast that was trained with these splits"
+            f"{path}: all of its networks were trained on {seen[0]!r} of D_T ({len(seen)} such images), so none can "
+            "forecast it; use a forecast that was trained with these splits"
         )
     return [frozenset(known[name] for name in images) for images in networks]

@@ -1,4 +1,4 @@
-"""From weights to observation: predict each image once, describe all its regions, index what is needed."""
+"""Building the observation: each image is predicted once, and all its regions are described."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from al_seg_env.types import IntArray, Observation
 
 @dataclass(frozen=True)
 class Description:
-    """M regions under some weights.
+    """The description of M regions with some weights of the network.
 
     Attributes:
-        features: ``(M, F)`` float32.
-        class_shares: ``(M, C)`` float32.
-        scores: ``(M, number of scores)`` float32.
+        features: Features, ``(M, F)`` float32.
+        class_shares: Predicted share of each class, ``(M, C)`` float32.
+        scores: Acquisition scores, ``(M, number of scores)`` float32.
     """
 
     features: Tensor
@@ -43,7 +43,7 @@ class Description:
 
     @classmethod
     def joined(cls, parts: Sequence[Description]) -> Description:
-        """Return the parts one after another."""
+        """Return the concatenated parts."""
         return cls(
             torch.cat([part.features for part in parts]),
             torch.cat([part.class_shares for part in parts]),
@@ -51,7 +51,7 @@ class Description:
         )
 
     def take(self, rows: IntArray) -> Description:
-        """Return the regions in these rows."""
+        """Return the description of the regions in these rows."""
         where = torch.from_numpy(rows).to(self.features.device)
         return Description(self.features[where], self.class_shares[where], self.scores[where])
 
@@ -59,20 +59,20 @@ class Description:
 class Observer:
     """Builds observations: the state from D_S, the candidates from the pools (section 3.1, steps 1 and 2).
 
-    What depends on theta_0 alone is computed once and kept, in batches of fixed composition, so that an
-    episode does not depend on the episodes before it.
+    Descriptions that depend on theta_0 alone are computed once and kept. Their batches have a fixed composition, so
+    that an episode does not depend on earlier episodes.
 
     Args:
-        frames: The masks, for scores that use the ground truth.
+        frames: The images' masks, for scores that use the ground truth.
         inputs: Makes the learner's batches of the images.
         grid: The grid of regions.
         learner: The network.
         state_images: D_S.
-        candidate_images: D_T or D_V, where candidates come from.
-        keep_candidates: Keep the description of candidates under theta_0. With so many images that an episode hardly
-            ever meets one that another has met, that would be of no use.
-        n_pools: K.
-        pool_size: N.
+        candidate_images: D_T or D_V, whose regions are the candidates.
+        keep_candidates: Whether to keep the description of candidates at theta_0. It is of no use if there are so many
+            images that episodes hardly ever have one in common.
+        n_pools: K, the number of pools.
+        pool_size: N, the regions per pool.
         features: Parts of a region's description.
         similarity: KL histograms, or ``None``.
         scores: Acquisition scores.
@@ -109,17 +109,17 @@ class Observer:
         self.features, self.similarity, self.scores = tuple(features), similarity, tuple(scores)
         names = [score.name for score in scores]
         if len(set(names)) != len(names):
-            raise ValueError(f"scores {names}: each name can be used once; it becomes the observation's key")
+            raise ValueError(f"scores are {names}; expected different names, which become the observation's keys")
         sampled = [score.name for score in scores if getattr(score, "needs_dropout", False)]
         if sampled and not learner.has_dropout:
             raise ValueError(
-                f"scores {sampled} sample the network under dropout, but it has none; choose an architecture "
+                f"scores {sampled} sample the network with dropout, but it has none; choose an architecture "
                 "with dropout (FPN, PSPNet, DeepLabV3Plus) or omit these scores"
             )
         self.space = self._space(n_pools, pool_size)
         self._initial_batch_size, self._keep_candidates = learner.batch_size, keep_candidates
         self._candidate_images = np.asarray(candidate_images, np.int64)
-        self._place: IntArray = np.zeros(max(candidate_images, default=0) + 1, np.int64)  # of each image among them
+        self._place: IntArray = np.zeros(max(candidate_images, default=0) + 1, np.int64)  # position of each image
         self._place[self._candidate_images] = np.arange(len(candidate_images))
         self.forget_initial()
 
@@ -148,7 +148,7 @@ class Observer:
         return spaces.Dict(keys)
 
     def feature_columns(self, name: str) -> slice:
-        """Return which of the F features are the part of this name."""
+        """Return the columns of the feature with this name among all F columns."""
         start = 0
         for feature in self.features:
             size = len(feature.bounds(self.learner.num_classes, self.grid.region_size)[0])
@@ -160,34 +160,34 @@ class Observer:
 
     @torch.inference_mode()
     def described(self, regions: IntArray, labelled: IntArray) -> npt.NDArray[np.float32]:
-        """Return the features of any regions under the network's present weights, ``(n, F)``.
+        """Return the features of any regions with the network's current weights, ``(n, F)`` float32.
 
         Args:
-            regions: Their ids, increasing, ``(n,)``.
-            labelled: Pixels labelled per class, ``(C,)``, besides those that are known before the episode.
+            regions: Ids of the n regions in increasing order, ``(n,)``.
+            labelled: Labelled pixels per class, ``(C,)``, without those that are known before the episode.
         """
         self._remember_labels(labelled)
         return self._describe(regions, None).features.to("cpu", torch.float32).numpy()
 
     def _remember_labels(self, labelled: IntArray) -> None:
-        """Keep how much of each class is labelled, of pixels ``(C,)`` besides those known before the episode."""
+        """Keep the label levels, given pixels per class ``(C,)`` without those known before the episode."""
         self._label_levels = torch.from_numpy(label_levels(self.known_counts + labelled, self.grid.region_size))
 
     def empty(self) -> Observation:
-        """Return the observation that comes with the end of an episode: all zeros."""
+        """Return the observation at the end of an episode, which is all zeros."""
         return {key: np.zeros(space.shape, np.float32) for key, space in self.space.items() if space.shape}
 
     @torch.inference_mode()
     def observe(
         self, pools: Sequence[IntArray], labels: LabelState, rng: np.random.Generator, *, initial: bool
     ) -> Observation:
-        """Describe D_S and the candidates under the network's present weights.
+        """Describe D_S and the candidates with the network's current weights.
 
         Args:
-            pools: K arrays of at most N region ids, none in two of them.
+            pools: K disjoint arrays of at most N region ids.
             labels: L_t.
-            rng: Seeds dropout samples.
-            initial: The present weights are theta_0.
+            rng: Random source that seeds dropout samples.
+            initial: Whether the current weights are theta_0.
 
         Returns:
             The observation, within the bounds of ``space``.
@@ -218,7 +218,7 @@ class Observer:
         return self._describe(regions[order], rng).take(np.argsort(order))
 
     def _describe_initial(self, pools: Sequence[IntArray], rng: np.random.Generator) -> tuple[Tensor, Description]:
-        """Do the same under theta_0, from what is kept."""
+        """Return the same at theta_0, from kept descriptions."""
         if self._initial_state is None:
             self._initial_state = self._describe(self.grid.regions_of(self.state_images), None).features
         if not self._keep_candidates:
@@ -233,13 +233,13 @@ class Observer:
                 part = self.grid.regions_of(self._candidate_images[batch * length : (batch + 1) * length])
                 self._initial_batches[batch] = self._describe(part, np.random.default_rng(batch))
         described = Description.joined([self._initial_batches[batch] for batch in batches.tolist()])
-        # Only the last batch of the split can be short, so the needed ones lie `size` rows apart.
+        # Only the last batch of the split can be short, so the needed batches start every `size` rows.
         return self._initial_state, described.take(batch_of * size + rows % size)
 
     def _describe(self, regions: IntArray, rng: np.random.Generator | None) -> Description:
-        """Describe regions that come image after image; predict each image once.
+        """Describe regions that are ordered by image, and predict each image once.
 
-        Without ``rng``, the scores are omitted.
+        Without ``rng``, scores are omitted.
         """
         image_of = self.grid.image_of(regions)
         first_regions = np.flatnonzero(np.diff(image_of, prepend=-1))
@@ -279,12 +279,12 @@ class Observer:
 
     @property
     def _regions_at_once(self) -> int:
-        """Regions whose logits a processor keeps near while they are described."""
+        """Number of regions whose logits stay in the processor's cache while they are described."""
         pixels = self.grid.region_size[0] * self.grid.region_size[1] / self.stride**2
         return max(1, int(CACHED / (self.learner.num_classes * pixels)))
 
     def _logits(self, batch: Any, parts: Sequence[RegionPixels]) -> Iterator[Tensor]:
-        """Yield the logits ``(C, P)`` of one part of the wanted regions after another."""
+        """Yield the logits ``(C, P)`` of each part of the wanted regions."""
         if isinstance(self.learner, PredictsBoxes):
             yield from self.learner.predict_boxes(batch, [pixels.boxes() for pixels in parts])
         else:
@@ -303,13 +303,13 @@ class Observer:
         return pixels.gather(self.frames.masks(images)[:, None].to(device))[0]
 
     def _arrange(self, key: str, values: Tensor, pools: Sequence[IntArray]) -> npt.NDArray[np.float32]:
-        """Deal values ``(M, ...)`` of the candidates out to ``(K, N, ...)``; clip rounding off at the bounds."""
+        """Arrange values ``(M, ...)`` of the candidates as ``(K, N, ...)``, and clip rounding errors at the bounds."""
         space = self.space[key]
         assert isinstance(space, spaces.Box)
         array = values.to("cpu", torch.float32).numpy()
         if not np.isfinite(array).all():
             raise FloatingPointError(
-                f"{key}: the segmentation network's logits are not finite, its training has diverged. Lower the "
+                f"{key}: the segmentation network's logits are not finite, so its training has diverged. Lower the "
                 "learning rate, set max_grad_norm, or use precision='float32'"
             )
         if key == "state":

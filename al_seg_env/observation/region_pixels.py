@@ -1,4 +1,4 @@
-"""The pixels of chosen regions: taken out of maps of whole images, and summed up by region."""
+"""The pixels of chosen regions, gathered from maps of whole images and reduced by region."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from al_seg_env.types import IntArray, Size
 
 @dataclass(frozen=True)
 class _Block:
-    """Neighbouring regions of equal size, of which some are wanted; up to four blocks make up a grid.
+    """Neighbouring regions of equal size, some of which are wanted. A grid has up to four blocks.
 
     Attributes:
         origin: ``(top, left)`` pixel of the block.
-        shape: ``(rows, columns)`` of regions in it.
+        shape: ``(rows, columns)`` of regions in the block.
         size: ``(height, width)`` of each of its regions in pixels.
-        stride: Every n-th pixel per row and column of a region is taken, from its first on.
-        wanted: Which of the M regions lie in it, ``(n,)`` int64.
-        where: Image, row and column, within the block, of each, ``(n,)`` int64.
+        stride: Every n-th pixel per row and column of a region is taken, starting with the first.
+        wanted: Indices of the n wanted regions in the block among the M regions, ``(n,)`` int64.
+        where: Image, row and column of each wanted region within the block, ``(n,)`` int64 each.
     """
 
     origin: Size
@@ -46,12 +46,12 @@ class _Block:
 
     @property
     def taken(self) -> Size:
-        """Rows and columns that are taken of each region."""
+        """Numbers of rows and columns that are taken from each region."""
         height, width = self.size
         return -(-height // self.stride), -(-width // self.stride)
 
     def to(self, device: torch.device) -> _Block:
-        """Return the same block, for maps that lie on a device."""
+        """Return the same block for maps on a device."""
         images, row, column = (where.to(device) for where in self.where)
         return replace(self, wanted=self.wanted.to(device), where=(images, row, column))
 
@@ -63,14 +63,14 @@ class _Block:
 
 
 class RegionPixels:
-    """The pixels of M regions of a batch of images in a row: P of them, whatever the regions' sizes.
+    """The concatenated pixels of M regions of a batch of images, P in total. The regions' sizes may differ.
 
     Args:
         grid: The grid that defines the regions.
         images: Position in the batch of each region's image, ``(M,)``.
         cells: Number of each region within its image, ``(M,)``.
-        device: Where the maps lie.
-        stride: Every n-th pixel per row and column of a region is taken, from its first on.
+        device: Device of the maps.
+        stride: Every n-th pixel per row and column of a region is taken, starting with the first.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class RegionPixels:
                     )
 
     def to(self, device: torch.device) -> RegionPixels:
-        """Return the same pixels, for maps that lie on a device."""
+        """Return the same pixels for maps on a device."""
         if device == self.device:
             return self
         moved = copy.copy(self)
@@ -110,7 +110,7 @@ class RegionPixels:
         return torch.cat([block.take(maps).flatten(1) for block in self._blocks], dim=1)
 
     def boxes(self) -> list[Boxes]:
-        """Return where the pixels lie: box after box, and in a box row by row, they are in the order of ``gather``."""
+        """Return the boxes of the pixels. Box by box, and row by row in a box, they have the order of ``gather``."""
         return [block.boxes() for block in self._blocks]
 
     def pool(self, values: Tensor, bins: int, mode: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""Acquisition scores of regions: the heuristics that an agent is compared with, offered as observations."""
+"""Acquisition scores of regions: the heuristics that an agent is compared with, available as observations."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from al_seg_env.types import IntArray, Size
 
 
 class Score(Protocol):
-    """A number per region; the higher it is, the more the region's labels are wanted.
+    """A number per region. The higher it is, the more the region's labels are wanted.
 
-    Any object with these members will do. A score that samples the network with dropout also says so by an attribute
+    Any object with these members will do. A score that samples the network with dropout also has the attribute
     ``needs_dropout = True``.
 
     >>> class LeastConfidence:
@@ -63,7 +63,7 @@ def _pixels(region_size: Size) -> int:
 class Entropy:
     """Baseline H: cumulative pixel-wise Shannon entropy in nats (section 4.2).
 
-    Two regions of two pixels; the network is undecided about the first, and rather certain about the second:
+    Two regions of two pixels. The network is undecided about the first, and rather certain about the second:
 
     >>> import torch
     >>> from al_seg_env.observation.region_pixels import RegionPixels
@@ -91,10 +91,10 @@ class BALD:
     """Baseline B: cumulative pixel-wise mutual information from MC dropout, in nats (section 4.2).
 
     Attributes:
-        samples: Forward passes with dropout; the paper's 20.
+        samples: Number of forward passes with dropout; the paper's is 20.
 
     Raises:
-        ValueError: If there are no samples.
+        ValueError: If ``samples`` is below 1.
 
     Two samples that contradict each other in the first of two regions, and agree in the second:
 
@@ -158,7 +158,7 @@ class RIPU:
     After Xie et al., "Towards Fewer Annotations: Active Learning via Region Impurity and Prediction Uncertainty for
     Domain Adaptive Semantic Segmentation" (CVPR 2022), with this environment's regions instead of their windows.
 
-    The first region is of one predicted class, the second of two, all equally uncertain:
+    The first region has one predicted class, the second has two. All pixels are equally uncertain:
 
     >>> import torch
     >>> from al_seg_env.observation.region_pixels import RegionPixels
@@ -187,13 +187,13 @@ class BalancedMargin:
     """Class-balanced :class:`Margin`: each pixel's closeness of the two most probable classes, times a class weight.
 
     After Cai et al., "Revisiting Superpixels for Active Learning in Semantic Segmentation with Realistic Annotation
-    Costs" (CVPR 2021), whose weight of a class is ``exp(-share)``: a pixel counts the more, the rarer its predicted
-    class is. Here the shares are those of labels that are known before the episode.
+    Costs" (CVPR 2021). Their weight of a class is ``exp(-share)``, so pixels of rarer predicted classes count more.
+    Here, the shares are those of labels that are known before the episode.
 
     Attributes:
-        weights: One per class; see :func:`balanced_weights`.
+        weights: One weight per class; see :func:`balanced_weights`.
 
-    Both pixels are equally uncertain; the second is thought to be of class 1, which counts twice as much:
+    Both pixels are equally uncertain. The second is predicted as class 1, which counts twice as much:
 
     >>> import torch
     >>> from al_seg_env.observation.region_pixels import RegionPixels
@@ -254,7 +254,7 @@ class RarityEntropy:
     Attributes:
         weights: w, one per class, from labels that are known before the episode; see :func:`class_rarity`.
 
-    Both regions are equally uncertain, the second is thought to be of class 1, which is four times rarer:
+    Both regions are equally uncertain. The second is predicted as class 1, which is four times rarer:
 
     >>> import torch
     >>> from al_seg_env.observation.region_pixels import RegionPixels
@@ -280,15 +280,15 @@ class RarityEntropy:
 
 @dataclass(frozen=True)
 class LocationEntropy:
-    """The mean entropy, times how rare the classes are that lie in this place in images labelled before the episode.
+    """Mean entropy times the rarity of classes at the region's location in images labelled before the episode.
 
-    Street scenes are alike: poles and signs stand at the sides, the sky is above. What the place alone tells is a
-    heuristic that an agent must beat.
+    Street scenes are similar: poles and signs stand at the sides, and the sky is above. An agent must beat what the
+    location alone tells.
 
     Attributes:
-        weights: One per cell of the grid; see :func:`location_rarity`.
+        weights: One weight per cell of the grid; see :func:`location_rarity`.
 
-    Both regions are equally uncertain; in the place of the second, labels were three times rarer:
+    Both regions are equally uncertain. At the location of the second, labels were three times rarer:
 
     >>> import torch
     >>> from al_seg_env.observation.region_pixels import RegionPixels
@@ -315,12 +315,12 @@ class LocationEntropy:
 
 @dataclass(frozen=True)
 class Foreground:
-    """Share of the region's pixels that are predicted as a class of the foreground.
+    """Share of the region's pixels that are predicted as a foreground class.
 
-    "Foreground-aware random" choice (:class:`agents.ForegroundPolicy`) is built on it.
+    :class:`agents.ForegroundPolicy` ("foreground-aware random") uses it.
 
     Attributes:
-        classes: Whether each class is of the foreground; see :func:`foreground_classes`.
+        classes: Whether each class is foreground; see :func:`foreground_classes`.
 
     >>> import torch
     >>> from al_seg_env.observation.region_pixels import RegionPixels
@@ -346,15 +346,15 @@ class Foreground:
 
 @dataclass(frozen=True)
 class PrivilegedRarity:
-    """How much of the rare classes a region holds, by the truth: ``sum_c w_c sqrt(pixels of class c)``.
+    """Amount of rare classes in a region by ground truth: ``sum_c w_c sqrt(pixels of class c)``.
 
-    It knows what no agent may know, and serves as an upper reference for heuristics. Environments observe it only
+    It uses labels that no agent may know, and serves as an upper reference for heuristics. Environments include it only
     on request.
 
     Attributes:
-        weights: w, one per class; see :func:`class_rarity`.
+        weights: w, one weight per class; see :func:`class_rarity`.
 
-    The first region holds two pixels of class 0, the second one pixel of either class, of which 1 is four times rarer:
+    The first region has two pixels of class 0. The second has one pixel of each class, and class 1 is four times rarer:
 
     >>> import torch
     >>> from al_seg_env.observation.region_pixels import RegionPixels
@@ -370,7 +370,7 @@ class PrivilegedRarity:
     name: str = "privileged_rarity"
 
     def high(self, num_classes: int, region_size: Size) -> float:
-        """Return the bound by the inequality of Cauchy and Schwarz."""
+        """Return the bound that follows from the Cauchy-Schwarz inequality."""
         return math.sqrt(sum(w * w for w in self.weights) * _pixels(region_size))
 
     def __call__(self, prediction: Prediction) -> Tensor:
@@ -380,11 +380,11 @@ class PrivilegedRarity:
 
 
 def cell_counts(frames: Frames, grid: RegionGrid, images: Sequence[int], num_classes: int) -> IntArray:
-    """Return how often each class lies in each cell of the grid in these images, in labelled pixels: ``(R, C)`` int64.
+    """Return the number of labelled pixels of each class in each cell of the grid in these images, ``(R, C)`` int64.
 
     Args:
-        frames: The masks.
-        grid: The grid of R regions an image.
+        frames: The images' masks.
+        grid: The grid, with R regions per image.
         images: Indices of the images to count in.
         num_classes: C.
 
@@ -405,7 +405,7 @@ def cell_counts(frames: Frames, grid: RegionGrid, images: Sequence[int], num_cla
 
 
 def class_rarity(counts: IntArray) -> tuple[float, ...]:
-    """Return a weight per class: one over its share of labelled pixels, at most 10^4; 0 if absent.
+    """Return a weight per class: the inverse of its share of labelled pixels, at most 10^4; 0 if it is absent.
 
     Args:
         counts: Labelled pixels per class, ``(C,)``.
@@ -418,7 +418,7 @@ def class_rarity(counts: IntArray) -> tuple[float, ...]:
 
 
 def balanced_weights(counts: IntArray) -> tuple[float, ...]:
-    """Return a weight per class, ``exp(-share)`` of its share of labelled pixels ``counts``, ``(C,)``.
+    """Return a weight per class, ``exp(-share)``, where ``share`` is its share of labelled pixels ``counts``, ``(C,)``.
 
     >>> balanced_weights(np.array([1, 0]))
     (0.36787944117144233, 1.0)
@@ -427,7 +427,7 @@ def balanced_weights(counts: IntArray) -> tuple[float, ...]:
 
 
 def foreground_classes(counts: IntArray) -> tuple[bool, ...]:
-    """Return whether each class is of the foreground: rarer than a class is on average.
+    """Return whether each class is foreground, that is, rarer than the average class.
 
     Args:
         counts: Labelled pixels per class, ``(C,)``.
@@ -439,7 +439,7 @@ def foreground_classes(counts: IntArray) -> tuple[bool, ...]:
 
 
 def location_rarity(counts: IntArray) -> tuple[float, ...]:
-    """Return the mean :func:`class_rarity` of the labelled pixels in each cell; 0 where nothing is labelled.
+    """Return the mean :func:`class_rarity` of the labelled pixels in each cell; 0 for cells without labels.
 
     Args:
         counts: Labelled pixels per cell and class, ``(R, C)``; see :func:`cell_counts`.

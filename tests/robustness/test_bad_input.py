@@ -114,14 +114,14 @@ def test_a_learner_for_other_classes():
 
 
 def test_a_score_that_needs_dropout_without_dropout():
-    with pytest.raises(ValueError, match=r"scores \['bald'\] sample the network under dropout, but it has none"):
+    with pytest.raises(ValueError, match=r"scores \['bald'\] sample the network with dropout, but it has none"):
         closed_form_env(learner=ClosedFormLearner(has_dropout=False), scores=[Entropy(), BALD()])
     with pytest.raises(ValueError, match="choose an architecture with dropout"):
         make(architecture="Unet", network_options={"decoder_channels": [32, 16, 8, 8, 8]}, scores=["bald"])
 
 
 def test_a_score_given_twice():
-    with pytest.raises(ValueError, match=r"scores \['entropy', 'entropy'\]: each name can be used once"):
+    with pytest.raises(ValueError, match=r"scores are \['entropy', 'entropy'\]; expected different names"):
         closed_form_env(scores=[Entropy(), Entropy()])
 
 

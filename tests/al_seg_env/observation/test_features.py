@@ -71,7 +71,7 @@ def test_maps_are_computed_once():
 
 
 def test_a_prediction_without_a_sampler_says_so():
-    with pytest.raises(ValueError, match="came without a sampler"):
+    with pytest.raises(ValueError, match="was made without a sampler"):
         prediction()[1].samples(3)
 
 

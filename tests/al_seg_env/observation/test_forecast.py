@@ -139,13 +139,13 @@ def test_without_a_file_there_are_spaces_and_a_message(networks):
 def test_networks_of_another_learner_or_trained_on_unseen_images_are_refused(networks, tmp_path):
     path, (first, _) = networks
     env = environment()
-    with pytest.raises(ValueError, match="forecast: its networks do not fit this one"):
+    with pytest.raises(ValueError, match="forecast: its networks do not match the environment's network"):
         environment(forecast=str(path), network_options={"width": 16})
     names, train = env.data.names, [env.data.names[i] for i in env.splits.train]
     for other in (*(names[getattr(env.splits, split)[0]] for split in ("reward", "eval", "test")), "elsewhere-0001"):
         save_forecast(tmp_path / "leaky", [(first, [other])], env.data.classes)
         with pytest.raises(
-            ValueError, match=f"leaky: its networks were trained on '{other}', which is no image of D_S"
+            ValueError, match=f"leaky: its networks were trained on '{other}', which is not an image of D_S"
         ):
             environment(forecast=str(tmp_path / "leaky"))
     save_forecast(tmp_path / "seen", [(first, train), (first, train[1:])], env.data.classes)
