@@ -9,12 +9,12 @@ from pathlib import Path
 def main() -> int:
     """Run the console script; return the exit status.
 
-    Its commands belong to the experiment, which stands on this package. So this is the one place that imports it.
+    The commands belong to ``al_seg_experiment``, which depends on this package. Nothing else here imports it.
     """
     prog = "python -m al_seg_env" if Path(sys.argv[0]).name == "__main__.py" else "al-seg-env"
     try:
         from al_seg_experiment.cli import main as console_script
-    except ImportError as error:  # of a package that only the experiment needs
+    except ImportError as error:  # a package that only al_seg_experiment needs
         sys.stderr.write(f"{prog}: {error}\n")
         return 2
     return console_script(prog=prog)

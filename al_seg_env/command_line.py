@@ -1,4 +1,4 @@
-"""What every command shares: options that choose an environment, and errors that are one line.
+"""Shared parts of all commands: options that choose an environment, and error messages of one line.
 
 The console script, the examples and the benchmarks declare their options as dataclasses, read by tyro.
 """
@@ -31,10 +31,10 @@ Assignments = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE"), ty
 """The type of an option that may be repeated, each time with ``NAME=VALUE``."""
 
 _TYPES = ConstructorRegistry()
-"""How values are read, where tyro's own way is not ours."""
+"""Rules for reading values that replace tyro's own."""
 
 USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError, MemoryError, gym.error.Error)
-"""What a user's mistake raises in this package; the message says how to mend it."""
+"""Exceptions that users' mistakes raise in this package. Their messages say how to correct the mistake."""
 WRONG_USE, INTERRUPTED = 2, 130
 
 
@@ -59,7 +59,7 @@ class EnvironmentOptions:
         """The arguments of the chosen environment.
 
         Raises:
-            ValueError: If an option is malformed, or the file is no JSON object.
+            ValueError: If an option is malformed, or the file is not a JSON object.
         """
         chosen = {} if self.env_file is None else _read_object(self.env_file)
         return {**chosen, **assignments(self.env_arg, "--env-arg")}
@@ -75,7 +75,7 @@ class EnvironmentOptions:
 
 @_TYPES.primitive_rule
 def _path(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
-    """Refuse the empty text, which Path takes for the current folder: a shell's variable that is not set."""
+    """Refuse an empty text, which comes from unset shell variables and which Path takes for the current folder."""
 
     def read(given: list[str]) -> Path:
         if not given[0]:
@@ -88,7 +88,7 @@ def _path(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
 
 
 def assignments(items: Iterable[str], option: str) -> dict[str, Any]:
-    """Return the values in ``NAME=VALUE`` items, read as JSON, or as plain text where they are none.
+    """Return the values in ``NAME=VALUE`` items, read as JSON, or as plain text if they are not JSON.
 
     >>> assignments(["root=data/camvid", "image_size=[180, 240]"], "--env-arg")
     {'root': 'data/camvid', 'image_size': [180, 240]}
@@ -116,16 +116,16 @@ def run(
     prog: str | None = None,
     description: str | None = None,
 ) -> int:
-    """Read the command line and do what it says; return the exit status.
+    """Parse the command line, run the command, and return the exit status.
 
-    A mistake of the user's, found while reading or later, is one line on stderr and the status 2.
+    A user's mistake, found while parsing or later, gives one line on stderr and the status 2.
 
     Args:
         action: Called with the options.
-        options: A dataclass, or a union of several that are subcommands.
+        options: A dataclass, or a union of dataclasses for subcommands.
         argv: The command line's arguments; the process's own if omitted.
-        prog: Name of the program in messages; that of the script if omitted.
-        description: What ``--help`` says first; the docstring of ``options`` if omitted.
+        prog: Name of the program in messages; the script's name if omitted.
+        description: First text of ``--help``; the docstring of ``options`` if omitted.
     """
     prog = prog or Path(sys.argv[0]).name
     messages = io.StringIO()
@@ -141,7 +141,7 @@ def run(
         action(chosen)
     except USER_ERRORS as error:
         logger.debug("the command failed", exc_info=True)
-        error = getattr(error, "cause", None) or error  # Ray puts a whole traceback around it
+        error = getattr(error, "cause", None) or error  # Ray wraps it with a whole traceback
         sys.stderr.write(f"{prog}: {' '.join(str(error).split()) or type(error).__name__}\n")
         return WRONG_USE
     except KeyboardInterrupt:
@@ -151,7 +151,7 @@ def run(
 
 
 def _one_line(box: str) -> str:
-    """Return the message in tyro's box of several lines: below the title, above what is horizontally ruled off."""
+    """Return the message in tyro's box of several lines, between the title and the next horizontal rule."""
     lines = [line.strip("│ ") for line in box.splitlines() if line.strip("│ ") and not line.startswith("╰")]
     below_title = 1 if box.startswith("╭") else 2  # without box-drawing characters, the title is ruled off, too
     message = itertools.takewhile(lambda line: set(line) - set("─-"), lines[below_title:])

@@ -575,7 +575,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
             else:
                 self.learner.load_state_dict(weights)
         except Exception as error:  # what a learner raises is not known here
-            raise ValueError(f"the state's weights or numerics do not fit the network: {error}") from error
+            raise ValueError(f"the state's weights or numerics do not match the network: {error}") from error
 
     def _continue_from(self, saved: Mapping[str, Any]) -> tuple[Observation, dict[str, Any]]:
         """Continue from a state instead of a reset."""
@@ -613,7 +613,7 @@ def _state_of(rng: np.random.Generator | None) -> Any:
 
 
 def _check_splits(data: SegmentationData, splits: Splits, config: EnvConfig, acquired_from: Sequence[int]) -> None:
-    """Raise a ValueError that says what does not fit the data."""
+    """Raise a ValueError that says what contradicts the data."""
     n_images = len(data.names)
     if beyond := sorted(i for i in (*splits.state, *acquired_from, *splits.reward) if i >= n_images):
         raise ValueError(
@@ -648,7 +648,7 @@ def _check_budget(config: EnvConfig, regions: int) -> None:
 
 
 def _check_network(learner: Learner, inputs: Inputs, n_classes: int, grid: RegionGrid) -> None:
-    """Raise a ValueError if the network does not fit the images, a MemoryError if one image is too large for it."""
+    """Raise a ValueError if the network can't process the images, a MemoryError if one image is too large for it."""
     image_size = grid.image_size
     try:
         logits = learner.predict(inputs.blank())

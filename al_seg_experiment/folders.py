@@ -20,15 +20,15 @@ MADE_WITH = "made_with.json"
 
 
 def refuse_others(folder: str | Path, names: Sequence[str], marks: Sequence[str]) -> None:
-    """Refuse a folder whose files a job would replace and that no such job has left.
+    """Refuse a folder with files that a job would replace, unless such a job wrote them.
 
     Args:
         folder: The folder; it need not exist.
-        names: Of the files that the job writes.
-        marks: Of what such a job has there before it writes any of them, besides its lock.
+        names: Names of the files that the job writes.
+        marks: Names of files that such a job writes before all others, in addition to its lock.
 
     Raises:
-        ValueError: If one of ``names`` is there and none of ``marks``.
+        ValueError: If the folder has any of ``names`` but none of ``marks``.
     """
     folder = Path(folder)
     found = [name for name in names if (folder / name).exists()]
@@ -45,13 +45,13 @@ def claimed(folder: str | Path, job: str, made_with: Mapping[str, Any], writes: 
 
     Args:
         folder: The folder; created if necessary.
-        job: What kind of job it is, such as ``"pretrain"``.
+        job: Kind of the job, such as ``"pretrain"``.
         made_with: Plain values on which the results depend.
-        writes: Names of the files that it writes.
+        writes: Names of the files that the job writes.
 
     Raises:
-        ValueError: If another process holds the folder, or it holds results of another job or configuration, or files
-            of these names that no job has left; the message says what differs.
+        ValueError: If another process uses the folder, or the folder has results of another job or configuration, or
+            files of these names that no job wrote. The message says what differs.
     """
     folder = Path(folder)
     refuse_others(folder, writes, [MADE_WITH])
@@ -59,7 +59,7 @@ def claimed(folder: str | Path, job: str, made_with: Mapping[str, Any], writes: 
     with folder_lock(folder):
         path = folder / MADE_WITH
         made = any(file.is_file() and file != path and file.name[0] != "." for file in folder.rglob("*"))
-        if path.exists() and made:  # before that, a mistake can still be mended
+        if path.exists() and made:  # until then, a mistake can still be corrected
             refuse_differences(read_record(path), here, folder)
         else:
             if path.exists():
@@ -69,7 +69,7 @@ def claimed(folder: str | Path, job: str, made_with: Mapping[str, Any], writes: 
 
 
 def identity(spec: EnvSpec) -> dict[str, Any]:
-    """Return what identifies an environment on any machine: theta_0 and forecast by their tensors, not by their paths.
+    """Return values that identify an environment on any machine: theta_0 and forecast by tensors, not by paths.
 
     Raises:
         ValueError: If the weights can't be read.

@@ -26,11 +26,11 @@ from al_seg_experiment.trial_results import read_result, result_row, write_rows
 FORMAT, VERSION = "al-seg-env experiment", 2
 EXPERIMENT, NUMERICS, RESULTS = "experiment.json", "numerics.json", "results.csv"
 PIECE, FINISHED = "piece.json", "finished.json"
-PLACE = "root"  # of the data, which may differ between machines
+PLACE = "root"  # argument with the path of the data, which may differ between machines
 IRREPLACEABLE = ("episodes.csv",)
-"""Files that only the whole piece makes, from its beginning."""
+"""Files that can only be made again by running the whole piece again."""
 EXTENSIBLE = ("methods", "seeds", "variants", "full", "cache", "cpus", "gpus")
-"""What may grow between two runs of an experiment in one folder; whatever is finished stays valid."""
+"""Entries that may grow between two runs of an experiment in one folder, since finished pieces stay valid."""
 
 
 def read_references(path: Path) -> list[dict[str, Any]]:

@@ -82,7 +82,7 @@ class ExponentialRate:
 
 
 def epsilon_at(epsilon: Epsilon, num_timesteps: int) -> float:
-    """Epsilon after ``num_timesteps`` environment steps; ``ValueError`` if it is no probability."""
+    """Epsilon after ``num_timesteps`` environment steps; ``ValueError`` if it is not a probability."""
     name, other = f"epsilon after {num_timesteps} steps", "a function of the environment steps"
     if callable(epsilon):
         return check_number(name, _called(epsilon, num_timesteps, "epsilon", other), least=0, most=1)

@@ -90,9 +90,9 @@ class CandidateNetwork(nn.Module):
     With ``labelled``, the network predicts for each class how many labels a region would add, in shares of a region. Q
     is the increase of the classes' logarithmic label levels that follows from these shares, each class weighted by its
     ``worth``. This makes the shares successor features (Barreto et al., NeurIPS 2017). They don't depend on how much is
-    labelled elsewhere, so the features ``labelled`` are no input of the network.
+    labelled elsewhere, so the features ``labelled`` are not an input of the network.
 
-    The state is no input, either: whatever matters for a choice between candidates, such as which classes are still
+    The state is not an input, either: whatever matters for a choice between candidates, such as which classes are still
     rare, must be among the candidates' features. Inputs are normalised by running statistics, as in
     :class:`QueryNetwork`. Dropout and the ensemble reduce overfitting to single transitions.
 

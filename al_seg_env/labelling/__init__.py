@@ -1,1 +1,1 @@
-"""What is labelled, and who labels."""
+"""The labelled set, and the oracles that label regions."""

@@ -1,4 +1,4 @@
-"""Label Studio, over its API: requests become tasks for the brush, submitted annotations become answers."""
+"""Exchange with Label Studio over its API: requests become brush tasks, and submitted annotations become answers."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ DEFAULT_URL = "http://localhost:8080"
 PROJECT_FILE = "label-studio.json"
 TIMEOUT_SECONDS = 60.0
 RETRY_SECONDS = (0.5, 1.0, 2.0, 4.0)
-"""How long to wait before each further try."""
+"""Seconds to wait before each further attempt."""
 PAGE_SIZE, SENT_AT_ONCE = 100, 20
 MAX_BYTES = 2**28
-"""Of one of the server's answers."""
+"""Most bytes of a response of the server."""
 TITLE_LENGTHS = (3, 50)
-"""Of a project's title, as Label Studio allows it."""
-_TASK = "al_seg_env"  # key of what a task is of, in its data
+"""Least and greatest length of a project's title in Label Studio."""
+_TASK = "al_seg_env"  # key in a task's data that identifies the task's region and pixels
 
 
 class NoAnswer(ConnectionError):
@@ -47,25 +47,24 @@ class NoAnswer(ConnectionError):
 
 
 class LabelStudioOracle(PeopleOracle):
-    """Sends requests to Label Studio as tasks, and reads what people submit there.
+    """Sends requests to Label Studio as tasks, and reads the annotations that people submit there.
 
-    A task shows a region outlined in its surroundings, with what the network predicts as brush labels to be corrected.
-    What is painted outside of the outline does not count, and where two labels overlap, the later one does. A blank
-    annotation is an answer, too: nothing is labelled. A task that was skipped still waits; one that was deleted is sent
-    again.
+    A task shows a region outlined in its surroundings, with the network's prediction as brush labels to be corrected.
+    Labels outside the outline are ignored, and where two labels overlap, the later one counts. A blank annotation is an
+    answer, too, which labels nothing. A skipped task keeps waiting, and a deleted task is sent again.
 
-    A task is known by its region and pixels, so that none is sent twice, whichever side is started again. Answers are
-    kept in ``folder/answers``, at the originals' resolution; what people change afterwards is not read again.
+    Tasks are identified by their region and pixels, so none is sent twice, whichever side restarts. Answers are kept in
+    ``folder/answers``, at the originals' resolution. Later changes to an annotation are not read.
 
     Args:
         data: The images.
-        folder: Where answers are, and the project's number.
-        url: Of the server, such as ``"http://localhost:8080"``.
+        folder: Folder of the answers, and of the project's number.
+        url: Address of the server, such as ``"http://localhost:8080"``.
         token: A user's access token, of either kind.
-        project: Title of the project, which is made if there is none of that title with these classes; or its number.
+        project: Number of the project, or its title. If no project has this title and these classes, it is created.
 
     Raises:
-        ImportError: Without httpx.
+        ImportError: If httpx is not installed.
         ValueError: If an argument is malformed, or the folder holds labels of other images, sizes or classes.
     """
 
@@ -82,17 +81,19 @@ class LabelStudioOracle(PeopleOracle):
             )
         super().__init__(data, folder)
         self.url, self.token, self.project = url.rstrip("/"), token.strip(), project
-        self._tasks: dict[str, list[int]] = {}  # numbers of the tasks, by what they are of
-        self._shown: dict[Box, tuple[str, Size, Box]] = {}  # what the task of a region is of, and where the region is
+        self._tasks: dict[str, list[int]] = {}  # numbers of the tasks, by region and pixels
+        self._shown: dict[Box, tuple[str, Size, Box]] = {}  # a region's task, its size, and the region in it
 
     @classmethod
     def from_environment(cls, data: SegmentationData, folder: Path, url: str | None = None) -> LabelStudioOracle:
-        """Return the oracle of a labelling session, whose project is called like the session's folder.
+        """Return the oracle of a labelling session, whose project has the name of the session's folder.
+
+        The environment variable ``LABEL_STUDIO_API_KEY`` is the token.
 
         Args:
             data: The images.
-            folder: Where answers are.
-            url: Of the server; ``LABEL_STUDIO_URL`` if omitted. The token is ``LABEL_STUDIO_API_KEY``.
+            folder: Folder of the answers.
+            url: Address of the server; the environment variable ``LABEL_STUDIO_URL`` if omitted.
 
         Raises:
             ValueError: If there is no token.
@@ -107,13 +108,13 @@ class LabelStudioOracle(PeopleOracle):
         return cls(data, folder, url or os.environ.get(URL_VARIABLE, DEFAULT_URL), token, title)
 
     def exchange(self, requests: Sequence[Request]) -> None:
-        """Read what people submitted; there is a task for whatever is still missing then.
+        """Read the submitted annotations, and create tasks for the requests that are still missing.
 
         Raises:
-            LabelsPending: If something is.
-            NoAnswer: If the server is stopped, or fails again and again.
-            ValueError: If the token is refused, the project is gone or asks for other classes, or an annotation does
-                not fit; the answers that do are kept.
+            LabelsPending: If any request is still missing.
+            NoAnswer: If the server is stopped, or fails repeatedly.
+            ValueError: If the token is refused, the project is gone or has other classes, or an annotation can't be
+                used. The other answers are kept.
         """
         with _connected(self.url, self.token) as server:
             project = self._project_number(server)
@@ -130,7 +131,7 @@ class LabelStudioOracle(PeopleOracle):
             )
 
     def _of(self, request: Request) -> tuple[str, Size, Box]:
-        """Return what a request's task is of, the size of what it shows, and where the region is in it."""
+        """Return the identity of a request's task, the size of its picture, and the region's box in the picture."""
         if request.region not in self._shown:
             context = request.context()
             digest = hashlib.blake2b(repr((context.box[1:], context.pixels.shape)).encode(), digest_size=8)
@@ -140,7 +141,7 @@ class LabelStudioOracle(PeopleOracle):
         return self._shown[request.region]
 
     def _project_number(self, server: _Server) -> int:
-        """Return the number of the project, which is found or made, and whose labels are the classes."""
+        """Return the number of the project, created if necessary, after checking that its labels are the classes."""
         path = self.folder / PROJECT_FILE
         number = self.project if isinstance(self.project, int) else None
         if number is None and path.exists():
@@ -198,7 +199,7 @@ class LabelStudioOracle(PeopleOracle):
         return None
 
     def _list(self, server: _Server, project: int) -> None:
-        """Look which tasks there are."""
+        """List the project's tasks."""
         self._tasks = {}
         for task in server.pages("/api/tasks/", "tasks", "total", {"project": project, "fields": "task_only"}):
             data = task.get("data")
@@ -206,7 +207,7 @@ class LabelStudioOracle(PeopleOracle):
                 self._tasks.setdefault(data[_TASK], []).append(int(task["id"]))
 
     def _take_in(self, server: _Server, project: int, requests: Sequence[Request]) -> int:
-        """Store what was submitted for these requests. Return how many were skipped instead."""
+        """Store the annotations that were submitted for these requests, and return how many tasks were skipped."""
         if any(self._of(request)[0] not in self._tasks for request in requests):
             self._list(server, project)
         skipped, problems = 0, []
@@ -220,7 +221,7 @@ class LabelStudioOracle(PeopleOracle):
                     self._tasks[key].remove(number)
                     continue
                 if not isinstance(task.get("data"), dict) or task["data"].get(_TASK) != key:
-                    self._tasks[key].remove(number)  # someone made something else of it
+                    self._tasks[key].remove(number)  # someone changed the task
                     continue
                 annotations += task.get("annotations") or []
             submitted = [each for each in annotations if not each.get("was_cancelled")]
@@ -236,7 +237,7 @@ class LabelStudioOracle(PeopleOracle):
         return skipped
 
     def _read(self, request: Request, annotation: Any) -> Answer:
-        """Return an annotation's labels of the region."""
+        """Return an annotation's labels for the region."""
         _, size, box = self._of(request)
         mask = np.full(size, IGNORE_LABEL, np.uint8)
         try:
@@ -265,7 +266,7 @@ class LabelStudioOracle(PeopleOracle):
         )
 
     def _send(self, server: _Server, project: int, requests: Sequence[Request]) -> None:
-        """Make a task for each request that has none."""
+        """Create a task for each request that has none."""
         unsent = [request for request in requests if not self._tasks.get(self._of(request)[0])]
         self.labels.bind([request.region for request in unsent])
         for first in range(0, len(unsent), SENT_AT_ONCE):
@@ -302,25 +303,25 @@ class _Server:
 
     def __init__(self, client: Any, url: str, token: str) -> None:
         self.client, self.url, self.token = client, url, token
-        self._access: str | None = None  # what a personal token is exchanged for; it lasts some minutes
+        self._access: str | None = None  # access token, valid for minutes, for which a personal token is exchanged
 
     def get(self, path: str, **query: Any) -> Any:
-        """Return what is there; ask again if that fails."""
+        """Return the content at a path, and try again if that fails."""
         return _again(lambda: self._call("GET", path, query))
 
     def post(self, path: str, content: Any, **query: Any) -> Any:
-        """Send something, once: after a failure it may have arrived or not."""
+        """Send content only once, because it may have arrived even if the request fails."""
         return self._call("POST", path, query, content)
 
     def pages(self, path: str, items: str, total: str, query: dict[str, Any]) -> list[Any]:
-        """Return all items of a list that comes in pages; from its beginning if it changes meanwhile."""
+        """Return all items of a paginated list, and start again if the list changes meanwhile."""
         while True:
             found: dict[int, Any] = {}
             counts = set()
             for page in range(1, 10**6):
                 try:
                     content = self.get(path, **query, page=page, page_size=PAGE_SIZE)
-                except LookupError:  # there is no such page
+                except LookupError:  # the page does not exist
                     break
                 counts.add(int(content[total]))
                 found |= {int(item["id"]): item for item in content[items]}
@@ -358,7 +359,7 @@ class _Server:
     def _exchange(
         self, method: str, path: str, query: dict[str, Any], content: Any, authorisation: str
     ) -> tuple[int, bytes]:
-        """Return status and content of an answer that is not too long."""
+        """Return the status and the content of a response, or raise a ValueError if it is too long."""
         httpx = _httpx()
         text = bytearray()
         try:
@@ -386,13 +387,13 @@ def _connected(url: str, token: str) -> Iterator[_Server]:
 
 
 def _again(action: Callable[[], Any], between: Callable[[], Any] = lambda: None) -> Any:
-    """Return what an action returns; if the server fails, wait and try again, as often as there are pauses."""
+    """Return the result of an action. If the server fails, wait and try again, once after each pause."""
     for seconds in RETRY_SECONDS:
         try:
             return action()
         except NoAnswer:
             time.sleep(seconds)
-            between()  # where something was sent, see what has arrived
+            between()  # after sending, check what has arrived
     return action()
 
 

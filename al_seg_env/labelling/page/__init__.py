@@ -1,1 +1,1 @@
-"""A page on which people paint what is requested: who gets what, and the server that shows it."""
+"""The labelling page, on which people label requested regions: the distribution of requests, and the server."""

@@ -1,4 +1,4 @@
-"""Who paints what: requests are handed out to people, and their work is kept."""
+"""Distribution of requests among people, and storage of their work."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ from al_seg_env.regions import Box
 from al_seg_env.types import IntArray, UInt8Array
 
 LEASE_SECONDS = 300.0
-"""For how long a region is kept for someone of whom nothing is heard."""
+"""Seconds for which a region stays reserved for someone who is inactive."""
 SUPERPIXEL_AREA = 400
-"""Pixels of the original that a superpixel has, about."""
+"""Approximate number of the original's pixels in a superpixel."""
 _PERSON = re.compile(r"[0-9a-f]{16}")
 
 
 class TaskUnknownError(LookupError):
-    """No such region is waited for."""
+    """The region is not waiting for labels."""
 
 
 class TaskTakenError(RuntimeError):
-    """Someone else has the region, or has answered it."""
+    """Someone else has reserved the region, or has answered it."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A region that is to be painted.
+    """A region that is to be labelled.
 
     Attributes:
-        id: What it is called by, 16 hexadecimal digits; the same after a restart.
-        request: What is asked.
-        pixels: The region, ``(h, w, 3)`` uint8.
-        context: The region in its surroundings, a JPEG.
-        box: Where the region lies in the context.
+        id: Identifier, 16 hexadecimal digits, the same after a restart.
+        request: The request.
+        pixels: Pixels of the region, ``(h, w, 3)`` uint8.
+        context: The region in its surroundings, as bytes of a JPEG.
+        box: Position of the region in the context.
         context_size: ``(height, width)`` of the context.
         prelabel: The network's prediction, ``(h, w)`` uint8, if there is a network.
     """
@@ -62,18 +62,18 @@ class Task:
 
 
 class Desk(PeopleOracle):
-    """An oracle that distributes its requests among people; each region goes to one person at a time.
+    """An oracle that distributes its requests among people. Each region is given to one person at a time.
 
-    What people paint is stored as they paint it, in ``folder/drafts/PERSON``, and what they answer in
-    ``folder/answers``, as :class:`~al_seg_env.FolderOracle` does. All methods may be called from several threads.
+    Work in progress is stored in ``folder/drafts/PERSON``, and answers in ``folder/answers``, in the format of
+    :class:`~al_seg_env.FolderOracle`. All methods may be called from several threads.
 
     Args:
         data: The images.
-        folder: Where the answers are.
-        clock: Seconds, for leases.
+        folder: Folder of drafts and answers.
+        clock: Returns the time in seconds, for reservations that expire.
 
     Attributes:
-        where: Where people find what is requested, for messages.
+        where: Address at which people find the requests, for messages.
 
     Raises:
         ValueError: If the folder holds labels of other images, sizes or classes.
@@ -85,8 +85,8 @@ class Desk(PeopleOracle):
         self._clock = clock
         self._lock = threading.RLock()
         self._tasks: dict[str, Task] = {}
-        self._leases: dict[str, tuple[str, float]] = {}  # who has a task, and until when
-        self._skipped: dict[tuple[str, str], int] = {}  # how often, by person and task
+        self._leases: dict[str, tuple[str, float]] = {}  # the person who has a task, and until when
+        self._skipped: dict[tuple[str, str], int] = {}  # number of times, by person and task
         self._drafts: dict[str, LabelFolder] = {}
         self._shown: dict[str, Any] = {"spent": None, "budget": None, "unit": "regions", "miou": None}
         self._counts: dict[Box, IntArray] = {
@@ -96,13 +96,13 @@ class Desk(PeopleOracle):
     # -- for the environment
 
     def exchange(self, requests: Sequence[Request]) -> None:
-        """Hand the requests out.
+        """Distribute the requests.
 
         Raises:
-            LabelsPending: Always, since answers are stored as they come.
+            LabelsPending: Always, since answers are stored when they arrive.
         """
         with self._lock:
-            # What was answered before is gone from now on; until now, a late answer found it.
+            # Answered tasks are removed only now, so that late answers still found them.
             self._tasks = {name: task for name, task in self._tasks.items() if not self.labels.has(task.request.region)}
             known = {task.request.region for task in self._tasks.values()}
             new = [request for request in requests if request.region not in known]
@@ -114,12 +114,12 @@ class Desk(PeopleOracle):
         raise LabelsPending([file_name(self.data, each.region) for each in requests], f"paint them at {self.where}")
 
     def show_progress(self, spent: float, budget: float, unit: str, miou: float | None) -> None:
-        """Tell people how far the environment is.
+        """Show people the environment's progress.
 
         Args:
-            spent: What the labels cost so far.
-            budget: What they may cost.
-            unit: Of both.
+            spent: Cost of the labels so far.
+            budget: The budget.
+            unit: Unit of both.
             miou: Mean IoU in percent, if it is measured.
         """
         with self._lock:
@@ -128,18 +128,18 @@ class Desk(PeopleOracle):
     # -- for people
 
     def next(self, person: str) -> Task | None:
-        """Return the region that someone has, or else one that nobody has; ``None`` if there is none.
+        """Return the region that a person has, or else a free one; ``None`` if there is none.
 
         Args:
-            person: 16 hexadecimal digits, which a person keeps.
+            person: The person's identifier, 16 hexadecimal digits.
 
         Raises:
-            ValueError: If ``person`` is something else.
+            ValueError: If ``person`` is anything else.
         """
         _check_person(person)
         with self._lock:
             free = [name for name in self._tasks if self._holder(name) in (None, person)]
-            # What one has comes first, and what one has skipped last.
+            # The person's own region comes first, and regions that the person has skipped come last.
             free.sort(key=lambda name: (self._holder(name) is None, self._skipped.get((person, name), 0)))
             if not free:
                 return None
@@ -150,7 +150,7 @@ class Desk(PeopleOracle):
         """Return a region that waits for its labels.
 
         Raises:
-            TaskUnknownError: If there is none of this name.
+            TaskUnknownError: If there is no region with this identifier.
         """
         with self._lock:
             if name not in self._tasks:
@@ -160,7 +160,7 @@ class Desk(PeopleOracle):
             return self._tasks[name]
 
     def hold(self, person: str, name: str) -> None:
-        """Keep a region for someone for a while longer.
+        """Extend a person's reservation of a region.
 
         Raises:
             TaskUnknownError: If there is no such region.
@@ -174,7 +174,7 @@ class Desk(PeopleOracle):
             self._lease(name, person)
 
     def skip(self, person: str, name: str) -> None:
-        """Give a region back; its turn comes again when others are done.
+        """Give a region back. Its turn comes again after the others.
 
         Raises:
             TaskUnknownError: If there is no such region.
@@ -187,7 +187,7 @@ class Desk(PeopleOracle):
                 del self._leases[name]
 
     def draft(self, name: str) -> Answer | None:
-        """Return what was painted last of a region that nobody has answered, by whomever."""
+        """Return the latest draft of a region that nobody has answered, whoever made it."""
         region = self.task(name).request.region
         with self._lock:
             found = []
@@ -198,12 +198,12 @@ class Desk(PeopleOracle):
             return max(found)[2].read(region) if found else None
 
     def keep(self, person: str, name: str, work: Answer) -> None:
-        """Store what someone has painted so far, whoever has the region by now.
+        """Store a person's work so far, even if someone else has the region by now.
 
         Raises:
             TaskUnknownError: If there is no such region.
-            TaskTakenError: If someone else has it; it is stored all the same.
-            ValueError: If the mask does not fit.
+            TaskTakenError: If someone else has the region. The work is stored all the same.
+            ValueError: If the mask has the wrong size, dtype or labels.
         """
         _check_person(person)
         with self._lock:
@@ -211,12 +211,12 @@ class Desk(PeopleOracle):
             self.hold(person, name)
 
     def submit(self, person: str, name: str, answer: Answer) -> None:
-        """Store what someone answers.
+        """Store a person's answer.
 
         Raises:
             TaskUnknownError: If there is no such region.
-            TaskTakenError: If someone else has answered; what was painted is kept as a draft.
-            ValueError: If the mask does not fit.
+            TaskTakenError: If someone else has answered. The person's work is kept as a draft.
+            ValueError: If the mask has the wrong size, dtype or labels.
         """
         _check_person(person)
         with self._lock:
@@ -245,12 +245,12 @@ class Desk(PeopleOracle):
         except ImportError as error:
             raise ImportError('superpixels need scikit-image: pip install "al-seg-env[page]"') from error
         count = max(1, pixels.shape[0] * pixels.shape[1] // SUPERPIXEL_AREA)
-        # Smoothed by a pixel: noise breaks superpixels into pieces, which are then all joined.
+        # Smoothed by a pixel, because noise splits superpixels into pieces that are then all merged.
         segments: IntArray = slic(pixels, n_segments=count, compactness=10, sigma=1, start_label=0).astype(np.int64)
         return segments
 
     def progress(self) -> dict[str, Any]:
-        """Return how far the session is, as plain values."""
+        """Return the progress of the session as plain values."""
         with self._lock:
             counts = sum(self._counts.values(), np.zeros(len(self.data.classes), np.int64))
             waiting = [name for name, task in self._tasks.items() if not self.labels.has(task.request.region)]
@@ -267,7 +267,7 @@ class Desk(PeopleOracle):
         return [{"name": name, "color": colour} for name, colour in zip(self.data.classes, colours, strict=True)]
 
     def _holder(self, name: str) -> str | None:
-        """Return who has a task; nobody gets one that is answered."""
+        """Return the person who has a task. Answered tasks are not given to anyone."""
         if self.labels.has(self._tasks[name].request.region):
             return "answered"
         person, until = self._leases.get(name, ("", 0.0))
@@ -307,10 +307,10 @@ class Desk(PeopleOracle):
 
 
 def page_is_installed() -> bool:
-    """Return whether the packages of the extra ``page`` are here."""
+    """Return whether the packages of the extra ``page`` are installed."""
     return all(importlib.util.find_spec(name) for name in ("starlette", "uvicorn"))
 
 
 def _check_person(person: Any) -> None:
     if not (isinstance(person, str) and _PERSON.fullmatch(person)):
-        raise ValueError("person is something else than 16 hexadecimal digits")
+        raise ValueError("person is not an identifier of 16 hexadecimal digits")

@@ -1,4 +1,4 @@
-"""The server of the labelling page: a few fixed files and a small interface in JSON; no path is taken from outside."""
+"""The server of the labelling page: a few fixed files and a small JSON API. It opens no path given by a request."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from al_seg_env.types import IntArray, Size, UInt8Array
 HOST, PORT = "127.0.0.1", 8765
 EVERYWHERE = ("", "0.0.0.0", "::")
 LEAST_TOKEN = 16
-"""Characters of a token, at least."""
+"""Minimum number of characters of a token."""
 STATIC = Path(__file__).parent / "static"
 FILES = {
     "/": ("page.html", "text/html"),
@@ -41,7 +41,7 @@ FILES = {
     "/page.css": ("page.css", "text/css"),
 }
 SMALL_BODY = 4096
-"""Bytes of a request's body besides its mask."""
+"""Most bytes of a request's body in addition to its mask."""
 MAX_NAME, MAX_CLICKS, MAX_SECONDS = 100, 10**9, 1e9
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; "
@@ -58,10 +58,11 @@ def make_app(desk: Desk, token: str | None = None, hosts: tuple[str, ...] = ("12
     """Return the page as an ASGI application.
 
     Args:
-        desk: Who gets what.
-        token: What everyone has to know, as ``/?token=...``, which sets a cookie, or as ``Authorization: Bearer ...``.
-        hosts: The names that the server is called by where there is no token, so that no other site's page can speak to
-            it by a name of its own; ignored where there is one.
+        desk: Distributes the requests.
+        token: Secret that all requests need, as ``/?token=...``, which sets a cookie, or as ``Authorization: Bearer
+            ...``. None is needed if omitted.
+        hosts: Host names that requests may use if there is no token, so that other sites' pages can't reach the server
+            through a host name of their own (DNS rebinding).
     """
 
     def page_file(name: str, kind: str) -> Callable[[Request], Awaitable[Response]]:
@@ -135,24 +136,23 @@ class PageServer:
     """Serves the page in its own thread while its ``with`` block runs.
 
     Args:
-        desk: Who gets what.
-        host: The address to listen on: by default this machine alone can reach it.
-        port: 0 for any that is free.
-        token: What everyone has to know. Where other machines can reach the page, there is always one: made up, if it
-            is omitted.
+        desk: Distributes the requests.
+        host: Address to listen on. By default, only this machine can reach it.
+        port: Port to listen on; 0 for any free one.
+        token: Secret that all requests need. If other machines can reach the page, one is generated if omitted.
 
     Attributes:
-        address: What to open in a browser.
+        address: Address to open in a browser.
 
     Raises:
-        ValueError: If the token is short, or the port is no port's number.
+        ValueError: If the token is too short, or the port is not a valid port number.
         OSError: If the port is in use.
     """
 
     def __init__(self, desk: Desk, host: str = HOST, port: int = PORT, token: str | None = None) -> None:
         if token is None and not _is_loopback(host):
             token = secrets.token_urlsafe(24)
-        # What is wrong with it is said without it.
+        # The error message must not contain the token.
         if token is not None:
             fits = len(token) >= LEAST_TOKEN and token.isascii() and token.isprintable()
             check("token", "*" * len(token), fits, f"at least {LEAST_TOKEN} characters of ASCII")
@@ -169,21 +169,21 @@ class PageServer:
         )
 
     def __enter__(self) -> PageServer:
-        """Begin to serve."""
+        """Start the server."""
         self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End; what is being stored is stored first."""
+        """Stop the server, after requests in progress have been stored."""
         self._server.should_exit = True
         self._thread.join(timeout=10)
         self._socket.close()
 
 
 def runs_of(values: IntArray | UInt8Array) -> list[int]:
-    """Return an array, row after row, as values and how often each follows.
+    """Return an array as run lengths, row by row: each value is followed by the number of its repetitions.
 
     >>> runs_of(np.array([[7, 7], [7, 0]]))
     [7, 3, 0, 1]
@@ -196,16 +196,16 @@ def runs_of(values: IntArray | UInt8Array) -> list[int]:
 
 
 def mask_of(runs: Any, size: Size) -> UInt8Array:
-    """Return the mask, ``(h, w)`` uint8, that runs describe.
+    """Return the mask, ``(h, w)`` uint8, that run lengths describe.
 
     Raises:
-        ValueError: If they are no list of integers, or of another size, or hold what is no label.
+        ValueError: If ``runs`` is not a list of integers, is of another size, or has values that are not labels.
     """
     height, width = size
     if not isinstance(runs, list) or len(runs) % 2 or len(runs) > 2 * height * width:
         raise ValueError("runs is not a list of labels and lengths")
     if not all(type(value) is int for value in runs):
-        raise ValueError("runs holds something else than integers")
+        raise ValueError("runs has entries that are not integers")
     labels, lengths = runs[::2], runs[1::2]
     if any(not 0 <= label <= 255 for label in labels):
         raise ValueError("runs holds a label outside of 0 to 255")
@@ -215,11 +215,11 @@ def mask_of(runs: Any, size: Size) -> UInt8Array:
 
 
 class _TooLargeError(ValueError):
-    """A body is larger than any that could be right."""
+    """A request's body is larger than any valid one."""
 
 
 class _Guard:
-    """Lets only those in who know the token; where there is none, only those who call the server by its own name."""
+    """Admits only requests with the token or, if there is no token, with one of the server's own host names."""
 
     def __init__(self, app: ASGIApp, token: str | None, hosts: tuple[str, ...]) -> None:
         self.app, self.token, self.hosts = app, token, hosts
@@ -240,11 +240,11 @@ class _Guard:
 
     def _refuse(self, request: Request) -> Response | None:
         if request.method == "POST" and request.headers.get("content-type") != "application/json":
-            return _error(415, "the content type is not application/json")  # another site's form can't send that
+            return _error(415, "the content type is not application/json")  # which another site's form can't send
         if self.token is None:
             name = urlsplit(f"//{request.headers.get('host', '')}").hostname
             return None if name in self.hosts else _error(403, "the server is not called by this name")
-        # Cookies know no ports, so that another page of this machine needs another name.
+        # Cookies don't distinguish ports, so each page on this machine needs a different name.
         server = request.scope.get("server") or ("", 0)
         cookie = f"al_seg_env_{server[1]}"
         kind, _, given = request.headers.get("authorization", "").partition(" ")
@@ -275,7 +275,7 @@ def _error(status: int, message: str) -> Response:
 
 
 async def _body(request: Request, limit: int) -> dict[str, Any]:
-    """Return the object that a request sends, which has at most this many bytes."""
+    """Return the JSON object in a request's body, which may have at most ``limit`` bytes."""
     content = bytearray()
     async for part in request.stream():
         content += part
@@ -291,7 +291,7 @@ async def _body(request: Request, limit: int) -> dict[str, Any]:
 
 
 def _work(body: dict[str, Any], size: Size) -> Answer:
-    """Return what someone sent of a region."""
+    """Return the answer in a request's body."""
     given: list[Any] = [body.get(name) for name in ("seconds", "clicks", "by")]
     seconds, clicks, by = given
     if not (type(seconds) in (int, float) and math.isfinite(seconds) and 0 <= seconds <= MAX_SECONDS):
@@ -304,7 +304,7 @@ def _work(body: dict[str, Any], size: Size) -> Answer:
 
 
 def _described(task: Task, draft: Answer | None) -> dict[str, Any]:
-    """Return what the page learns about a region."""
+    """Return the description of a region that is sent to the page."""
     height, width = task.request.region.size
     return {
         "id": task.id,
@@ -329,7 +329,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens; the error names the option."""
+    """Return a listening socket, or raise an error that names the options."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listening = socket.socket(family, socket.SOCK_STREAM)
