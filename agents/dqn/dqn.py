@@ -267,6 +267,10 @@ class SubActionDQN(OffPolicyAlgorithm):
             for argument, feature in (("labelled", "labelled"), ("predicted", "mean_probability")):
                 found = self.env.env_method("feature_columns", feature, indices=0)[0]
                 columns[argument] = [found.start, found.stop]
+            for feature in (self.layout or {}).get("features", ()):
+                if feature.partition("_")[0] == "forecast":  # the mean probabilities of the classes come first
+                    first = self.env.env_method("feature_columns", feature, indices=0)[0].start
+                    columns["forecast"] = [first, first + columns["labelled"][1] - columns["labelled"][0]]
             self.policy_kwargs = {**self.policy_kwargs, **columns}
         self.replay_buffer_kwargs.update({name: self.policy_kwargs[name] for name in ("labelled", "predicted")})
 

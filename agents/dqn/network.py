@@ -92,6 +92,10 @@ class CandidateNetwork(nn.Module):
     ``worth``. This makes the shares successor features (Barreto et al., NeurIPS 2017). They don't depend on how much is
     labelled elsewhere, so the features ``labelled`` are not an input of the network.
 
+    With ``forecast``, the shares are what a forecast of the region holds beyond the present prediction, plus a
+    correction that the members learn and that is zero at first. Without any transition, the network already chooses by
+    the forecast (residual learning).
+
     The state is not an input, either: whatever matters for a choice between candidates, such as which classes are still
     rare, must be among the candidates' features. Inputs are normalised by running statistics, as in
     :class:`QueryNetwork`. Dropout and the ensemble reduce overfitting to single transitions.
@@ -103,6 +107,8 @@ class CandidateNetwork(nn.Module):
         dropout: Probability with which inputs and hidden units are dropped in training.
         labelled: First and last column (exclusive) of the features that give the labels of each class so far,
             ``log(1 + n)`` for labels worth n regions.
+        predicted: First and last column (exclusive) of the classes' mean probabilities, for ``forecast``.
+        forecast: First and last column (exclusive) of the classes' mean probabilities in the forecast.
     """
 
     def __init__(
@@ -112,15 +118,25 @@ class CandidateNetwork(nn.Module):
         members: int = 3,
         dropout: float = 0.2,
         labelled: tuple[int, int] | None = None,
+        predicted: tuple[int, int] | None = None,
+        forecast: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         check_int("n_features", n_features, 1)
         check_int("hidden", hidden, 1)
         check_number("dropout", dropout, least=0, most=1)
-        good = labelled is None or (len(labelled) == 2 and 0 <= labelled[0] < labelled[1] <= n_features)
-        check("labelled", labelled, good, f"None, or first and last column (exclusive) of {n_features} features")
+        for name, columns in (("labelled", labelled), ("predicted", predicted), ("forecast", forecast)):
+            good = columns is None or (len(columns) == 2 and 0 <= columns[0] < columns[1] <= n_features)
+            check(name, columns, good, f"None, or first and last column (exclusive) of {n_features} features")
         first, last = labelled or (n_features, n_features)
         self.labelled = slice(first, last) if labelled else None
+        self.expected: tuple[slice, slice] | None = None
+        if forecast is not None:
+            widths = {columns[1] - columns[0] for columns in (labelled, predicted, forecast) if columns is not None}
+            good = labelled is not None and predicted is not None and len(widths) == 1
+            check("forecast", forecast, good, "columns of as many classes as labelled and predicted, or None")
+            assert predicted is not None
+            self.expected = slice(*predicted), slice(*forecast)
         n_values = last - first if labelled else 1
         self.read = [column for column in range(n_features) if not first <= column < last]
         self.norm = nn.BatchNorm1d(len(self.read), eps=NORM_EPS, momentum=0.01, affine=False)
@@ -138,6 +154,10 @@ class CandidateNetwork(nn.Module):
             )
             for _ in range(check_int("members", members, 1))
         )
+        if self.expected is not None:  # no correction before anything is learnt
+            for member in self.members:
+                for parameter in member[-1].parameters():  # type: ignore[index]
+                    nn.init.zeros_(parameter)
 
     def q_values(self, state: Tensor, candidates: Tensor, similarity: Tensor | None = None) -> Tensor:
         """Value of every candidate; in training mode, a random member values each candidate.
@@ -165,7 +185,12 @@ class CandidateNetwork(nn.Module):
             values = values.mean(dim=0)
         if self.value_norm is not None:
             assert self.value_norm.running_mean is not None
-            values = values * self._value_deviation() + self.value_norm.running_mean
+            values = values * self._value_deviation()
+            if self.expected is None:
+                values = values + self.value_norm.running_mean
+            else:
+                predicted, forecast = self.expected
+                values = values + (read[:, forecast] - read[:, predicted]).clamp(min=0)
         return values.view(*candidates.shape[:-1], -1)
 
     def normalized_errors(self, values: Tensor, targets: Tensor) -> Tensor:

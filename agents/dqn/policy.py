@@ -232,6 +232,9 @@ class CandidatePolicy(QueryPolicy):
             columns by itself.
         predicted: First and last column (exclusive) of the classes' mean probabilities, which the agent's replay
             subtracts from the classes' shares in the labels.
+        forecast: First and last column (exclusive) of the classes' mean probabilities in a forecast of what regions
+            hold. If given, the network learns corrections of the forecast; see :class:`CandidateNetwork`.
+            ``SubActionDQN`` finds the columns by itself.
     """
 
     reads_state = False
@@ -245,19 +248,22 @@ class CandidatePolicy(QueryPolicy):
         optimizer_kwargs: dict[str, Any] | None = None,
         labelled: Sequence[int] | None = None,
         predicted: Sequence[int] | None = None,
+        forecast: Sequence[int] | None = None,
     ) -> None:
         if optimizer_kwargs is None and optimizer_class is torch.optim.AdamW:
             optimizer_kwargs = {"weight_decay": 0.05}
-        for name, columns in (("labelled", labelled), ("predicted", predicted)):
+        for name, columns in (("labelled", labelled), ("predicted", predicted), ("forecast", forecast)):
             good = columns is None or (isinstance(columns, list | tuple) and [type(c) for c in columns] == [int, int])
             check(name, columns, good, "None, or two column numbers")
         self.labelled = None if labelled is None else list(labelled)
         self.predicted = None if predicted is None else list(predicted)
+        self.forecast = None if forecast is None else list(forecast)
         super().__init__(observation_space, action_space, lr_schedule, optimizer_class, optimizer_kwargs)
 
     def _make_network(self) -> CandidateNetwork:
-        columns = None if self.labelled is None else (self.labelled[0], self.labelled[1])
-        return CandidateNetwork(self.sizes.features, labelled=columns)
+        names = ("labelled", "predicted", "forecast")
+        columns = {name: tuple(given) for name in names if (given := getattr(self, name)) is not None}
+        return CandidateNetwork(self.sizes.features, **columns)
 
     @property
     def worth(self) -> Tensor:
@@ -296,7 +302,8 @@ class CandidatePolicy(QueryPolicy):
         return torch.stack(chosen, dim=1)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return {**super()._get_constructor_parameters(), "labelled": self.labelled, "predicted": self.predicted}
+        columns = {"labelled": self.labelled, "predicted": self.predicted, "forecast": self.forecast}
+        return {**super()._get_constructor_parameters(), **columns}
 
 
 def _is_finite(value: Any) -> bool:
