@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 import warnings
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +16,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.training_state import restore_training, training_state
 from al_seg_env.storage import folder_lock, load_tree, remove_unfinished, save_tree, well_formed
-from al_seg_env.storage.validation import check_int, check_path
+from al_seg_env.storage.validation import check_int, check_number, check_path
 
 KIND = "training checkpoint"
 KEPT = 2
@@ -45,12 +46,16 @@ class Checkpoint(BaseCallback):
     Args:
         folder: Folder of the checkpoints.
         every: Minimum number of environment steps between two checkpoints, which are written between rollouts.
+        share: Largest share of the time to spend on writing them: after one that took a second, the next one is at
+            least 1 / share - 1 seconds later. A large replay takes seconds.
         verbose: As in Stable-Baselines3.
     """
 
-    def __init__(self, folder: str | Path, every: int = 1, verbose: int = 0) -> None:
+    def __init__(self, folder: str | Path, every: int = 1, share: float = 1.0, verbose: int = 0) -> None:
         super().__init__(check_int("verbose", verbose, 0, 2))
         self.folder, self.every = check_path("folder", folder), check_int("every", every, 1)
+        self.share = check_number("share", share, above=0, most=1)
+        self._not_before = 0.0  # in seconds of the monotonic clock
         self._written: int | None = None  # environment steps in the newest checkpoint
         self._between_rollouts = True
         self._lock: ExitStack | None = None
@@ -88,13 +93,15 @@ class Checkpoint(BaseCallback):
 
     def save(self) -> Path:
         """Write a checkpoint, remove all but the last two, and return the new file's path."""
-        steps = self.model.num_timesteps
+        began, steps = time.monotonic(), self.model.num_timesteps
         path = self.folder / f"checkpoint-{steps:09d}.safetensors"
         remove_unfinished(self.folder, "checkpoint-*.safetensors")  # left by killed processes
         save_tree(path, KIND, training_state(self.model))
         self._written = steps
         for old in [old for old in self._paths() if _steps(old) <= steps][KEPT:]:
             old.unlink(missing_ok=True)
+        ended = time.monotonic()
+        self._not_before = ended + (ended - began) * (1 / self.share - 1)
         return path
 
     def _paths(self) -> list[Path]:
@@ -129,7 +136,8 @@ class Checkpoint(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         self._between_rollouts = False
-        if self._written is None or self.num_timesteps - self._written >= self.every:
+        due = self._written is None or self.num_timesteps - self._written >= self.every
+        if due and time.monotonic() >= self._not_before:
             self.save()
 
     def _on_rollout_end(self) -> None:

@@ -207,6 +207,9 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
     def feature_columns(self, name: str) -> slice:
         """Return the columns, among the F features, of the part with this name in ``layout["features"]``.
 
+        What follows an underscore may be omitted if no other part begins so: ``"forecast"`` for
+        ``"forecast_1a2b3c4d"``.
+
         Raises:
             ValueError: If there is no such part; the error lists the known ones.
         """

@@ -257,7 +257,8 @@ class Query(Entry):
     per_seed: bool = True
     """Whether to train one agent per seed, or one for all seeds."""
     checkpoint_every: Count | None = None
-    """Environment steps between checkpoints; one episode if omitted."""
+    """Environment steps between checkpoints. If omitted, one episode, or more where writing them would take more than
+    a twentieth of the time."""
     envs: Annotated[int, Field(ge=1, le=1024)] = 1
     """Number of parallel environments, each in its own process."""
 

@@ -26,7 +26,6 @@ from agents import (
 from al_seg_env.env import RegionSelectionEnv
 from al_seg_env.observation.forecast import KIND as FORECAST
 from al_seg_env.observation.scores import cell_counts, class_rarity
-from al_seg_env.storage.validation import check
 from al_seg_experiment.experiment import METHODS
 
 AGENT_SUFFIX = ".safetensors"
@@ -141,12 +140,10 @@ def forecast_rarity(env: RegionSelectionEnv) -> LinearPolicy:
     Raises:
         ValueError: If the environment's regions have no feature ``"forecast"``.
     """
-    found = [name for name in env.layout["features"] if name.partition("_")[0] == FORECAST]
-    check("region_features", list(env.config.region_features), bool(found), f"{FORECAST!r} among them")
+    first = env.feature_columns(FORECAST).start  # the classes' mean probabilities come first
     n_classes = len(env.data.classes)
     counts = cell_counts(env.frames, env.grid, env.labelled_before, n_classes).sum(axis=0)
     coefficients = np.zeros(env.feature_columns(env.layout["features"][-1]).stop)
-    first = env.feature_columns(found[0]).start
     coefficients[first : first + n_classes] = class_rarity(counts)
     return LinearPolicy(coefficients)
 

@@ -65,7 +65,8 @@ def train_agent(
         seed: Seed of agent and environment.
         resume: Whether to resume from the newest checkpoint in the folder; if false, a folder with one is refused.
         envs: Number of parallel environments; if more than one, each runs in its own process.
-        checkpoint_every: Environment steps between checkpoints; one episode if omitted.
+        checkpoint_every: Environment steps between checkpoints. If omitted, one episode, or more where writing them
+            would take more than a twentieth of the time.
         refit: Arguments of :meth:`~agents.dqn.dqn.SubActionDQN.refit`, which refits the agent's network at the end.
         callbacks: Callbacks of Stable-Baselines3, besides those that record and write checkpoints.
         plot: Whether to draw the learning curve.
@@ -111,6 +112,7 @@ def train_agent(
             steps=steps,
             folder=folder,
             checkpoint_every=checkpoint_every or per_episode,
+            checkpoint_share=1.0 if checkpoint_every else 0.05,
             callbacks=[recorder, InfoLogger(), *callbacks],
         )
         if refit:
@@ -166,6 +168,7 @@ def learn(
     steps: int,
     folder: Path,
     checkpoint_every: int,
+    checkpoint_share: float = 1.0,
     resume: bool = True,
     callbacks: Sequence[BaseCallback] = (),
 ) -> None:
@@ -175,7 +178,8 @@ def learn(
         agent: The algorithm.
         steps: Total number of environment steps.
         folder: Folder for checkpoints, which may hold earlier ones.
-        checkpoint_every: Environment steps between checkpoints.
+        checkpoint_every: Environment steps between checkpoints, at least.
+        checkpoint_share: Largest share of the time to spend on writing them.
         resume: Whether to resume from the newest checkpoint; if false, a folder with one is refused.
         callbacks: Callbacks of Stable-Baselines3, besides the one that writes checkpoints.
 
@@ -184,7 +188,7 @@ def learn(
     """
     if not resume:
         _refuse_training(folder)
-    checkpoint = Checkpoint(folder / CHECKPOINTS, every=checkpoint_every)
+    checkpoint = Checkpoint(folder / CHECKPOINTS, every=checkpoint_every, share=checkpoint_share)
     checkpoint.resume(agent)
     if agent.num_timesteps < steps:
         agent.learn(

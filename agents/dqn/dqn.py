@@ -73,6 +73,7 @@ LARGEST_SEED = 2**32 - 1  # numpy's global random source, which Stable-Baselines
 
 SelfSubActionDQN = TypeVar("SelfSubActionDQN", bound="SubActionDQN")
 
+FORECAST = "forecast"  # the environment's feature
 UNDRAWN = -1  # whom an episode follows that has not begun
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"squared": F.mse_loss, "huber": F.smooth_l1_loss}
@@ -259,20 +260,28 @@ class SubActionDQN(OffPolicyAlgorithm):
         self.replay_buffer.rng = self.rng.spawn(1)[0]
 
     def _value_classes_apart(self) -> None:
-        """Tell the policy and the replay which features hold the labelled and the predicted amount of each class."""
+        """Tell the policy and the replay which features hold each class's labelled, predicted and forecast amount."""
         good = issubclass(self.policy_class, CandidatePolicy)
         check("policy", self.policy_class.__name__, good, "CandidatePolicy, where credit is 'class_rewards'")
-        if self.env is not None and not {"labelled", "predicted"} <= set(self.policy_kwargs):
-            columns = {}
-            for argument, feature in (("labelled", "labelled"), ("predicted", "mean_probability")):
+        if self.env is not None:
+            self.policy_kwargs = {**self._found_columns(), **self.policy_kwargs}
+        self.replay_buffer_kwargs.update({name: self.policy_kwargs[name] for name in ("labelled", "predicted")})
+
+    def _found_columns(self) -> dict[str, list[int]]:
+        """Return the columns of ``CandidatePolicy`` that are not among its arguments yet, from the environment."""
+        assert self.env is not None
+        features = {"labelled": "labelled", "predicted": "mean_probability"}
+        if any(name.startswith(f"{FORECAST}_") for name in (self.layout or {}).get("features", ())):
+            features["forecast"] = FORECAST
+        columns = {}
+        for argument, feature in features.items():
+            if argument not in self.policy_kwargs:
                 found = self.env.env_method("feature_columns", feature, indices=0)[0]
                 columns[argument] = [found.start, found.stop]
-            for feature in (self.layout or {}).get("features", ()):
-                if feature.partition("_")[0] == "forecast":  # the mean probabilities of the classes come first
-                    first = self.env.env_method("feature_columns", feature, indices=0)[0].start
-                    columns["forecast"] = [first, first + columns["labelled"][1] - columns["labelled"][0]]
-            self.policy_kwargs = {**self.policy_kwargs, **columns}
-        self.replay_buffer_kwargs.update({name: self.policy_kwargs[name] for name in ("labelled", "predicted")})
+        if "forecast" in columns:  # of which the classes' mean probabilities come first
+            first, last = {**columns, **self.policy_kwargs}["labelled"]
+            columns["forecast"][1] = columns["forecast"][0] + last - first
+        return columns
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seed the agent's random source, torch and the environment; ``None`` leaves them unchanged."""

@@ -148,15 +148,15 @@ class Observer:
         return spaces.Dict(keys)
 
     def feature_columns(self, name: str) -> slice:
-        """Return the columns of the feature with this name among all F columns."""
-        start = 0
-        for feature in self.features:
-            size = len(feature.bounds(self.learner.num_classes, self.grid.region_size)[0])
-            if feature.name == name:
-                return slice(start, start + size)
-            start += size
-        known = ", ".join(feature.name for feature in self.features)
-        raise ValueError(f"there is no feature {name!r}; there are {known}: see entropy_pools and region_features")
+        """Return which of the F features are the part with this name; ``"forecast"`` also finds ``forecast_1a2b3c4d``."""
+        names = [feature.name for feature in self.features]
+        found = [name] if name in names else [known for known in names if known.startswith(f"{name}_")]
+        if len(found) != 1:
+            known = ", ".join(names)
+            raise ValueError(f"there is no feature {name!r}; there are {known}: see entropy_pools and region_features")
+        sizes = [len(part.bounds(self.learner.num_classes, self.grid.region_size)[0]) for part in self.features]
+        index = names.index(found[0])
+        return slice(sum(sizes[:index]), sum(sizes[: index + 1]))
 
     @torch.inference_mode()
     def described(self, regions: IntArray, labelled: IntArray) -> npt.NDArray[np.float32]:

@@ -119,6 +119,45 @@ def test_q_is_how_much_the_label_levels_rise_weighed_by_worth():
         SubActionDQN("QueryPolicy", CreditedEnv(), credit="class_rewards")
 
 
+def test_with_a_forecast_the_network_starts_from_it_and_learns_what_it_lacks():
+    """Columns: 0 and 1 predicted, 2 and 3 labelled, 4 and 5 forecast."""
+    torch.manual_seed(0)
+    columns = {"predicted": (0, 2), "labelled": (2, 4), "forecast": (4, 6)}
+    network = CandidateNetwork(6, **columns).eval()
+    candidates = torch.tensor([[0.1, 0.6, 0.0, 0.0, 0.5, 0.2], [0.0, 0.0, 1.0, 2.0, 0.3, 0.7]])
+    beyond = torch.tensor([[0.4, 0.0], [0.3, 0.7]])  # of the prediction
+    torch.testing.assert_close(network.values(candidates), beyond)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
+    for _ in range(600):  # the labels hold 0.1 more of class 0 than was forecast
+        batch = torch.rand(64, 6)
+        target = (batch[:, 4:] - batch[:, :2]).clamp(min=0) + torch.tensor([0.1, 0.0])
+        network.train()
+        optimizer.zero_grad()
+        network.normalized_errors(network.values(batch), target).square().mean().backward()
+        optimizer.step()
+    batch = torch.rand(256, 6)
+    added = network.eval().values(batch) - (batch[:, 4:] - batch[:, :2]).clamp(min=0)
+    torch.testing.assert_close(added.mean(dim=0), torch.tensor([0.1, 0.0]), atol=0.03, rtol=0.0)
+    for wrong in ({"forecast": (4, 5)}, {"predicted": None}, {"labelled": None}):
+        with pytest.raises(ValueError, match=r"forecast is \(4, [56]\); expected columns of as many classes"):
+            CandidateNetwork(6, **{**columns, **wrong})
+
+
+def test_an_agent_finds_the_forecast_and_plays_by_it_before_it_has_learnt_anything(tmp_path):
+    layout = {"features": ["held_2", "labelled", "mean_probability", "forecast_1a2b3c4d"]}
+    env = CreditedEnv(features=12, layout=layout)
+    agent = SubActionDQN("CandidatePolicy", env, credit="class_rewards", seed=0, device="cpu")
+    assert agent.policy.forecast == [6, 8]
+    observation, _ = env.reset(seed=0)
+    observation["candidates"][..., 4:6] = 0.0
+    beyond = np.log1p(observation["candidates"][..., 6:8]).sum(axis=-1)
+    assert agent.predict(observation, deterministic=True)[0][0] == beyond[0].argmax()
+    agent.save(tmp_path / "agent")
+    assert SubActionDQN.load(tmp_path / "agent", device="cpu").policy.forecast == [6, 8]
+    options = {"credit": "class_rewards", "policy_kwargs": {"forecast": None}, "device": "cpu"}
+    assert SubActionDQN("CandidatePolicy", env, **options).policy.forecast is None
+
+
 def test_a_pool_counts_what_the_pools_before_it_may_bring():
     """Two pools offer the same: a region full of class 0, and one full of class 1, which is worth a little less."""
     env = CreditedEnv(pools=2, candidates=2)

@@ -91,7 +91,7 @@ def test_labels_of_an_image_change_no_network_that_forecasts_it(tmp_path):
         gym.register(f"tests/{name}-v0", entry_point=lambda labels=labels, **more: make(labels, **more))
         path = train_forecast(f"tests/{name}-v0", tmp_path / name, SETTINGS)
         env = gym.make(f"tests/{name}-v0", forecast=str(path)).unwrapped
-        columns = env.feature_columns(env.layout["features"][-2])
+        columns = env.feature_columns("forecast")
         rows = env.observer.described(env.grid.regions_of(range(12)), np.zeros(3, np.int64))
         described.append(rows.reshape(12, 4, -1)[:, :, columns])
     changed = [i for i in range(12) if not np.array_equal(described[0][i], described[1][i])]
@@ -182,11 +182,12 @@ def test_the_rule_by_the_forecast_weighs_forecast_probabilities_by_rarity(traine
     observation, _ = env.reset(seed=0)
     policy = make_policy("forecast_rarity", env, 0)
     counts = sum(np.bincount(env.frames.mask(i).ravel(), minlength=256)[:10] for i in env.splits.state)
-    columns = env.feature_columns(env.layout["features"][-2])
+    columns = env.feature_columns("forecast")
+    assert columns == env.feature_columns(env.layout["features"][-2])
     forecast = observation["candidates"][..., columns][..., :10]
     expected = (forecast @ np.array(class_rarity(counts))).argmax(axis=-1)
     np.testing.assert_array_equal(policy.predict(observation)[0], expected)
-    with pytest.raises(ValueError, match="region_features is .*expected 'forecast' among them"):
+    with pytest.raises(ValueError, match="there is no feature 'forecast'; there are .*labelled: see"):
         make_policy("forecast_rarity", gym.make(ID, **{**ARGUMENTS, "region_features": ["labelled"]}).unwrapped, 0)
 
 

@@ -90,13 +90,13 @@ class CreditedEnv(FakeRegionEnv):
 
     Features 2 and 3 are the logarithmic label levels of these classes, features 4 and 5 what is predicted of them, up
     to 0.3. The shared reward is noise, plus what the labels of class 0 are worth: by how much that which was not
-    predicted raises the level, times ``worth``.
+    predicted raises the level, times ``worth``. Features 6 to 11, if there are as many, are those of a forecast.
     """
 
     worth = 0.0
 
     def feature_columns(self, name):
-        return {"labelled": slice(2, 4), "mean_probability": slice(4, 6)}[name]
+        return {"labelled": slice(2, 4), "mean_probability": slice(4, 6), "forecast": slice(6, 12)}[name]
 
     def reset(self, *, seed=None, options=None):
         self.amounts = np.ones(2)
