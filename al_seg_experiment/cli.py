@@ -217,7 +217,8 @@ class Train(EnvironmentOptions):
     envs: int = 1
     """Number of parallel environments; if more than one, each runs in its own process."""
     checkpoint_every: Annotated[int | None, arg(metavar="INT")] = None
-    """Environment steps between checkpoints; one episode if omitted."""
+    """Environment steps between checkpoints. If omitted, one episode, or more where writing them would take more than
+    a twentieth of the time."""
     tensorboard: Annotated[Path | None, arg(metavar="PATH")] = None
     """Folder of TensorBoard logs; none are written if omitted."""
     resume: Flag = False

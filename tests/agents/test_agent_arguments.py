@@ -71,7 +71,7 @@ ARGUMENTS = {
     lambda **given: ExponentialRate(**{"initial": 0.1, "decay": 0.9, "steps": 5, **given})(0.5): "initial decay steps",
     lambda **given: EpisodeRecorder(**{"path": "x.csv", **given}): "path after verbose",
     lambda **given: InfoLogger(**given): "keys verbose",
-    lambda **given: Checkpoint(**{"folder": "x", **given}): "folder every verbose",
+    lambda **given: Checkpoint(**{"folder": "x", **given}): "folder every share verbose",
     lambda **given: GreedyOraclePolicy(REGIONS, **given): "draws per_pool suggestions seed",
     UniformPolicy: "seed",
     ScorePolicy: "key",

@@ -289,3 +289,22 @@ def test_a_checkpoint_whose_content_is_malformed_is_refused(tmp_path):
         save_tree(path, "training checkpoint", {key: state[key] for key in state if key != "envs"})
     with pytest.raises(ValueError, match=r"checkpoint-000000004.safetensors is malformed \(KeyError: 'envs'\)"):
         Checkpoint(tmp_path).resume(dqn(closed_form_env()))
+
+
+def test_checkpoints_that_take_long_are_written_less_often(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("agents.checkpoint.time.monotonic", lambda: clock[0])
+    written = []
+
+    def slow_save(path, kind, state):
+        clock[0] += 1.0
+        written.append(state["progress"]["num_timesteps"])
+
+    class Tick(BaseCallback):
+        def _on_step(self):
+            clock[0] += 1.0  # a step takes as long as a checkpoint
+            return True
+
+    monkeypatch.setattr("agents.checkpoint.save_tree", slow_save)
+    dqn(closed_form_env()).learn(12, callback=[Checkpoint(tmp_path, share=0.2), Tick()])
+    assert written == [0, 4, 8, 12]  # the last at the end of training, whatever it takes
