@@ -261,9 +261,11 @@ class CandidatePolicy(QueryPolicy):
         super().__init__(observation_space, action_space, lr_schedule, optimizer_class, optimizer_kwargs)
 
     def _make_network(self) -> CandidateNetwork:
-        names = ("labelled", "predicted", "forecast")
-        columns = {name: tuple(given) for name in names if (given := getattr(self, name)) is not None}
-        return CandidateNetwork(self.sizes.features, **columns)
+        labelled, predicted, forecast = (
+            None if columns is None else (columns[0], columns[1])
+            for columns in (self.labelled, self.predicted, self.forecast)
+        )
+        return CandidateNetwork(self.sizes.features, labelled=labelled, predicted=predicted, forecast=forecast)
 
     @property
     def worth(self) -> Tensor:

@@ -148,7 +148,7 @@ class Observer:
         return spaces.Dict(keys)
 
     def feature_columns(self, name: str) -> slice:
-        """Return which of the F features are the part with this name; ``"forecast"`` also finds ``forecast_1a2b3c4d``."""
+        """Return the columns of the feature with this name, or with the only name that begins so, among all F."""
         names = [feature.name for feature in self.features]
         found = [name] if name in names else [known for known in names if known.startswith(f"{name}_")]
         if len(found) != 1:
