@@ -15,6 +15,8 @@ from al_seg_env.command_line import run
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 SMALLEST = {
+    "choice_parts": ["--draws=1", "--steps=1", "--updates=1", "--gradient-steps=2"]
+    + ["--env-arg", 'region_features=["mean_probability"]'],
     "feature_signal": ["--draws", "3"],
     "frozen_scaling": ["--steps", "1", "--pool", "1100"],
     "frozen_step_cost": ["--steps", "1", "--whole", "timm-tf_efficientnet_lite0/1"],
