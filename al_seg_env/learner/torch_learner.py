@@ -169,6 +169,7 @@ class TorchLearner:
             "optimizer": copy.deepcopy(self.optimizer.state_dict()),
         }
 
+    @torch.inference_mode(mode=False)  # what is copied in inference mode can't be trained
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned, exactly."""
         current, given = self.network.state_dict(keep_vars=True), state["network"]
@@ -181,6 +182,7 @@ class TorchLearner:
         # The optimiser keeps the tensors that it is given, and would change the caller's copy.
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
 
+    @torch.inference_mode(mode=False)  # which turns gradients on, whatever the caller has turned off
     def fit_step(self, images: Any, targets: Tensor, rng: np.random.Generator) -> float:
         """Update the weights once with the mean cross entropy over the labelled pixels.
 

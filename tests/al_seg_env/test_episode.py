@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from fakes import ID, TINY, closed_form_env, custom, make, numbered_data, same
+from fakes import ID, TINY, closed_form_env, custom, make, numbered_data, play, same
 from processes import in_child
 
 from al_seg_env import ArrayData, Entropy, GroundTruthOracle, load_state, save_state
@@ -303,6 +303,25 @@ def test_trees_that_cannot_be_stored_say_where(tmp_path):
     with pytest.raises(TypeError, match=r"tree\['a'\]\[1\] is a set, which cannot be stored"):
         save_tree(tmp_path / "x", "k", {"a": [1, {2}]})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("switched_off", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize(
+    "options", [{}, {"architecture": "Light", "trainable": "decoder", "network_options": {"width": 8}}]
+)
+def test_where_the_caller_has_switched_gradients_off_the_network_trains_all_the_same(switched_off, options):
+    expected = play(make(**options), 0)
+    env = make(**options)
+    with switched_off():
+        assert same(play(env, 0), expected)
+    action = np.zeros(env.action_space.shape, np.int64)
+    env.reset(seed=1)
+    env.step(action)
+    state = env.unwrapped.get_state()
+    expected = copy.deepcopy(env.step(action))
+    with switched_off():
+        env.unwrapped.set_state(state)
+    assert same(env.step(action), expected)
 
 
 # Interrupts

@@ -142,6 +142,7 @@ def test_without_replay_no_random_number_is_drawn_for_it():
         ({"replay": -0.1}, "replay is -0.1"),
         ({"reward_stride": 0}, "reward_stride is 0; expected a whole number of at least 1"),
         ({"reward_stride": 2.0}, "reward_stride is 2.0"),
+        ({"observation_stride": 2**62}, "observation_stride is 4.*; expected a whole number from 1 to 2147483647"),
     ],
 )
 def test_settings_out_of_their_range(setting, message):
