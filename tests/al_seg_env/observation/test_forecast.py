@@ -169,14 +169,14 @@ def test_networks_of_other_classes_or_with_odd_states_are_refused(networks, tmp_
             environment(forecast=str(tmp_path / "odd"))
 
     refused("its networks were trained for the classes", classes=classes[::-1])
-    refused("its networks do not fit this one", state={})
+    refused("its networks do not match the environment", state={})
     inner = copy.deepcopy(first)
     next(tensor for tensor in inner["network"].values() if tensor.is_floating_point()).reshape(-1)[0] = np.nan
     refused("its networks have weights that are not finite", state=inner)
     save_tree(tmp_path / "before", KIND, {"networks": [{"state": first, "images": known}]})  # without classes
     assert environment(forecast=tmp_path / "before").forecast == tmp_path / "before"
     save_tree(tmp_path / "none", KIND, {"networks": [{"state": None, "images": known}]})
-    with pytest.raises(ValueError, match="none: its networks do not fit"):
+    with pytest.raises(ValueError, match="none: its networks do not match"):
         environment(forecast=str(tmp_path / "none"))
 
 
