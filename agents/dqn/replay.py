@@ -70,12 +70,13 @@ class DecomposedReplayBuffer(ReplayBuffer):
         seed: Seed of the buffer's own random source ``rng``.
         n_steps: Rewards that are summed.
         gamma: Discount factor.
-        credit: What a decomposed transition is rewarded with: the step's reward (``"shared"``), or what
-            ``info["sub_rewards"]`` says of each sub-action (``"sub_rewards"``), or class by class what
-            ``info["class_rewards"]`` says (``"class_rewards"``).
-        labelled: First and last column (exclusive) of the features that say how much of each of the C classes is
-            labelled, for ``"class_rewards"``.
-        predicted: Those of the mean probabilities of the C classes: what labels hold beyond them is rewarded.
+        credit: The reward of a decomposed transition: the step's reward (``"shared"``), the sub-action's entry of
+            ``info["sub_rewards"]`` (``"sub_rewards"``), or its row of ``info["class_rewards"]``, one reward per class
+            (``"class_rewards"``).
+        labelled: First and last column (exclusive) of the features that give the label levels of the C classes, for
+            ``"class_rewards"``.
+        predicted: First and last column (exclusive) of the C classes' mean probabilities; only what the labels hold
+            beyond them is rewarded.
         state: Whether the regions of the state are stored; without them, S is 0 in what is drawn.
 
     Raises:
@@ -117,7 +118,7 @@ class DecomposedReplayBuffer(ReplayBuffer):
         except (MemoryError, OverflowError, ValueError) as error:
             raise ValueError(
                 f"buffer_size is {buffer_size}; expected a smaller one: {self.steps_per_lane} steps of {n_envs} "
-                f"environments do not fit into memory ({error})"
+                f"environments take more memory than there is ({error})"
             ) from error
 
     def _allocate(self) -> None:
@@ -319,7 +320,7 @@ class DecomposedReplayBuffer(ReplayBuffer):
         """Draw ``batch_size`` decomposed transitions; ``env``, if given, normalises the rewards."""
         up_to = np.cumsum(self.counted)  # (n_slots * n_envs,), pairs up to and including each slot
         if up_to[-1] == 0:
-            raise ValueError("The replay holds no transitions yet. Add some first, or raise learning_starts.")
+            raise ValueError("The replay has no transitions yet. Add some first, or raise learning_starts.")
         pair = self.rng.integers(up_to[-1], size=batch_size)  # (B,)
         row = np.searchsorted(up_to, pair, side="right")  # (B,)
         slot, lane = np.divmod(row, self.n_envs)

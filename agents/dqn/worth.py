@@ -16,13 +16,13 @@ SPREAD = 0.5
 class Worth:
     """The posterior of a linear model of returns, ``r_1 + ... + r_t = w . d_t + constant of t + noise``.
 
-    d_t is what an episode's first t steps add to the logarithmic label levels of the classes, and w their worth: the
-    reward weights of successor features (Barreto et al., NeurIPS 2017), by Bayesian linear regression. Before the
-    rewards say otherwise, all classes are worth the same.
+    d_t is what the first t steps of an episode add to the classes' logarithmic label levels, and w is the worth of the
+    classes: the reward weights of successor features (Barreto et al., NeurIPS 2017), estimated by Bayesian linear
+    regression. A priori all classes are worth the same.
 
     Attributes:
-        mean: Of w, ``(C,)``.
-        covariance: Of w, ``(C, C)``.
+        mean: Mean of w, ``(C,)`` float64.
+        covariance: Covariance of w, ``(C, C)`` float64.
 
     >>> Worth.unknown(2).mean
     array([1., 1.])
@@ -33,24 +33,24 @@ class Worth:
 
     @classmethod
     def unknown(cls, n_classes: int, spread: float = SPREAD) -> Worth:
-        """Return what is believed before the first reward."""
+        """Return the prior: what is believed before the first reward."""
         return cls(np.ones(n_classes), spread**2 * np.eye(n_classes))
 
     @classmethod
     def learnt(
         cls, added: npt.ArrayLike, returns: npt.ArrayLike, steps: npt.ArrayLike, spread: float = SPREAD
     ) -> Worth:
-        """Return what the beginnings of episodes tell.
+        """Return the posterior given the beginnings of episodes.
 
-        What all classes share, and the deviation of the noise, are those of the regression of the returns on the sum
-        over classes.
+        The prior mean, which all classes share, and the standard deviation of the noise come from a regression of the
+        returns on the sum over the classes.
 
         Args:
             added: What each of n beginnings added to the label levels, ``(n, C)``.
-            returns: Sum of its rewards, ``(n,)``.
-            steps: Number of its steps, ``(n,)``.
-            spread: Standard deviation of the classes' worth before any reward is seen, as a multiple of what all of
-                them share. Where rewards tell little, classes stay worth about the same.
+            returns: Sum of the rewards of each beginning, ``(n,)``.
+            steps: Number of steps of each beginning, ``(n,)``.
+            spread: Prior standard deviation of the classes' worth, as a multiple of the prior mean. Where rewards tell
+                little, all classes keep about the same worth.
         """
         d, r, t = np.array(added, np.float64), np.array(returns, np.float64), np.asarray(steps)
         for step in np.unique(t):  # the constants of t
@@ -61,7 +61,7 @@ class Worth:
             return cls.unknown(n_classes, spread)
         shared = max(float(total @ r / (total @ total)), 0.0)
         noise = max(float(np.var(r - shared * total)), 1e-9 * float(np.var(r)))  # above 0 where all is explained
-        # Where the sum says nothing, a class may still be worth what would explain all returns.
+        # Where the sum explains nothing, a class may still be worth what would explain all returns.
         shared = max(shared, float(np.std(r) / np.std(total)) / n_classes)
         prior = np.full(n_classes, shared)
         covariance = np.linalg.inv(d.T @ d / noise + np.eye(n_classes) / (spread * shared) ** 2)
@@ -70,9 +70,9 @@ class Worth:
 
     @property
     def positive(self) -> FloatArray:
-        """The mean, and 0 where it is negative: labels do no harm, ``(C,)``."""
+        """The mean, or 0 where it is negative, since labels do no harm, ``(C,)`` float64."""
         return np.maximum(self.mean, 0.0)
 
     def draw(self, rng: np.random.Generator) -> FloatArray:
-        """Return a draw of w, and 0 where it is negative, ``(C,)``."""
+        """Return a draw of w, with 0 for negative values, ``(C,)`` float64."""
         return np.maximum(rng.multivariate_normal(self.mean, self.covariance, method="cholesky"), 0.0)
