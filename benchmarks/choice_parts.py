@@ -5,10 +5,11 @@ theta_0 is fitted to their labels. Measured are the mean IoU on D_R and, to see 
 of D_T. D_V and the test set are not read, so a design may be chosen by these figures.
 
 A choice has a content, which is what it expects a region to hold of each class: the forecast; the forecast and a
-correction that a network learns from the labels of the other half; what a network learns without the forecast; or the
-ground truth. With "new", only what exceeds the prediction of theta_0 counts. It has a worth of the classes: equal,
-rarity, or that of an agent. Rarity weights the content as it is, like the method forecast_rarity; the others weight by
-how much the content raises the logarithmic label levels, one pool after the other, like CandidatePolicy.
+correction that a network learns from the labels of the other half; what a network learns from these labels and all
+features, without starting from the forecast; or the ground truth. With "new", only what exceeds the prediction of
+theta_0 counts. It has a worth of the classes: equal, rarity, or that of an agent. Rarity weights the content as it is,
+like the method forecast_rarity; the others weight by how much the content raises the logarithmic label levels, one pool
+after the other, like CandidatePolicy.
 
     python benchmarks/choice_parts.py --env-arg weights=runs/pretrain/theta_0.safetensors --agent runs/agent.safetensors
 
