@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from al_seg_env.datasets.image_files import PairedFiles
-from al_seg_env.datasets.pairing import pair_files, require_folders
+from al_seg_env.datasets.pairing import check_partitions, pair_files, require_folders
 from al_seg_env.datasets.segmentation_data import IGNORE_LABEL
-from al_seg_env.storage.validation import check_names, check_path
+from al_seg_env.storage.validation import check_path
 from al_seg_env.types import UInt8Array
 
 _NAMES = """
@@ -71,7 +71,7 @@ class COCOStuff(PairedFiles):
         partitions: Sequence[str] = ("train2017", "val2017"),
     ) -> None:
         root = check_path("root", root)
-        partitions = check_names("partitions", partitions, ("train2017", "val2017"))
+        folders = check_partitions(partitions, ("train2017", "val2017"), "2017")
         require_folders(root, [f"{kind}/{name}" for kind in ("images", "annotations") for name in partitions], LAYOUT)
         pairs = {
             f"{partition}/{name}": pair
@@ -87,10 +87,8 @@ class COCOStuff(PairedFiles):
             fit=fit,
             label_map=_classes_of_labels(),
             partitions={
-                partition.removesuffix("2017"): [
-                    index for index, name in enumerate(pairs) if name.startswith(f"{partition}/")
-                ]
-                for partition in partitions
+                key: [index for index, name in enumerate(pairs) if name.startswith(f"{folder}/")]
+                for key, folder in folders.items()
             },
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import reprlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -46,10 +47,10 @@ class ImageFolder(PairedFiles):
         mask_suffix: Suffix of the stem by which a mask differs from its image, such as ``"_mask"`` for ``a_mask.png``.
             Files without it in the folder of masks are ignored.
         ignore_labels: Labels to be read as 255, in addition to 255 itself and to those that the file ignores. They may
-            include the label of a class, which then never occurs.
+            include the label of a class, which then never occurs. Not for coloured masks.
         coloured_masks: Whether the masks hold the classes' colours (RGB, or a palette) and not their numbers. The
             colours of all classes must then differ.
-        ignore_colours: Colours to be read as 255 in coloured masks.
+        ignore_colours: Colours to be read as 255. Only for coloured masks.
         missing_masks: Treatment of images without a mask: ``"error"``, or ``"unlabelled"``. For ``"unlabelled"``, all
             their labels are 255, ``labelled`` has the indices of the other images, and the folder of masks may be
             missing.
@@ -78,8 +79,17 @@ class ImageFolder(PairedFiles):
         fit: str | None = None,
     ) -> None:
         root = check_path("root", root)
+        for name, folder in (("images", images), ("masks", masks)):
+            check(name, folder, isinstance(folder, str | os.PathLike), "the path of a folder in root")
         check("mask_suffix", mask_suffix, isinstance(mask_suffix, str), "a text")
         check("ignore_labels", ignore_labels, isinstance(ignore_labels, Iterable), "a list of labels")
+        check("ignore_colours", ignore_colours, isinstance(ignore_colours, Sequence | np.ndarray), "a list of colours")
+        if check_choice("coloured_masks", coloured_masks, (True, False)):
+            check(
+                "ignore_labels", ignore_labels, not len(tuple(ignore_labels)), "none: name the colours, ignore_colours"
+            )
+        else:
+            check("ignore_colours", ignore_colours, not len(ignore_colours), "none, unless coloured_masks is True")
         check_choice("missing_masks", missing_masks, ("error", "unlabelled"))
         unlabelled = missing_masks == "unlabelled"
         require_folders(root, (images,) if unlabelled else (images, masks), LAYOUT)
@@ -144,7 +154,7 @@ def read_classes(path: str | Path) -> tuple[tuple[str, ...], UInt8Array, tuple[i
 
 def _mask_colours(palette: UInt8Array, ignored: Sequence[Sequence[int]]) -> UInt8Array:
     """Return the colours of the classes followed by the ignored ones, ``(n, 3)`` uint8, or raise a ValueError."""
-    others = check_palette(ignored, len(ignored)) if len(ignored) else np.zeros((0, 3), np.uint8)
+    others = check_palette(ignored, len(ignored), "ignore_colours") if len(ignored) else np.zeros((0, 3), np.uint8)
     colours = np.concatenate([palette, others])
     values, counts = np.unique(colours, axis=0, return_counts=True)
     if (counts > 1).any():

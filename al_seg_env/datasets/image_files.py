@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from al_seg_env.datasets.originals import Original, fitted, whole
 from al_seg_env.datasets.pairing import listed
@@ -180,7 +180,7 @@ class PairedFiles:
         path = self._masks[index]
         if path is None:
             return np.full(self._sizes[index], IGNORE_LABEL, np.uint8)
-        raw = self.decode_mask(_load(path, self._mask_kind), path)
+        raw = self.decode_mask(load_image(path, f"{self._mask_kind} {path}", self._mask_kind), path)
         return self._checked(map_labels(raw, self._label_map, len(self.classes), f"mask {path}"), path, index)
 
     def decode_mask(self, mask: Image.Image, path: Path) -> npt.NDArray[Any]:
@@ -194,7 +194,7 @@ class PairedFiles:
     def _read(self, index: int) -> UInt8Array:
         """Return the pixels of an image's file, ``(h, w, 3)`` uint8 RGB."""
         path = self._images[index]
-        return self._checked(np.array(to_rgb(_load(path, "image"), path)), path, index)
+        return self._checked(np.array(to_rgb(load_image(path, f"image {path}", "image"), path)), path, index)
 
     def _inside(self, index: int) -> Size:
         """Return the ``(height, width)`` that an image fills of the common size."""
@@ -288,7 +288,7 @@ def _header(path: Path, problems: list[str], kind: str) -> tuple[int, int] | Non
     """Return the ``(H, W)`` of the loaded image, or add a problem and return None. Only the header is read."""
     try:
         with open_image(path) as image:
-            if problem := _problem(image, kind):
+            if problem := problem_of(image, kind):
                 problems.append(f"{kind} {path} {problem}")
             tags = getattr(image, "tag_v2", {})  # Pillow versions differ in whether TIFF's .size is already rotated
             width, height = tags.get(_TIFF_WIDTH, image.width), tags.get(_TIFF_HEIGHT, image.height)
@@ -306,11 +306,21 @@ def orientation_of(image: Image.Image) -> int:
     return value if value in range(1, 9) else 1
 
 
-def _load(path: Path, kind: str) -> Image.Image:
-    """Return the decoded image, rotated according to its EXIF orientation, or raise an OSError or ValueError."""
+def load_image(source: Path | bytes, name: str, kind: str) -> Image.Image:
+    """Return a decoded image, rotated according to its EXIF orientation.
+
+    Args:
+        source: The file, or its content.
+        name: Name of the image, for the error message.
+        kind: What it is: ``"image"``, ``"mask"`` or ``"colour mask"``, as in :func:`problem_of`.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If its pixels are not what ``kind`` says.
+    """
     try:
-        with open_image(path) as image:
-            problem = _problem(image, kind)
+        with open_image(source) as image:
+            problem = problem_of(image, kind)
             orientation = orientation_of(image)
             image.load()
             if image.format == "PNG" and orientation_of(image) != orientation:
@@ -318,10 +328,10 @@ def _load(path: Path, kind: str) -> Image.Image:
             turned = ImageOps.exif_transpose(image) if orientation != 1 else image
     except Exception as error:  # decoders raise all sorts
         raise OSError(
-            f"{path} can't be read ({type(error).__name__}: {error}); restore it, or open the data again"
+            f"{name} can't be read ({type(error).__name__}: {error}); restore it, or open the data again"
         ) from error
     if problem:
-        raise ValueError(f"{kind} {path} {problem}." + f" {MASK_REMEDY}" * (kind == "mask"))
+        raise ValueError(f"{name} {problem}." + f" {MASK_REMEDY}" * (kind == "mask"))
     return turned
 
 
@@ -341,8 +351,15 @@ def _labels_of(image: Image.Image, colours: UInt8Array, path: Path) -> UInt8Arra
     return labels
 
 
-def _problem(image: Image.Image, kind: str) -> str | None:
-    """Return what is wrong with a file that is opened but not decoded yet, or None."""
+def problem_of(image: ImageFile.ImageFile, kind: str) -> str | None:
+    """Return what is wrong with an image that is opened but not decoded yet, or None.
+
+    A mask has one lossless channel of labels, which decoding does not change; a colour mask has lossless colours.
+
+    Args:
+        image: The image.
+        kind: What it should be: ``"image"``, ``"mask"`` or ``"colour mask"``.
+    """
     if kind == "image":
         known = image.mode in _IMAGE_MODES
         return None if known else f"has the pixel mode {image.mode}; store it with 8 or 16 bits per channel"
@@ -353,12 +370,27 @@ def _problem(image: Image.Image, kind: str) -> str | None:
     if image.format in _LOSSY or image.info.get("compression") in ("jpeg", "tiff_jpeg"):
         kind = "" if image.format in _LOSSY else " compressed as JPEG"
         return f"is a {image.format}{kind}, which changes labels"
-    if kind == "colour mask":
-        return None
+    if image.format == "WEBP" and not _is_lossless_webp(image):
+        return "is a lossy WebP, which changes labels; store it with lossless=True, or as PNG"
     (*_, raw), *_ = getattr(image, "tile", None) or [("",)]
-    if str(raw if isinstance(raw, str) else raw[0]).startswith("L;"):  # Pillow would stretch or invert the labels
+    raw = str(raw if isinstance(raw, str) else raw[0])
+    if raw.startswith("L;"):  # Pillow would stretch or invert the labels
         return "stores grey values with fewer than 8 bits or inverted, which changes labels"
+    if image.mode == "RGB" and ";1" in raw:  # such as RGB;16B, of which Pillow keeps half
+        return "does not store its colours with 8 bits per channel, and they would change"
     return None
+
+
+def _is_lossless_webp(image: ImageFile.ImageFile) -> bool:
+    """Return whether the first picture in a WebP file is stored without loss."""
+    file = image.fp
+    assert file is not None  # it is open
+    file.seek(12)
+    while len(header := file.read(8)) == 8 and header[:4] not in (b"VP8 ", b"VP8L"):
+        size = int.from_bytes(header[4:], "little")
+        # An animation's frame has 16 bytes before its picture; other chunks are skipped, with their padding.
+        file.seek(16 if header[:4] == b"ANMF" else size + size % 2, 1)
+    return header[:4] == b"VP8L"
 
 
 def _size(shape: Sequence[int]) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from al_seg_env.storage.validation import check, check_names
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """The suffixes of image files, in lower or upper case."""
 
@@ -87,6 +89,15 @@ def require_folders(root: Path, folders: Sequence[str], layout: str) -> None:
         there = sorted(p.name for p in root.iterdir()) if root.is_dir() else []
         found = f"it holds {listed(there)}" if there else "it is empty or not a folder itself"
         raise ValueError(f"{root} lacks {', '.join(missing)} ({found}); expected {layout}")
+
+
+def check_partitions(partitions: Sequence[str], example: Sequence[str], ending: str = "") -> dict[str, str]:
+    """Return the names of partitions by what they are called without ``ending``, or raise a ValueError."""
+    names = check_names("partitions", partitions, example)
+    keys = [name.removesuffix(ending) for name in names]
+    without = f", without their ending {ending!r}" if ending else ""
+    check("partitions", partitions, len(set(keys)) == len(keys), f"each name only once{without}")
+    return dict(zip(keys, names, strict=True))
 
 
 def listed(items: Sequence[object], limit: int = 20) -> str:

@@ -138,8 +138,8 @@ def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def check_palette(palette: object, num_classes: int) -> UInt8Array:
-    """Return ``(num_classes, 3)`` uint8 colours (default ones for None), or raise a ValueError."""
+def check_palette(palette: object, num_classes: int, name: str = "palette") -> UInt8Array:
+    """Return ``(num_classes, 3)`` uint8 colours (default ones for None), or raise a ValueError with the name."""
     if palette is None:
         return default_palette(num_classes)
     try:
@@ -149,8 +149,8 @@ def check_palette(palette: object, num_classes: int) -> UInt8Array:
     whole = colours.shape == (num_classes, 3) and np.issubdtype(colours.dtype, np.integer)
     if not whole or colours.min() < 0 or colours.max() > 255:
         raise ValueError(
-            f"palette is {reprlib.repr(palette)}; expected {num_classes} colours (red, green, blue), one per class, of "
-            "whole numbers from 0 to 255"
+            f"{name} is {reprlib.repr(palette)}; expected {num_classes} colours (red, green, blue)"
+            f"{', one per class,' if name == 'palette' else ''} of whole numbers from 0 to 255"
         )
     return colours.astype(np.uint8)
 

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
+from al_seg_env.datasets.image_files import problem_of
 from al_seg_env.datasets.segmentation_data import IGNORE_LABEL
 from al_seg_env.labelling.label_folder import file_name
 from al_seg_env.labelling.oracles import LabelsPending, PeopleOracle, each_or_all_problems
@@ -135,6 +136,8 @@ def _colours(content: bytes, size: Size, where: str) -> IntArray:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             if (image.height, image.width) != size:
                 raise ValueError(f"it is {image.height} x {image.width}, expected {size[0]} x {size[1]}")
+            if image.mode == "RGB" and (problem := problem_of(image, "colour mask")):
+                raise ValueError(f"it {problem}")
             pixels = np.asarray(image.convert("RGB"), np.int64)
     except Exception as error:  # decoders raise all sorts
         raise ValueError(f"{where} can't be used ({error}); export it again") from error

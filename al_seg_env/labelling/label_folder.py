@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from al_seg_env.datasets.image_files import problem_of
 from al_seg_env.datasets.originals import Original, original_of
 from al_seg_env.datasets.segmentation_data import SegmentationData, check_labels
 from al_seg_env.labelling.request import Answer
@@ -157,6 +158,8 @@ class LabelFolder:
                 if image.mode not in ("L", "P") or image.format != "PNG":
                     problem = f" is a {image.format} of mode {image.mode}; expected a PNG with one channel of class "
                     problem += "numbers (mode L or P)"
+                elif changed := problem_of(image, "mask"):
+                    problem = f" {changed}; expected 8 bits per pixel"
                 elif (image.height, image.width) != region.size:
                     problem = f": expected uint8 {region.size}, found uint8 {(image.height, image.width)}"
                 else:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageFile
 from PIL.PngImagePlugin import PngInfo
 
 from al_seg_env.storage.atomic import replacing
@@ -19,8 +20,11 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 
 
 @contextmanager
-def open_image(path: str | Path) -> Iterator[Image.Image]:
+def open_image(source: str | Path | bytes) -> Iterator[ImageFile.ImageFile]:
     """Open an image of one of :data:`FORMATS`, whatever the file's suffix. Only the header is read.
+
+    Args:
+        source: The file, or its content.
 
     Pillow's decoders may raise other exceptions than these on damaged files.
 
@@ -29,10 +33,13 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
         ValueError: If it has more than ``PIL.Image.MAX_IMAGE_PIXELS`` pixels, since a small file can hold an image that
             is larger than memory.
     """
-    path = Path(path)
-    require_file(path)
+    if not isinstance(source, bytes):
+        require_file(Path(source))
     # Opened as a file object: by name, Pillow maps uncompressed TIFFs into memory, and garbles those that are rotated.
-    with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+    with (
+        io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file,
+        Image.open(file, formats=FORMATS) as image,
+    ):
         if problem := too_many_pixels((image.height, image.width)):
             raise ValueError(problem)
         yield image

@@ -433,6 +433,8 @@ def test_names_of_any_bytes(folder, tmp_path):
         ({"image_size": (True, 4)}, r"image_size is \(True, 4\); expected \(height, width\)"),
         ({"ignore_labels": 0}, "ignore_labels is 0; expected a list of labels"),
         ({"mask_suffix": None}, "mask_suffix is None; expected a text"),
+        ({"images": 5}, "images is 5; expected the path of a folder"),
+        ({"masks": None}, "masks is None; expected the path of a folder"),
     ],
 )
 def test_arguments_of_the_wrong_type(folder, arguments, message):

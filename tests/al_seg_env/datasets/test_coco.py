@@ -90,6 +90,64 @@ def test_what_is_wrong_with_a_panoptic_tree_is_said(tmp_path):
         COCOPanoptic(root, (4, 4), partitions=["test2017"])
 
 
+ANNOTATION = {"image_id": 139, "file_name": "000000000139.png", "segments_info": SEGMENTS}
+OTHER = {"id": 7, "file_name": "7.jpg"}
+
+
+@pytest.mark.parametrize(
+    ("key", "more", "message"),
+    [
+        ("categories", {"id": 3, "name": "lorry"}, "category '3' comes twice; correct the file"),
+        ("categories", {"id": 4, "name": "car"}, "classes is .*'car', 'sky-other-merged', 'car'"),
+        ("categories", {"id": 4, "name": None}, "classes is .*None.*; expected a list of 1 to 255 different names"),
+        ("images", {"id": 139, "file_name": "7.jpg"}, "image '139' comes twice"),
+        ("annotations", ANNOTATION, "image '139' comes twice"),
+        ("annotations", {**ANNOTATION, "image_id": 7}, "mask '.*139.png' comes twice"),
+        ("segments_info", {"id": 9, "category_id": 3}, "in 000000000139.png, segment '9' comes twice"),
+        ("segments_info", {"id": 0, "category_id": 3}, "id of a segment is 0; expected a whole number from 1"),
+        ("segments_info", {"id": 9.5, "category_id": 3}, "id of a segment is 9.5"),
+        ("segments_info", {"id": 2**24, "category_id": 3}, "id of a segment is 16777216"),
+    ],
+)
+def test_what_comes_twice_in_a_panoptic_file_hides_nothing(tmp_path, key, more, message):
+    path = panoptic(tmp_path) / "annotations/panoptic_val2017.json"
+    content = json.loads(path.read_text())
+    if key != "images":
+        content["images"].append(OTHER)
+    (content["annotations"][0] if key == "segments_info" else content)[key].append(more)
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"val2017\.json: {message}"):
+        COCOPanoptic(tmp_path, (4, 4), partitions=["val2017"])
+
+
+def test_images_of_one_name_in_two_folders_are_told_apart(tmp_path):
+    path = panoptic(tmp_path) / "annotations/panoptic_val2017.json"
+    content = json.loads(path.read_text())
+    content["images"].append({"id": 7, "file_name": "night/000000000139.jpg"})
+    content["annotations"].append({**ANNOTATION, "image_id": 7, "file_name": "night.png"})
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="image 'val2017/000000000139' comes twice"):
+        COCOPanoptic(tmp_path, (4, 4), partitions=["val2017"])
+
+
+def test_images_without_an_annotation_are_omitted_but_not_all(tmp_path):
+    path = panoptic(tmp_path) / "annotations/panoptic_val2017.json"
+    content = json.loads(path.read_text())
+    content["images"].append(OTHER)
+    path.write_text(json.dumps(content))
+    assert COCOPanoptic(tmp_path, (4, 4), partitions=["val2017"]).names == ("val2017/000000000139",)
+    path.write_text(json.dumps({**content, "annotations": []}))
+    with pytest.raises(ValueError, match=r"val2017\.json: no image has an annotation; use another copy"):
+        COCOPanoptic(tmp_path, (4, 4), partitions=["val2017"])
+
+
+@pytest.mark.parametrize("partitions", [["val2017", "val2017"], ["val2017", "val"]])
+@pytest.mark.parametrize("layout", [COCOPanoptic, COCOStuff])
+def test_partitions_of_one_name_are_refused(tmp_path, layout, partitions):
+    with pytest.raises(ValueError, match="partitions is .*; expected each name only once, without their ending '2017'"):
+        layout(tmp_path, (4, 4), partitions=partitions)
+
+
 def test_stuff_maps_have_171_classes(tmp_path):
     for partition, labels in (("train2017", [[0, 181, 255]]), ("val2017", [[11, 91, 156]])):
         for kind in ("images", "annotations"):

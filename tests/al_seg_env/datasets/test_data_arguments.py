@@ -96,6 +96,10 @@ def test_paired_files(root, options, message):
         ("SyntheticStreets", {"oracle": 5}, "oracle is 5; expected an object with a method label or answer"),
         *[(name, {"root": None}, "root is None; expected the path") for name in ("CamVid", "Cityscapes", "GTA5")],
         ("ImageFolder", {"root": 5}, "root is 5; expected the path"),
+        ("ImageFolder", {"root": ".", "coloured_masks": "no"}, "coloured_masks is 'no'; expected one of True, False"),
+        ("ImageFolder", {"root": ".", "ignore_colours": 5}, "ignore_colours is 5; expected a list of colours"),
+        ("ImageFolder", {"root": ".", "ignore_colours": [[1, 2, 3]]}, "ignore_colours is .* unless coloured_masks"),
+        ("ImageFolder", {"root": ".", "coloured_masks": True, "ignore_labels": [7]}, "ignore_labels is .*: name the c"),
     ],
 )
 def test_places_and_objects_through_the_ids(name, options, message):

@@ -1,5 +1,7 @@
 """Tables of the library `datasets`, made here."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -80,13 +82,50 @@ def test_mistakes_are_said():
         HuggingFaceData(rows, (6, 8), CLASSES, mask="annotation")
     with pytest.raises(ValueError, match=r"expected a datasets\.Dataset, not a stream"):
         HuggingFaceData(rows.to_iterable_dataset(), (6, 8), CLASSES)
-    with pytest.raises(ValueError, match="the mask of row '0' is of mode RGB; expected an image with one channel"):
+    with pytest.raises(ValueError, match="the mask of row '0' has the pixel mode RGB, not one channel of labels"):
         HuggingFaceData(rows, (6, 8), CLASSES, mask="image").mask(0)
-    with pytest.raises(ValueError, match="the image of row '0' is '-'; expected an image"):
-        HuggingFaceData(rows, (6, 8), CLASSES, image="note").image(0)
+    with pytest.raises(ValueError, match=r"the column 'note' of dataset is Value.*; expected a datasets\.Image"):
+        HuggingFaceData(rows, (6, 8), CLASSES, image="note")
+    with pytest.raises(ValueError, match=r"the format of dataset is 'numpy'; expected none: dataset\.with_format"):
+        HuggingFaceData(rows.with_format("numpy"), (6, 8), CLASSES)
+    for parts in ({"val": rows, "validation": rows}, {1: rows}):
+        with pytest.raises(ValueError, match="expected named parts, and not both 'val' and 'validation'"):
+            HuggingFaceData(datasets.DatasetDict(parts), (6, 8), CLASSES)
+    for empty in (rows.select([]), datasets.DatasetDict()):
+        with pytest.raises(ValueError, match="expected at least one row"):
+            HuggingFaceData(empty, (6, 8), CLASSES)
     other = table(1, (6, 8), label=[Image.new("L", (3, 3))])
     with pytest.raises(ValueError, match=r"has \(3, 3\) pixels; expected the size of its image, \(6, 8\)"):
         HuggingFaceData(other, (6, 8), CLASSES).mask(0)
+
+
+def encoded(file_format, mode="L"):
+    stream = io.BytesIO()
+    Image.new(mode, (8, 6)).save(stream, file_format)
+    return {"bytes": stream.getvalue(), "path": None}
+
+
+def test_rows_are_opened_like_files():
+    """The library would start Ghostscript for an EPS, and decode masks that JPEG has changed."""
+    path = {"bytes": None, "path": "nowhere.png"}
+    rows = table(5, label=[encoded("JPEG"), path, None, {"bytes": b"", "path": None}, encoded("PNG")])
+    data = HuggingFaceData(rows, (6, 8), CLASSES)
+    with pytest.raises(ValueError, match="the mask of row '0' is a JPEG, which changes labels"):
+        data.mask(0)
+    for row, problem in ((1, "can't be read .*nowhere.png does not exist"), (2, "is missing"), (3, "can't be read")):
+        with pytest.raises(OSError, match=f"the mask of row '{row}' {problem}"):
+            data.mask(row)
+    assert not data.mask(4).any()
+    images = HuggingFaceData(table(1, image=[encoded("EPS", "RGB")]), (6, 8), CLASSES)
+    with pytest.raises(OSError, match="the image of row '0' can't be read .*cannot identify"):
+        images.image(0)
+
+
+@pytest.mark.parametrize("name", ["labels", "ignore_labels"])
+@pytest.mark.parametrize("value", [5, [0, 10**12], [0, -1], [0, "1"]])
+def test_labels_that_are_none(name, value):
+    with pytest.raises(ValueError, match=rf"^{name}(\[1\])? is .*; expected a (list of labels|whole number from 0 to)"):
+        HuggingFaceData(table(1), (6, 8), CLASSES, **{name: value})
 
 
 def test_an_environment_plays_on_a_table():

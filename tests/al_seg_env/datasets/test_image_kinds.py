@@ -3,7 +3,6 @@
 import io
 import struct
 import tempfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
+from raw_png import GREY, RGB, chunk, png
 
 from al_seg_env.datasets import PairedFiles
 
@@ -184,28 +184,16 @@ def test_resizing_keeps_a_uniform_image_and_invents_no_label(labels, size, colou
         np.testing.assert_array_equal(mask, labels)
 
 
-def png(bits, colour_type, rows, first=b"", last=b""):
-    """Return a PNG that Pillow would not write: ``rows`` of packed bytes, chunks before and after the pixels."""
-    width, height = len(rows[0]) * 8 // bits, len(rows)
-    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
-    body = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + first + body + last + chunk(b"IEND", b"")
-
-
-def chunk(name, content):
-    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-
 def test_grey_values_that_a_decoder_scales_are_no_labels(tmp_path):
     """Pillow reads the 1 of a 4-bit grey PNG as 17, and inverts a TIFF whose zero is white."""
     image = np.zeros((2, 4, 3), np.uint8)
     inverted = encoded(Image.fromarray(image[..., 0]), "TIFF", tiffinfo={262: 0})
-    for mask in (png(4, 0, [b"\x01\x02"] * 2), png(2, 0, [b"\x1b"] * 2), inverted):
+    for mask in (png(4, 4, GREY, [b"\x01\x02"] * 2), png(4, 2, GREY, [b"\x1b"] * 2), inverted):
         with pytest.raises(
             ValueError, match=r"mask .*mask\.png stores grey .*changes labels.*Store each mask as a PNG"
         ):
             opened(tmp_path, image, mask)
-    values = opened(tmp_path, png(4, 0, [b"\x01\xf2"] * 2), image[..., 0]).image(0)
+    values = opened(tmp_path, png(4, 4, GREY, [b"\x01\xf2"] * 2), image[..., 0]).image(0)
     assert values[0, :, 0].tolist() == [0, 17, 255, 34]  # right for an image
 
 
@@ -216,11 +204,45 @@ def test_lossy_masks_are_refused_whatever_they_are_called(tmp_path):
             opened(tmp_path, image, content)
 
 
+BLACK_AND_DARK = np.array([[0, 0, 0], [1, 0, 0]], np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (
+            lambda _: png(1, 16, RGB, [bytes([0, 1, 0, 0, 0, 0])] * 2),
+            "does not store its colours with 8 bits per channel",
+        ),
+        (lambda colours: encoded(colours, "WEBP"), "is a lossy WebP, which changes labels; store it with lossless"),
+        (lambda colours: encoded(colours, "WEBP", orientation=3), "is a lossy WebP"),
+        (lambda colours: encoded(colours, "WEBP", save_all=True, append_images=[colours]), "is a lossy WebP"),
+        (lambda colours: encoded(colours, "JPEG"), "is a JPEG, which changes labels"),
+        (lambda colours: encoded(colours, "WEBP", lossless=True), None),
+        (lambda colours: encoded(colours, "WEBP", orientation=3, lossless=True), None),
+        (lambda colours: encoded(colours, "BMP"), None),
+        (lambda colours: encoded(colours, "TIFF"), None),
+        (lambda colours: encoded(colours, "PNG"), None),
+    ],
+)
+def test_colours_that_decoding_would_change_are_no_labels(tmp_path, mask, message):
+    """Pillow halves 16 bits, and a lossy file moves colours: both would turn class 1, (1, 0, 0), into class 0."""
+    colours = np.zeros((2, 1, 3), np.uint8) + BLACK_AND_DARK[1]
+    (tmp_path / "image.png").write_bytes(encoded(Image.fromarray(colours), "PNG"))
+    (tmp_path / "mask.png").write_bytes(mask(Image.fromarray(colours)))
+    paths = [tmp_path / "image.png"], [tmp_path / "mask.png"]
+    if message is None:
+        assert (PairedFiles(*paths, ["a", "b"], mask_colours=BLACK_AND_DARK).mask(0) == 1).all()
+    else:
+        with pytest.raises(ValueError, match=rf"mask\.png {message}"):
+            PairedFiles(*paths, ["a", "b"], mask_colours=BLACK_AND_DARK)
+
+
 def test_exif_behind_the_pixels_is_not_overlooked(tmp_path):
     exif = Image.Exif()
     exif[ORIENTATION] = 3
-    late = png(8, 0, [b"\0\1"], last=chunk(b"eXIf", exif.tobytes()[6:]))
-    early = png(8, 0, [b"\0\1"], first=chunk(b"eXIf", exif.tobytes()[6:]))
+    late = png(2, 8, GREY, [b"\0\1"], last=chunk(b"eXIf", exif.tobytes()[6:]))
+    early = png(2, 8, GREY, [b"\0\1"], first=chunk(b"eXIf", exif.tobytes()[6:]))
     mask = np.zeros((1, 2), np.uint8)
     assert opened(tmp_path, early, mask).image(0)[0, :, 0].tolist() == [1, 0]
     with pytest.raises(OSError, match=r"image\.png .*comes after the pixels; store EXIF before them, or remove it"):

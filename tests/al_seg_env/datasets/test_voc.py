@@ -46,3 +46,32 @@ def test_all_missing_files_are_named(tmp_path):
     (root / "ImageSets/Segmentation/val.txt").unlink()
     with pytest.raises(ValueError, match=r"val\.txt does not exist; expected the folder VOC2012"):
         PascalVOC(root, image_size=(8, 8))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"2007_000032\n", r"val\.txt names images again: 2007_000032; keep each in one line of one list"),
+        (b"2007_000033\n2007_000033\n", r"val\.txt names images again: 2007_000033"),
+        (b"\n", r"val\.txt is empty; expected one name a line, or leave this partition out"),
+        ("2007_000033".encode("utf-16"), r"val\.txt is not a text in UTF-8 .*; expected one name a line"),
+    ],
+)
+def test_odd_lists_are_named(tmp_path, content, message):
+    (tree(tmp_path) / "ImageSets/Segmentation/val.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        PascalVOC(tmp_path, image_size=(8, 8))
+
+
+def test_names_may_hold_spaces_and_lists_a_byte_order_mark(tmp_path):
+    root = tree(tmp_path)
+    for path in (root / "JPEGImages/2007_000033.jpg", root / "SegmentationClass/2007_000033.png"):
+        path.rename(path.with_stem("rue é 1"))
+    (root / "ImageSets/Segmentation/val.txt").write_bytes("\ufeffrue é 1\r\n".encode())
+    assert PascalVOC(root, image_size=(8, 8)).names[2] == "rue é 1"
+
+
+@pytest.mark.parametrize("partitions", [None, 5, "val", (), ["val", "val"], ["val", None]])
+def test_partitions_that_are_none(tmp_path, partitions):
+    with pytest.raises(ValueError, match="partitions is .*; expected (a list of names|each name only once)"):
+        PascalVOC(tree(tmp_path), image_size=(8, 8), partitions=partitions)

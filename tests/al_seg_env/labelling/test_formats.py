@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from fakes import CLASSES, numbered_data
 from PIL import Image
+from raw_png import RGB, png
 
 from al_seg_env import LabelsPending
 from al_seg_env.datasets.segmentation_data import default_palette
@@ -104,6 +105,10 @@ def test_cvat_reads_what_datumaro_writes(tmp_path):
         (
             lambda files: files.update({"SegmentationClass/a.png": picture((9000, 9000))}),
             "is 9000 x 9000, expected 12 x",
+        ),
+        (
+            lambda files: files.update({"SegmentationClass/a.png": png(17, 16, RGB, [bytes([0, 9] * 51)] * 12)}),
+            "does not store its colours with 8",
         ),
         (lambda files: files.update({"SegmentationClass/a.png": picture((12, 17), 9)}), r"the colour \[9, 9, 9\]"),
     ],

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from fakes import CLASSES, closed_form_env, numbered_data, same
 from PIL import Image
+from raw_png import GREY, png
 
 from al_seg_env import ArrayData, CallbackOracle, FolderOracle, GroundTruthOracle, LabelsPending
 from al_seg_env.datasets.frames import Frames
@@ -152,6 +153,10 @@ def test_a_folder_waits_for_its_answers_and_the_step_is_made_again(tmp_path):
         (lambda path: path.write_bytes(b"PNG"), "can't be read .*; write it again"),
         (lambda path: Image.new("RGB", (11, 9)).save(path), "is a PNG of mode RGB; expected a PNG with one channel"),
         (lambda path: Image.new("L", (9, 11)).save(path), r"expected uint8 \(9, 11\), found uint8 \(11, 9\)"),
+        (
+            lambda path: path.write_bytes(png(11, 4, GREY, [b"\x01" * 6] * 9)),
+            "stores grey values with fewer than 8 bits",
+        ),
         (lambda path: Image.new("L", (11, 9), 7).save(path), r"labels \[7\] are not classes"),
         (lambda path: path.mkdir(), "can't be read"),
     ],
