@@ -115,6 +115,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 2}
 
+    @torch.inference_mode(mode=False)  # what is made in inference mode can't be trained
     def __init__(
         self,
         data: SegmentationData,
@@ -161,7 +162,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
             keep_candidates=not self._has_many_candidates,
             n_pools=config.regions_per_step,
             pool_size=config.pool_size,
-            features=self._configured_features() if features is None else tuple(features),
+            features=self._configured_features() if features is None else _unshared(features),
             similarity=paper_similarity(config),
             scores=tuple(scores),
             known_counts=self._known_counts(),
@@ -366,6 +367,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
             self._episode = episode
         return ({}, {}) if episode is None else (copied(episode.observation), self._info(episode))
 
+    @torch.inference_mode(mode=False)
     def fork(self, **changes: Any) -> RegionSelectionEnv:
         """Return an independent environment that continues exactly as this one would.
 
@@ -609,6 +611,11 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
             "theta_0": self._theta_0,
             **({"forecast": forecasts} if forecasts else {}),
         }
+
+
+def _unshared(features: Sequence[Feature]) -> tuple[Feature, ...]:
+    """Return features of which no other environment changes the precision; see :meth:`Forecast.adopt`."""
+    return tuple(copy.copy(feature) if isinstance(feature, Forecast) else feature for feature in features)
 
 
 def _state_of(rng: np.random.Generator | None) -> Any:

@@ -111,6 +111,7 @@ class LearnerConfig:
         )
         check_switches(self.channels_last, self.fold_batchnorm, self.tune_cpu)
 
+    @torch.inference_mode(mode=False)  # what is made in inference mode can't be trained
     def build(
         self, classes: Sequence[str], image_size: Size = (360, 480), cache: str | Path | None = None
     ) -> TorchLearner:

@@ -57,6 +57,7 @@ class FeatureLearner(TorchLearner):
         ValueError: If the encoder is not found, or the network reads the image in other ways than through its encoder.
     """
 
+    @torch.inference_mode(mode=False)  # what is made in inference mode can't be trained
     def __init__(
         self,
         network: nn.Module,

@@ -28,7 +28,7 @@ from al_seg_env.types import Size
 
 logger = logging.getLogger("al_seg_env")
 FEATURE_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-STORE_VERSION = 1
+STORE_VERSION = 2
 BAR_FROM = 16  # images to encode, at least, to show a progress bar
 
 
@@ -232,14 +232,14 @@ class FeatureFile:
         assert self._map is not None
         assert self._checks is not None
         record = self._map[image]
-        return record if self._checks[image] and self._checks[image] == _checksum(image, record) else None
+        return record if self._checks[image] and self._checks[image] == self._checksum(image, record) else None
 
     def write(self, image: int, record: npt.NDArray[np.uint8]) -> None:
         """Write a record and then its checksum. If the process ends in between, the record counts as missing."""
         try:
             # Not through the memory map: on a full disk, that would kill the process with a signal.
             write_maps(self.path, image * self._record_size, record.tobytes())
-            write_maps(self._checks_path, image * 8, _checksum(image, record).tobytes())
+            write_maps(self._checks_path, image * 8, self._checksum(image, record).tobytes())
         except OSError as error:
             raise type(error)(
                 error.errno,
@@ -270,6 +270,14 @@ class FeatureFile:
             yield
         finally:
             lock.release()
+
+    def _checksum(self, image: int, record: npt.NDArray[np.uint8]) -> np.uint64:
+        """Return a checksum of a record and its place, so that files moved here from another folder don't match.
+
+        It is never 0, which stands for a missing record.
+        """
+        place = zlib.crc32(f"{self.folder.name} {image}".encode())
+        return np.uint64(1 << 32 | zlib.crc32(record.data, place))
 
     @property
     def _checks_path(self) -> Path:
@@ -309,11 +317,6 @@ def write_maps(path: Path, offset: int, content: bytes) -> None:
         view = memoryview(content)
         while view:
             view = view[file.write(view) :]
-
-
-def _checksum(image: int, record: npt.NDArray[np.uint8]) -> np.uint64:
-    """Return a checksum of a record and its position. It is never 0, which stands for a missing record."""
-    return np.uint64(1 << 32 | zlib.crc32(record.data, image))
 
 
 def _stored(values: Tensor) -> Tensor:

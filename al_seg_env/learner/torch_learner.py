@@ -69,9 +69,11 @@ class TorchLearner:
             other devices.
 
     Raises:
-        ValueError: If an argument is out of range, or device or precision cannot be used.
+        ValueError: If an argument is out of range, the network was made within ``torch.inference_mode()``, or device or
+            precision cannot be used.
     """
 
+    @torch.inference_mode(mode=False)  # what is made in inference mode can't be trained
     def __init__(
         self,
         network: nn.Module,
@@ -101,6 +103,7 @@ class TorchLearner:
         check_int("output_stride", output_stride, 1)
         self.label_stride = check_int("label_stride", label_stride, 1)
         _check_normalisation(mean, std)
+        _check_trainable(network)
         self.device = check_device("device", device)
         if tune_cpu and self.device.type == "cpu":
             tune_for_cpu(network)
@@ -434,6 +437,14 @@ def check_switches(channels_last: bool | None, fold_batchnorm: bool, tune_cpu: b
     check_choice("channels_last", channels_last, (True, False, None))
     check_choice("fold_batchnorm", fold_batchnorm, (True, False))
     check_choice("tune_cpu", tune_cpu, (True, False))
+
+
+def _check_trainable(network: nn.Module) -> None:
+    if any(tensor.is_inference() for tensor in (*network.parameters(), *network.buffers())):
+        raise ValueError(
+            "the network was made within torch.inference_mode(), so it can't be trained; make it, and load its "
+            "weights, outside"
+        )
 
 
 def _check_normalisation(mean: Sequence[float], std: Sequence[float]) -> None:

@@ -123,8 +123,14 @@ class Forecast:
             stride=stride,
         )
 
+    def __copy__(self) -> Forecast:
+        """Return a copy that shares networks and forecasts until one of the two uses another precision."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        return twin
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Forecast:
-        return self  # nothing in it depends on an episode
+        return copy.copy(self)  # nothing in it depends on an episode
 
     def __getstate__(self) -> dict[str, Any]:
         """Omit what can be computed again."""
@@ -133,8 +139,10 @@ class Forecast:
     def adopt(self, numerics: Mapping[str, Any]) -> None:
         """Use another precision and layout from now on; see :class:`~al_seg_env.learner.contract.Learner`."""
         if self._networks and dict(self._learner.numerics) != dict(numerics):
-            self._learner.numerics = numerics
-            self._of_image.clear()
+            # New objects, because copies share the old ones.
+            learner, self._observer, self._of_image = copy.deepcopy(self._learner), copy.copy(self._observer), {}
+            learner.numerics = numerics
+            self._learner = self._observer.learner = learner
 
     def bounds(self, num_classes: int, region_size: Size) -> tuple[FloatArray, FloatArray]:
         """Return bounds of ``(3 C,)``."""

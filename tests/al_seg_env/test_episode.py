@@ -9,10 +9,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from fakes import ID, TINY, closed_form_env, custom, make, numbered_data, play, same
+from fakes import ID, TINY, closed_form_env, custom, make, numbered_data, play, same, tiny_network
 from processes import in_child
 
-from al_seg_env import ArrayData, Entropy, GroundTruthOracle, load_state, save_state
+from al_seg_env import ArrayData, Entropy, GroundTruthOracle, TorchLearner, load_state, save_state
 from al_seg_env.datasets.frames import Frames
 from al_seg_env.registration import synthetic_streets
 from al_seg_env.storage import load_tree, save_tree
@@ -322,6 +322,30 @@ def test_where_the_caller_has_switched_gradients_off_the_network_trains_all_the_
     with switched_off():
         env.unwrapped.set_state(state)
     assert same(env.step(action), expected)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"architecture": "Light", "trainable": "decoder", "network_options": {"width": 8}}]
+)
+def test_environments_and_forks_that_are_made_in_inference_mode_train_all_the_same(options):
+    with torch.inference_mode():
+        env = make(**options).unwrapped
+    expected = make(**options).unwrapped
+    action = np.zeros(env.action_space.shape, np.int64)
+    for each in (env, expected):
+        each.reset(seed=0)
+        each.step(action)
+    with torch.inference_mode():
+        fork = env.fork()
+    reached = copy.deepcopy(expected.step(action))
+    assert all(same(copy.deepcopy(each.step(action)), reached) for each in (env, fork))
+
+
+def test_a_network_that_was_made_in_inference_mode_is_refused():
+    with torch.inference_mode():
+        network = tiny_network()
+    with pytest.raises(ValueError, match=r"the network was made within torch\.inference_mode\(\).*; make it, and"):
+        TorchLearner(network, 3, device="cpu", precision="float32")
 
 
 # Interrupts

@@ -161,13 +161,23 @@ def test_other_data_weights_and_precisions_have_other_folders(tmp_path, other):
     assert equal(contents(store(tmp_path)), first)
 
 
+def test_files_that_changed_places_with_those_of_another_encoder_are_made_again(tmp_path):
+    first, second = contents(store(tmp_path / "a")), contents(store(tmp_path / "b", by=encoder(seed=1)))
+    for mine, other in zip(files(tmp_path / "a"), files(tmp_path / "b"), strict=True):
+        mine.rename(tmp_path / "aside")
+        other.rename(mine)
+        (tmp_path / "aside").rename(other)
+    assert equal(contents(store(tmp_path / "a")), first)
+    assert equal(contents(store(tmp_path / "b", by=encoder(seed=1))), second)
+
+
 def test_another_normalisation_or_version_is_another_folder(tmp_path, monkeypatch):
     contents(store(tmp_path), [0])
     other = FrozenEncoder(
         Counting(), "encoder", Preparation((0.4,) * 3, (0.5,) * 3, 4, torch.device("cpu"), torch.channels_last)
     )
     contents(store(tmp_path, by=other), [0])
-    monkeypatch.setattr(feature_store, "STORE_VERSION", 2)
+    monkeypatch.setattr(feature_store, "STORE_VERSION", 0)
     contents(store(tmp_path), [0])
     assert len(list(tmp_path.glob("features-*"))) == 3
 

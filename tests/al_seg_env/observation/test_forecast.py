@@ -118,6 +118,24 @@ def test_it_is_computed_in_the_precision_of_the_state(networks):
     assert same(copy.deepcopy(other.step(action)), copy.deepcopy(env.step(action)))
 
 
+@pytest.mark.parametrize("fork", [lambda env: env.fork(), copy.deepcopy], ids=["fork", "deepcopy"])
+def test_the_precision_of_a_fork_changes_nothing_elsewhere(networks, fork):
+    path, _ = networks
+    env, other = environment(forecast=str(path)), environment(forecast=str(path), precision="bfloat16")
+    env.reset(seed=0)
+    other.reset(seed=0)
+    regions, nothing = env.grid.regions_of(env.splits.state), np.zeros(len(env.data.classes), np.int64)
+    expected = env.observer.described(regions, nothing), other.observer.described(regions, nothing)
+    twin = fork(env)
+    twin.set_state(other.get_state())
+    assert not np.array_equal(*expected)
+    for each, described in zip((env, twin), expected, strict=True):
+        np.testing.assert_array_equal(each.observer.described(regions, nothing), described)
+        # What is computed from now on, too.
+        each.observer.features[-1]._of_image.clear()
+        np.testing.assert_array_equal(each.observer.described(regions, nothing), described)
+
+
 def test_no_more_images_are_kept_than_allowed_and_none_travels(networks, monkeypatch):
     path, _ = networks
     expected = play(environment(forecast=str(path), split="eval"), 0)
