@@ -233,13 +233,13 @@ def make_env(data: SegmentationData, *, splits: SplitChoice | Splits = 0, **opti
             :meth:`~al_seg_env.datasets.splits.Splits.save`; the name of published splits (``"ralis"``); or a mapping
             such as ``{"seed": 0, "train": 50, "test": {"from": "test"}}`` to draw other sizes, or from other
             partitions; see :func:`~al_seg_env.datasets.splits.resolve_splits`. By default a twentieth of the n images
-            is in D_S (at least one), a quarter in D_T, a sixth in D_R (at least one), a fifth in the test set, and the
-            rest in D_V. If the data have a partition ``train``, the drawn splits respect the partitions: D_S, D_T and
-            D_V are drawn from it, D_R is ``val``, the test set is ``test``; a missing ``val`` or ``test`` is drawn
-            from ``train``, too. If some images have no mask, D_V consists of these; of the n labelled ones, a quarter
-            is in D_R (at least one), a fifth in the test set (none if n is below 50), a twentieth in D_S (at least
-            one), and the rest in D_T. With fewer than three labelled images, D_S is a twentieth of the unlabelled
-            ones.
+            is in D_S (from one to the paper's ten), a quarter in D_T, a sixth in D_R (at least one), a fifth in the
+            test set, and the rest in D_V. If the data have a partition ``train``, the drawn splits respect the
+            partitions: D_S, D_T and D_V are drawn from it, D_R is ``val``, the test set is ``test``; a missing ``val``
+            or ``test`` is drawn from ``train``, too. If some images have no mask, D_V consists of these; of the n
+            labelled ones, a quarter is in D_R (at least one), a fifth in the test set (none if n is below 50), a
+            twentieth in D_S (from one to ten), and the rest in D_T. With fewer than three labelled images, D_S is a
+            twentieth of the unlabelled ones.
         options: Fields of :class:`~al_seg_env.config.EnvConfig` and
             :class:`~al_seg_env.learner.building.LearnerConfig`; ``scores`` (names; see :func:`named_scores`),
             ``bald_samples``, ``render_mode``, ``oracle``, ``cache``, a folder for decoded images and stored features,
@@ -263,7 +263,7 @@ def _default_splits(data: SegmentationData) -> tuple[dict[str, int | None], dict
     followed = partitions if "train" in partitions else {}
     n = len(followed.get("train", data.names))
     sizes: dict[str, int | None] = {
-        "state": max(1, n // 20),
+        "state": _state_size(n),
         "train": n // 4,
         "reward": None if "val" in followed else max(1, n // 6),
         "eval": None,
@@ -276,12 +276,17 @@ def _default_splits(data: SegmentationData) -> tuple[dict[str, int | None], dict
     return sizes, sources
 
 
+def _state_size(images: int) -> int:
+    """Return a twentieth of the images, at least one and at most the ten of the paper (section 4.1)."""
+    return min(max(1, images // 20), 10)
+
+
 def _partly_labelled_splits(labelled: int, unlabelled: int) -> dict[str, int | None]:
     """Return the sizes of the splits of data in which only some images have masks."""
     reward = -(-labelled // 4)
     test = labelled // 5 if labelled >= 50 else 0
     left = labelled - reward - test
-    state = max(1, labelled // 20) if left > 1 else max(1, unlabelled // 20)
+    state = _state_size(labelled if left > 1 else unlabelled)
     return {
         "state": state,
         "train": max(0, left - state) if left > 1 else 0,

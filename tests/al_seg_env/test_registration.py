@@ -197,6 +197,10 @@ def test_splits_follow_the_partitions_of_any_data():
     assert {*splits.state, *splits.train, *splits.eval, *splits.test} == set(range(20))
 
 
+def test_the_state_set_has_at_most_the_ten_images_of_the_paper():
+    assert [len(make_env(numbered_data(n), **QUICK).splits.state) for n in (199, 240)] == [9, 10]
+
+
 def test_an_environment_is_specified_by_id_environment_and_specification():
     spec = environment_spec(ID, budget=6)
     assert (spec.id, spec.kwargs) == (ID, {"budget": 6})

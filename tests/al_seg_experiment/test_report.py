@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from scipy.stats import ttest_rel
 
@@ -62,6 +63,13 @@ def texts(folder):
 def records(path):
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_drawn(request, monkeypatch):
+    """Drawing takes most of a report's time; only ``whole``, made before this, and the tests of variants draw."""
+    if "variant" not in request.node.name:
+        monkeypatch.setattr(FigureCanvasAgg, "print_png", lambda *_, **__: None)
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,13 @@ import sys
 from pathlib import Path
 
 import gymnasium as gym
+import numpy as np
 import pytest
 from experiments import TINY, assert_picture, rows_of
 from PIL import Image
+from scipy.io import savemat
 
+from al_seg_env import ImageFolder
 from al_seg_env.command_line import run
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -140,6 +143,25 @@ def test_data_of_ones_own(example):
     assert layout["classes"] == ["background", "cell", "nucleus"]
 
 
+def test_photographs_with_labels_in_matlab_files_become_a_folder(example, tmp_path, monkeypatch):
+    clothing = loaded("clothing", monkeypatch)
+    root = tmp_path / "clothing-co-parsing"
+    (root / "photos").mkdir(parents=True)
+    (root / "annotations" / "pixel-level").mkdir(parents=True)
+    tags = sorted({*" ".join(clothing.TAGS.values()).split(), *clothing.UNLABELLED})
+    cells = np.empty((1, len(tags)), dtype=object)
+    cells[0] = [np.array([tag]) for tag in tags]
+    savemat(root / "label_list.mat", {"label_list": cells})
+    shown = ["null", "jeans", "swimwear", "wedges"]
+    pixels = np.repeat([[tags.index(tag) for tag in shown]], 8, axis=0).astype(np.uint8)
+    for name in ("0001", "0002"):
+        savemat(root / "annotations" / "pixel-level" / f"{name}.mat", {"groundtruth": pixels})
+        Image.new("RGB", (4, 8)).save(root / "photos" / f"{name}.jpg")
+    data = ImageFolder(example("clothing", "--data", root, tiny=False))
+    assert list(data.names) == ["0001", "0002"]
+    assert data.mask(1)[0].tolist() == [0, data.classes.index("trousers"), 255, data.classes.index("shoes")]
+
+
 @pytest.mark.parametrize(
     "name", sorted(path.stem for path in EXAMPLES.glob("*.py") if path.stem not in ("quickstart", "zoo"))
 )
@@ -148,7 +170,7 @@ def test_help_shows_every_option_with_its_default(name, monkeypatch, capsys):
     assert run(module.main, module.Options, ["--help"], description=module.__doc__) == 0
     text = capsys.readouterr().out
     assert module.__doc__.splitlines()[0] in text
-    of_env = () if name == "label_by_hand" else ("--env ID", "--env-arg NAME=VALUE", "--env-file PATH")
+    of_env = () if name in ("clothing", "label_by_hand") else ("--env ID", "--env-arg NAME=VALUE", "--env-file PATH")
     for option in (*of_env, "--out PATH"):
         assert option in text
     assert text.count("(default:") + text.count("(repeatable)") == len(re.findall("(?m)^[│ ] --", text))
