@@ -145,9 +145,9 @@ def _digest(content: str, tensors: Mapping[str, Tensor]) -> str:
 def _encoded(value: Any, tensors: dict[str, Tensor], where: str) -> Any:
     """Return a value as json, and move its arrays into ``tensors``."""
 
-    def stored(tensor: Tensor) -> str:
-        # A copy, because safetensors refuses tensors that share memory.
-        tensors[f"{len(tensors):06d}"] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+    def stored(copied: Tensor) -> str:
+        """Store a copy, because safetensors refuses tensors that share memory."""
+        tensors[f"{len(tensors):06d}"] = copied
         return f"{len(tensors) - 1:06d}"
 
     def each(items: Any) -> list[Any]:
@@ -161,7 +161,7 @@ def _encoded(value: Any, tensors: dict[str, Tensor], where: str) -> Any:
         array = np.array(value, order="C").astype(value.dtype.newbyteorder("="), copy=False)
         return {"$scalar" if isinstance(value, np.generic) else "$array": stored(torch.from_numpy(array))}
     if isinstance(value, Tensor):
-        return {"$tensor": stored(value)}
+        return {"$tensor": stored(value.detach().cpu().clone(memory_format=torch.contiguous_format))}
     if isinstance(value, np.random.Generator):
         bits = value.bit_generator
         seeds = {name: getattr(bits.seed_seq, name) for name in _SEED_FIELDS}
