@@ -63,6 +63,7 @@ def forecast_alone(env: RegionSelectionEnv, seed: int) -> SubActionDQN:
     assert isinstance(policy.q_net, CandidateNetwork)
     with torch.no_grad():
         for member in policy.q_net.members:
+            assert isinstance(member, torch.nn.Sequential)
             for parameter in member[-1].parameters():
                 parameter.zero_()
     return agent
