@@ -11,6 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from al_seg_env.learner.cpu_tuning import return_freed_memory
 from al_seg_env.storage import folder_lock, remove_unfinished
 from al_seg_env.storage.locking import HOLDER, LOCK
 from al_seg_experiment import protocol
@@ -124,6 +125,7 @@ def run_piece(experiment: Experiment, folder: Path, numerics: Mapping[str, Any],
         "trial": lambda: protocol.run_trial(part, piece.method, piece.seed, weights, agent, own),
     }
     work[piece.kind]()
+    return_freed_memory()  # an agent's replay is larger than what the next piece needs
     finish(experiment, folder, piece)
     if piece.kind in WITH_WEIGHTS:  # that were made again must be those that others had
         _check_pieces(experiment, folder, numerics)

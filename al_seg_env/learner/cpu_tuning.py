@@ -12,6 +12,7 @@ import os
 import sys
 from functools import cache
 from multiprocessing import context
+from typing import Any
 
 import torch
 from timm.layers.conv2d_same import Conv2dSame
@@ -95,18 +96,30 @@ def keep_freed_memory() -> None:
     """Let glibc keep the memory of freed tensors for later ones, instead of returning it to the system.
 
     Otherwise, the system clears every page again in each pass. The setting applies to the whole process, which then
-    keeps its peak memory. It does nothing with other C libraries.
+    keeps its peak memory until :func:`return_freed_memory`. It does nothing with other C libraries.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
+    if (mallopt := _of_glibc("mallopt")) is None:
         return
     m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4  # malloc.h
     mallopt(m_mmap_max, 0)
     mallopt(m_trim_threshold, 2**31 - 1)
     mallopt(m_top_pad, 64 * 2**20)
+
+
+def return_freed_memory() -> None:
+    """Return the memory of freed tensors to the system, once: between two tasks that need memory in other sizes."""
+    if (malloc_trim := _of_glibc("malloc_trim")) is not None:
+        malloc_trim(0)
+
+
+def _of_glibc(name: str) -> Any:
+    """Return a function of glibc; None where there is none."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        return getattr(ctypes.CDLL(None), name)
+    except (OSError, AttributeError):
+        return None
 
 
 @cache

@@ -84,9 +84,26 @@ def unpack_tree(kind: str, content: bytes) -> Any:
     return _decoded(json.loads(about["content"]), load(content))
 
 
+class _Tensors(dict[str, Tensor]):
+    """The arrays of a tree, by key. They are copied only where safetensors needs it: a replay is large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._storages: set[int] = set()
+
+    def add(self, tensor: Tensor) -> str:
+        """Add a tensor, and return its key."""
+        tensor = tensor.detach().cpu().contiguous()
+        if tensor.untyped_storage().data_ptr() in self._storages:  # safetensors refuses tensors that share memory
+            tensor = tensor.clone()
+        self._storages.add(tensor.untyped_storage().data_ptr())
+        self[key := f"{len(self):06d}"] = tensor
+        return key
+
+
 def _prepared(kind: str, tree: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return a tree's tensors, and the metadata with everything else."""
-    tensors: dict[str, Tensor] = {}
+    """Return a tree's tensors, which may share its memory, and the metadata with everything else."""
+    tensors = _Tensors()
     content = json.dumps(_encoded(tree, tensors, "tree"), allow_nan=False)
     about = {"format": FILE_FORMAT, "version": FILE_VERSION, "kind": kind, "digest": _digest(content, tensors)}
     # A single entry, because safetensors writes several in an order that differs between runs.
@@ -129,7 +146,7 @@ def load_tree(path: str | Path, kind: str) -> Any:
 
 def tree_digest(tree: Any) -> str:
     """Return a digest of a tree's content, which is the same on all machines."""
-    tensors: dict[str, Tensor] = {}
+    tensors = _Tensors()
     return _digest(json.dumps(_encoded(tree, tensors, "tree"), sort_keys=True), tensors)
 
 
@@ -143,13 +160,8 @@ def _digest(content: str, tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _encoded(value: Any, tensors: dict[str, Tensor], where: str) -> Any:
-    """Return a value as json, and move its arrays into ``tensors``."""
-
-    def stored(copied: Tensor) -> str:
-        """Store a copy, because safetensors refuses tensors that share memory."""
-        tensors[f"{len(tensors):06d}"] = copied
-        return f"{len(tensors) - 1:06d}"
+def _encoded(value: Any, tensors: _Tensors, where: str) -> Any:
+    """Return a value as json, and add its arrays to ``tensors``."""
 
     def each(items: Any) -> list[Any]:
         return [_encoded(item, tensors, f"{where}[{i}]") for i, item in enumerate(items)]
@@ -159,10 +171,10 @@ def _encoded(value: Any, tensors: dict[str, Tensor], where: str) -> Any:
     if type(value) is float:
         return value if math.isfinite(value) else {"$float": str(value)}
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf":
-        array = np.array(value, order="C").astype(value.dtype.newbyteorder("="), copy=False)
-        return {"$scalar" if isinstance(value, np.generic) else "$array": stored(torch.from_numpy(array))}
+        array = np.require(value, value.dtype.newbyteorder("="), ["C", "W"])  # as torch needs it
+        return {"$scalar" if isinstance(value, np.generic) else "$array": tensors.add(torch.from_numpy(array))}
     if isinstance(value, Tensor):
-        return {"$tensor": stored(value.detach().cpu().clone(memory_format=torch.contiguous_format))}
+        return {"$tensor": tensors.add(value)}
     if isinstance(value, np.random.Generator):
         bits = value.bit_generator
         seeds = {name: getattr(bits.seed_seq, name) for name in _SEED_FIELDS}

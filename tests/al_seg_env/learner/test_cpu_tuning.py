@@ -2,8 +2,11 @@
 
 import copy
 import os
+import platform
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from processes import in_child
 from torch import nn
 
 from al_seg_env import LearnerConfig, TorchLearner
-from al_seg_env.learner.cpu_tuning import keep_freed_memory, tune_for_cpu
+from al_seg_env.learner.cpu_tuning import keep_freed_memory, return_freed_memory, tune_for_cpu
 
 OPTIONS = {"device": "cpu", "precision": "float32"}
 # Notes what reaches beyond a learner, from before the first import on.
@@ -82,10 +85,26 @@ def test_a_tuned_network_computes_the_same():
 
 def test_the_allocator_is_asked_on_any_system(monkeypatch):
     keep_freed_memory.cache_clear()
-    for platform in ("win32", "linux"):
-        monkeypatch.setattr("sys.platform", platform)
+    for system in ("win32", "linux"):
+        monkeypatch.setattr("sys.platform", system)
         keep_freed_memory.cache_clear()
         assert keep_freed_memory() is None
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
+def test_freed_memory_is_kept_until_it_is_returned():
+    def resident():
+        return int(re.search(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+    keep_freed_memory()
+    large = [torch.ones(2**20) for _ in range(30)]
+    after = torch.ones(100)  # so that they are not the end of the heap
+    before = resident()
+    del large
+    assert resident() > before - 20
+    return_freed_memory()
+    assert resident() < before - 100
+    assert after.sum() == 100
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
