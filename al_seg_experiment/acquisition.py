@@ -19,7 +19,7 @@ from tqdm import tqdm
 from al_seg_env.env import RegionSelectionEnv
 from al_seg_env.learner.fitting import Evaluation, FitSettings, evaluate, fit_to_convergence
 from al_seg_env.rendering import overlay_requests
-from al_seg_env.storage import load_tree, replacing, save_tree
+from al_seg_env.storage import load_tree, open_image, replacing, save_tree
 from al_seg_experiment.trial_results import write_result
 
 ACQUISITION = "acquisition"
@@ -103,7 +103,16 @@ def acquire(
 
 def is_acquired(folder: Path, budgets: Sequence[int]) -> bool:
     """Return whether :func:`acquire` has nothing left to do in a folder."""
-    return (folder / PICTURE).exists() and all((folder / f"result-{budget}.json").exists() for budget in budgets)
+    return _is_intact(folder / PICTURE) and all((folder / f"result-{budget}.json").exists() for budget in budgets)
+
+
+def _is_intact(picture: Path) -> bool:
+    try:
+        with open_image(picture) as image:
+            image.load()
+    except Exception:  # decoders raise all sorts
+        return False
+    return True
 
 
 def supervise_fully(env: RegionSelectionEnv, folder: str | Path, *, seed: int, fit: FitSettings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -15,14 +16,21 @@ from tqdm import tqdm
 from al_seg_env.env import RegionSelectionEnv
 from al_seg_env.learner.fitting import FitSettings
 from al_seg_env.registration import environment_spec, make_again
-from al_seg_env.storage import read_json, write_json
+from al_seg_env.storage import read_json, well_formed, write_json
 from al_seg_env.storage.validation import check_int
-from al_seg_experiment.acquisition import acquire, is_acquired, measure_theta_0, supervise_fully
+from al_seg_experiment.acquisition import PICTURE, acquire, is_acquired, measure_theta_0, supervise_fully
 from al_seg_experiment.checking import equal_budgets
 from al_seg_experiment.experiment import MOST, close_match
 from al_seg_experiment.folders import claimed, identity
 from al_seg_experiment.policies import NamedPolicy, make_policy, parse_policy, policy_function
-from al_seg_experiment.trial_results import read_results_of, result_row, set_damaged_aside, write_rows
+from al_seg_experiment.trial_results import (
+    read_results_of,
+    result_row,
+    sealed,
+    set_damaged_aside,
+    unsealed,
+    write_rows,
+)
 
 PolicyMaker: TypeAlias = Callable[[RegionSelectionEnv, int], Any]
 """Returns a policy for an environment and a seed."""
@@ -84,21 +92,23 @@ def evaluate(
     if (folder / "protocol.json").exists():
         raise ValueError(f"{folder} holds results of an earlier version; choose another folder")
     made_with = {**identity(spec), "budgets": budgets, "fit": asdict(settings)}
-    with claimed(folder, "evaluate", made_with, (RESULTS, NUMERICS, "report")):
+    with claimed(folder, "evaluate", made_with, (RESULTS, NUMERICS, "report", THETA_0, "trials")):
         spec = environment_spec(spec, **_numerics(first, folder / NUMERICS))
         set_damaged_aside(folder / THETA_0, THETA_0, 0)
         measure_theta_0(make_again(spec), folder / THETA_0)
         trials = [(named, seed) for seed in seeds for named in compared]
         for (named, maker), seed in tqdm(trials, desc="trials"):
             trial = folder / "trials" / f"{named.name}-{seed}"
-            with claimed(trial, "trial", {**_plain(named, maker), "seed": seed}):
+            with claimed(trial, "trial", {**_plain(named, maker), "seed": seed}, ("result-*", PICTURE)):
                 set_damaged_aside(trial, named.name, seed)
                 if not is_acquired(trial, budgets):
                     player = make_again(spec, **named.arguments)
                     policy = maker(player, seed)
                     acquire(player, policy, trial, method=named.name, seed=seed, budgets=budgets, fit=settings)
         for seed in seeds[:full]:
-            with claimed(folder / "trials" / f"{FULL}-{seed}", "full supervision", {"seed": seed}) as trial:
+            with claimed(
+                folder / "trials" / f"{FULL}-{seed}", "full supervision", {"seed": seed}, ("result-*",)
+            ) as trial:
                 set_damaged_aside(trial, FULL, seed)
                 supervise_fully(make_again(spec), trial, seed=seed, fit=settings)
         rows = list(_rows(folder))
@@ -156,8 +166,12 @@ def _numerics(env: RegionSelectionEnv, path: Path) -> dict[str, Any]:
     if not path.exists():
         if any(path.parent.rglob("result-*.json")):
             raise ValueError(f"{path} is missing: it holds the precision that all results were computed in; restore it")
-        write_json(path, dict(env.learner.numerics))
-    numerics: dict[str, Any] = read_json(path, f"restore it, or remove {path.parent} to start again")
+        write_json(path, sealed(env.learner.numerics))
+    remedy = f"restore it, or remove {path.parent} to start again"
+    with well_formed(path):
+        numerics = unsealed(read_json(path, remedy))
+        if set(numerics) != set(env.learner.numerics):
+            raise ValueError(f"it holds {reprlib.repr(numerics)}; {remedy}")
     return numerics
 
 

@@ -13,7 +13,6 @@ from gymnasium.envs.registration import EnvSpec
 from al_seg_env.learner.weights import weights_digest
 from al_seg_env.observation.forecast import KIND as FORECAST
 from al_seg_env.storage import folder_lock, load_tree, tree_digest
-from al_seg_env.storage.locking import LOCK
 from al_seg_experiment.records import read_record, refuse_differences, write_record
 
 MADE_WITH = "made_with.json"
@@ -24,18 +23,18 @@ def refuse_others(folder: str | Path, names: Sequence[str], marks: Sequence[str]
 
     Args:
         folder: The folder; it need not exist.
-        names: Names of the files that the job writes.
-        marks: Names of files that such a job writes before all others, in addition to its lock.
+        names: Names of the files that the job writes, or patterns for them.
+        marks: Names of files that such a job writes before all others.
 
     Raises:
         ValueError: If the folder has any of ``names`` but none of ``marks``.
     """
     folder = Path(folder)
-    found = [name for name in names if (folder / name).exists()]
-    if found and not any((folder / mark).exists() for mark in (LOCK, *marks)):
+    found = [path for name in names for path in sorted(folder.glob(name))]
+    if found and not any((folder / mark).exists() for mark in marks):
         raise ValueError(
-            f"{folder / found[0]} would be replaced, and nothing there says that al-seg-env wrote it; choose a new "
-            "folder, or move it"
+            f"{found[0]} would be replaced, and nothing there says that al-seg-env wrote it (no {marks[0]}); choose a "
+            "new folder, or move it"
         )
 
 
@@ -47,7 +46,7 @@ def claimed(folder: str | Path, job: str, made_with: Mapping[str, Any], writes: 
         folder: The folder; created if necessary.
         job: Kind of the job, such as ``"pretrain"``.
         made_with: Plain values on which the results depend.
-        writes: Names of the files that the job writes.
+        writes: Names of the files that the job writes, or patterns for them.
 
     Raises:
         ValueError: If another process uses the folder, or the folder has results of another job or configuration, or
@@ -60,7 +59,7 @@ def claimed(folder: str | Path, job: str, made_with: Mapping[str, Any], writes: 
         path = folder / MADE_WITH
         made = any(file.is_file() and file != path and file.name[0] != "." for file in folder.rglob("*"))
         if path.exists() and made:  # until then, a mistake can still be corrected
-            refuse_differences(read_record(path), here, folder)
+            refuse_differences(read_record(path), here, path)
         else:
             if path.exists():
                 read_record(path)  # a file of that name that is somebody else's is not replaced

@@ -50,7 +50,7 @@ def train_forecast(
     settings = ForecastTraining() if settings is None else settings
     spec, seed = environment_spec(env), check_int("seed", seed)
     made_with = {**identity(spec), "settings": settings.model_dump(mode="json"), "seed": seed}
-    with claimed(folder, "forecast", made_with, (FORECAST, FIGURES)) as claimed_folder:
+    with claimed(folder, "forecast", made_with, (FORECAST, FIGURES, "network-*")) as claimed_folder:
         return run_forecast(spec, settings, claimed_folder, seed=seed)
 
 

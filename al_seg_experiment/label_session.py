@@ -29,6 +29,7 @@ from al_seg_env.learner.weights import save_weights
 from al_seg_env.regions import RegionGrid, sixteenth
 from al_seg_env.registration import check_options, make_env
 from al_seg_env.storage import folder_lock, load_tree, read_json, save_tree, write_json
+from al_seg_env.storage.locking import LOCK
 from al_seg_env.storage.validation import check, check_choice, check_int
 from al_seg_env.types import Size
 from al_seg_experiment.folders import refuse_others
@@ -354,7 +355,7 @@ def _bound(out: Path, settings: SessionSettings | None) -> SessionSettings:
             "out", str(out), settings is not None, "the folder of a labelling session; begin one with al-seg-env label"
         )
         assert settings is not None
-        refuse_others(out, (SPLITS, THETA_0, NETWORK, STATE), (f"{LABELS}/{MANIFEST}",))
+        refuse_others(out, (SPLITS, THETA_0, NETWORK, STATE), (f"{LABELS}/{MANIFEST}", LOCK))
         settings.data()  # so that a mistake leaves nothing behind
         write_json(path, {"format": SESSION_FORMAT, "version": SESSION_VERSION, **asdict(settings)})
         return settings

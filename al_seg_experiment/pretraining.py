@@ -56,7 +56,7 @@ def pretrain(env: str | gym.Env | EnvSpec, stages: Sequence[Stage], folder: str 
     for number, stage in enumerate(stages):  # so that a mistake leaves nothing behind
         _source(spec, target, stage, number)
     made_with = {**identity(spec), "stages": [stage.model_dump(mode="json") for stage in stages], "seed": seed}
-    with claimed(folder, "pretrain", made_with, (WEIGHTS, CURVES, "pretrain.png")) as claimed_folder:
+    with claimed(folder, "pretrain", made_with, (WEIGHTS, CURVES, "pretrain.png", "stage-*")) as claimed_folder:
         weights = run_stages(spec, stages, claimed_folder, seed=seed)
         if stages and importlib.util.find_spec("matplotlib"):
             _plot(_curves(claimed_folder, stages), claimed_folder / "pretrain.png")

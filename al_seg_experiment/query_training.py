@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv,
 from agents import Checkpoint, EpisodeRecorder, InfoLogger, SubActionDQN
 from al_seg_env.registration import environment_spec, make_again, make_wrapped
 from al_seg_env.storage import folder_lock, write_csv
+from al_seg_env.storage.locking import LOCK
 from al_seg_env.storage.validation import check_choices, check_int
 from al_seg_experiment.experiment import LEARNT, METHODS, agent_arguments
 from al_seg_experiment.folders import refuse_others
@@ -91,7 +92,7 @@ def train_agent(
     references = check_choices("references", list(references), [name for name in METHODS if name != LEARNT])
     if not resume:
         _refuse_training(folder)
-    refuse_others(folder, (AGENT, EPISODES, PICTURE, REFERENCES), (CHECKPOINTS, PIECE))
+    refuse_others(folder, (AGENT, EPISODES, PICTURE, REFERENCES), (CHECKPOINTS, PIECE, LOCK))
     spec = environment_spec(env, split="train")
     players = make_players(spec, envs)
     per_episode = steps_per_episode(players)
@@ -100,11 +101,14 @@ def train_agent(
     with folder_lock(folder):  # and not before: a mistake leaves nothing behind
         means = play_references(spec, references, folder, seed=seed)
 
-        def after_episode() -> None:
-            agent.save(folder / AGENT)
+        def draw() -> None:
             if plot and importlib.util.find_spec("matplotlib"):
                 returns = [float(row["return"]) for row in recorder.rows]
                 plot_returns(returns, folder / PICTURE, title="Training of the query agent on D_T", means=means)
+
+        def after_episode() -> None:
+            agent.save(folder / AGENT)
+            draw()
 
         recorder = EpisodeRecorder(folder / EPISODES, after_episode)
         learn(
@@ -115,6 +119,10 @@ def train_agent(
             checkpoint_share=1.0 if checkpoint_every else 0.05,
             callbacks=[recorder, InfoLogger(), *callbacks],
         )
+        if episodes and not recorder.rows:  # nothing was left to train, but files may be missing or damaged
+            recorder.init_callback(agent)
+            recorder.on_training_start({}, {})
+            draw()
         if refit:
             agent.refit(**refit)
         agent.save(folder / AGENT)
@@ -131,7 +139,12 @@ def play_references(spec: EnvSpec, references: Sequence[str], folder: Path, *, s
     path = folder / REFERENCES
     rows = read_references(path) if path.exists() else []
     for method in references:
-        if any(row["method"] == method for row in rows):
+        if played := [row["episode"] for row in rows if row["method"] == method]:
+            if played != list(range(1, REFERENCE_EPISODES + 1)):
+                raise ValueError(
+                    f"{path} has the episodes {played} of {method}; expected {REFERENCE_EPISODES}: remove it, and the "
+                    "heuristics play again"
+                )
             continue
         env = make_again(spec, **METHODS[method].get("arguments", {}))
         policy = make_policy(METHODS[method]["policy"], env, seed)

@@ -8,15 +8,38 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from al_seg_env.storage import write_csv, write_json
+from al_seg_env.storage import tree_digest, write_csv, write_json
 
 RESULT_FORMAT, RESULT_VERSION = "al-seg-env result", 1
+CLOCK = "seconds"
 
 
 def write_result(path: Path, method: str, seed: int, budget: int, figures: Mapping[str, Any]) -> None:
-    """Write a method's result for a seed and a budget, atomically."""
+    """Write a method's result for a seed and a budget, atomically, with a digest that shows damage."""
     about = {"format": RESULT_FORMAT, "version": RESULT_VERSION, "method": method, "seed": seed, "budget": budget}
-    write_json(path, {**about, "name": path.stem, **figures})
+    write_json(path, sealed({**about, "name": path.stem, **figures}))
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return plain values together with their digest, by which :func:`unsealed` recognises damage."""
+    return {**content, "digest": _digest(content)}
+
+
+def unsealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return plain values without the digest.
+
+    Raises:
+        ValueError: If the digest does not match. Values without one, from earlier versions, are accepted.
+    """
+    values = {name: value for name, value in content.items() if name != "digest"}
+    if "digest" in content and content["digest"] != _digest(values):
+        raise ValueError("its digest does not match its content")
+    return values
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    """Return a digest of everything but clock readings, which is equal for equal runs."""
+    return tree_digest(json.loads(json.dumps({name: value for name, value in content.items() if name != CLOCK})))
 
 
 def read_result(path: Path, method: str | None = None, seed: int | None = None) -> dict[str, Any]:
@@ -35,6 +58,7 @@ def read_result(path: Path, method: str | None = None, seed: int | None = None) 
         known = (RESULT_FORMAT, RESULT_VERSION)
         if not isinstance(result, dict) or (result.get("format"), result.get("version")) != known:
             raise ValueError(f"expected {known[0]!r}, version {known[1]}")
+        result = unsealed(result)
         _check_figures(result)
         found = {"name": result.get("name", path.stem), "method": result["method"], "seed": result["seed"]}
         given = {"name": path.stem, "method": method, "seed": seed}  # earlier versions did not store the name

@@ -17,12 +17,13 @@ from processes import in_child
 from agents import EntropyPolicy, UniformPolicy
 from al_seg_env.learner.fitting import FitSettings
 from al_seg_env.learner.weights import weights_digest
-from al_seg_env.storage import folder_lock
+from al_seg_env.storage import folder_lock, write_png
 from al_seg_experiment import Stage, acquire, acquisition, evaluate, pretrain, train_agent, train_forecast
+from al_seg_experiment.acquisition import is_acquired
 from al_seg_experiment.folders import claimed
 from al_seg_experiment.plotting import plot_lines
 from al_seg_experiment.policies import make_policy, parse_policy
-from al_seg_experiment.trial_results import read_result, set_damaged_aside
+from al_seg_experiment.trial_results import read_result, set_damaged_aside, write_result
 
 ID = "al_seg_env/SyntheticStreets-v0"
 FIT = {"crop_size": (32, 32), "batch_size": 4, "max_epochs": 1}
@@ -51,7 +52,9 @@ def test_policies_are_compared_as_functions_and_by_name(tmp_path):
     by_name = evaluate(env, ["uniform"], tmp_path / "names", seeds=[0, 3], budgets=[2, 4], fit=FIT)
     assert rows_of(by_name) == [row for row in rows if row["method"] == "uniform"]
     # The policy that a name stands for may not change.
-    with pytest.raises(ValueError, match=r"uniform-0 is of another configuration: policy is '.*lambda.*' th"):
+    with pytest.raises(
+        ValueError, match=r"uniform-0/made_with.json is of another configuration: policy is '.*lambda.*' th"
+    ):
         evaluate(env, ["uniform"], tmp_path / "functions", seeds=[0], budgets=[2, 4], fit=FIT)
 
 
@@ -64,6 +67,11 @@ def test_a_damaged_result_is_made_again(tmp_path):
     with pytest.warns(UserWarning, match=r"result-2.json is damaged .* set aside as result-2.damaged, and made again"):
         evaluate(env, ["uniform"], tmp_path, seeds=[0], budgets=[2, 4], fit=FIT)
     assert results.read_bytes() == before
+    numerics = (tmp_path / "numerics.json").read_text()
+    for content in ("[]", "{}", '{"precision": "float32"}', numerics.replace("float32", "bfloat16")):
+        (tmp_path / "numerics.json").write_text(content)
+        with pytest.raises(ValueError, match=r"numerics\.json.*(is malformed|it holds|its digest does not match)"):
+            evaluate(env, ["uniform"], tmp_path, seeds=[0], budgets=[2, 4], fit=FIT)
 
 
 def test_fits_from_theta_0_take_labels_that_were_there_before(tmp_path):
@@ -99,7 +107,7 @@ def test_theta_0_is_trained_once_and_the_same_everywhere(tmp_path):
     stored = weights[0].stat().st_mtime_ns, (tmp_path / "0" / "stage-0.safetensors").stat().st_mtime_ns
     pretrain(tiny(), stages, tmp_path / "0")
     assert (tmp_path / "0" / "stage-0.safetensors").stat().st_mtime_ns == stored[1]
-    with pytest.raises(ValueError, match=r"0 is of another configuration: seed is 0 there, 1 here"):
+    with pytest.raises(ValueError, match=r"0/made_with.json is of another configuration: seed is 0 there, 1 here"):
         pretrain(tiny(), stages, tmp_path / "0", seed=1)
     with pytest.raises(ValueError, match=r"arguments.pool_size is 2 there, 3 here"):
         pretrain(tiny(pool_size=3), stages, tmp_path / "0")
@@ -131,6 +139,18 @@ def test_heuristics_play_beside_the_training(tmp_path):
     train(2, references=["entropy", "uniform", "margin"])  # those that are there are not played again
     assert (tmp_path / "references.csv").read_bytes().startswith(before)
     assert len(rows_of(tmp_path / "references.csv")) == 15
+    episodes = tmp_path / "episodes.csv"
+    before = episodes.read_bytes()
+    for content in (b"", before[:-9], None):  # though nothing is left to train
+        episodes.unlink() if content is None else episodes.write_bytes(content)
+        train(2)
+        assert episodes.read_bytes() == before
+    lines = (tmp_path / "references.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "references.csv").write_text("".join(lines[:-1]))
+    with pytest.raises(
+        ValueError, match=r"references.csv has the episodes \[1, 2, 3, 4\] of margin; expected 5: remove"
+    ):
+        train(2, references=["margin"])
     with pytest.raises(ValueError, match=r"references is \['dqn'\]; expected a list of different ones out of 'uni"):
         train(3, references=["dqn"])
 
@@ -168,10 +188,13 @@ def test_a_folder_belongs_to_one_process_and_one_job(tmp_path):
 @pytest.mark.parametrize(
     ("job", "name"),
     [("pretrain", "theta_0.safetensors"), ("pretrain", "pretrain.csv"), ("forecast", "forecast.csv")]
-    + [("evaluate", "results.csv"), ("evaluate", "report"), ("train", "agent.safetensors"), ("train", "episodes.csv")],
+    + [("evaluate", "results.csv"), ("evaluate", "report"), ("train", "agent.safetensors"), ("train", "episodes.csv")]
+    + [("pretrain", "stage-0.safetensors"), ("forecast", "network-0.safetensors")]
+    + [("evaluate", "trials"), ("evaluate", "theta_0")],
 )
 def test_somebodys_files_are_not_replaced(tmp_path, job, name):
-    if name == "report":
+    is_folder = name in ("report", "trials", "theta_0")
+    if is_folder:
         (tmp_path / name).mkdir()
     else:
         (tmp_path / name).write_text("mine")
@@ -184,7 +207,46 @@ def test_somebodys_files_are_not_replaced(tmp_path, job, name):
     with pytest.raises(ValueError, match=f"{name} would be replaced, and nothing there says that al-seg-env wrote it"):
         work[job]()
     assert [path.name for path in tmp_path.iterdir()] == [name]
-    assert name == "report" or (tmp_path / name).read_text() == "mine"
+    assert is_folder or (tmp_path / name).read_text() == "mine"
+
+
+def test_results_without_their_record_are_not_continued(tmp_path):
+    """They might have been made with other settings."""
+    with claimed(tmp_path, "pretrain", {"seed": 0}, ["stage-*"]):
+        (tmp_path / "stage-0.safetensors").touch()
+    (tmp_path / "made_with.json").unlink()
+    for seed in (0, 1):
+        with (
+            pytest.raises(ValueError, match=r"stage-0.safetensors would be replaced, and .* \(no made_with.json\)"),
+            claimed(tmp_path, "pretrain", {"seed": seed}, ["stage-*"]),
+        ):
+            pass
+
+
+@pytest.mark.parametrize(("old", "new"), [('"val_miou": 50.25', '"val_miou": 51.25'), ('"road": 40', '"road": 41')])
+def test_a_result_with_a_changed_figure_is_made_again(tmp_path, old, new):
+    path = tmp_path / "result-4.json"
+    figures = {"val_miou": 50.25, "val_iou": {"road": 40, "sky": None}, "seconds": {"fitting": 1.5}}
+    write_result(path, "uniform", 0, 4, figures)
+    assert {**read_result(path, "uniform", 0), **figures} == read_result(path)
+    path.write_text(path.read_text().replace('"fitting": 1.5', '"fitting": 2.5'))  # clock readings may differ
+    assert read_result(path)["seconds"] == {"fitting": 2.5}
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.warns(
+        UserWarning, match="result-4.json is damaged .*its digest does not match its content.*made again"
+    ):
+        assert set_damaged_aside(tmp_path, "uniform", 0)
+    assert [file.name for file in tmp_path.iterdir()] == ["result-4.damaged"]
+
+
+def test_a_damaged_picture_is_drawn_again(tmp_path):
+    (tmp_path / "result-4.json").touch()
+    write_png(tmp_path / "requests.png", np.zeros((9, 9, 3), np.uint8))
+    assert is_acquired(tmp_path, [4])
+    picture = (tmp_path / "requests.png").read_bytes()
+    for content in (b"", picture[:-30], picture[:40]):
+        (tmp_path / "requests.png").write_bytes(content)
+        assert not is_acquired(tmp_path, [4])
 
 
 def test_a_record_of_somebodys_is_not_replaced(tmp_path):
