@@ -70,7 +70,7 @@ def test_from_theta_0_to_a_comparison(tmp_path, env_file, capsys):
 
     capsys.readouterr()
     assert call(*evaluate, "--patience", 3) == 2
-    assert "out is of another configuration: fit.patience is 8 there, 3 here" in capsys.readouterr().err
+    assert "out/made_with.json is of another configuration: fit.patience is 8 there, 3 here" in capsys.readouterr().err
     assert call("pretrain", *env_file, *STAGE, "--out", theta_0) == 2
     assert "theta_0 is of another configuration: stages is" in capsys.readouterr().err
 
@@ -171,7 +171,7 @@ def test_after_a_mistake_the_same_folder_can_be_used(env_file, tmp_path, capsys)
     assert "style is 'sketch'; expected one of 'street', 'render'" in capsys.readouterr().err
     assert call(*pretrain) == 0
     assert call(*pretrain, "--source-arg", "style=render") == 2
-    assert "out is of another configuration: stages is" in capsys.readouterr().err
+    assert "out/made_with.json is of another configuration: stages is" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("module", ["al_seg_env", "al_seg_experiment"])
