@@ -165,10 +165,12 @@ _shared: weakref.WeakValueDictionary[tuple[int | str, str | None], Frames] = wea
 
 def _mapped(path: Path, shape: tuple[int, ...], key: str) -> UInt8Array | None:
     """Return a file's array without copying it into memory, or ``None`` if the file is missing or damaged."""
+    if not path.is_file():  # opening a pipe might never end
+        return None
     try:
         # Mode "c" is copy-on-write: an accidental write to the array never reaches the file.
         content: UInt8Array = np.memmap(path, np.uint8, "c")
-    except (OSError, ValueError):  # the file is missing or empty
+    except (OSError, ValueError):  # the file is empty, or unreadable
         return None
     end = len(content) - _CHECKSUM_BYTES
     start = end - math.prod(shape)

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from al_seg_env.datasets.frames import Frames
 from al_seg_env.learner.frozen_encoder import FrozenEncoder, Shape
 from al_seg_env.learner.hardware import available_memory
-from al_seg_env.storage import tree_digest, write_json
+from al_seg_env.storage import require_file, tree_digest, write_json
 from al_seg_env.types import Size
 
 logger = logging.getLogger("al_seg_env")
@@ -303,6 +303,8 @@ class FeatureFile:
         """Create empty files, or give damaged ones their length. Their content is checked when it is read."""
         write_json(self.folder / "about.json", self._about)
         for path, length in ((self.path, self._count * self._record_size), (self._checks_path, 8 * self._count)):
+            if path.exists():
+                require_file(path)  # opening a pipe might never end
             with path.open("ab"):
                 pass
             os.truncate(path, length)

@@ -72,7 +72,7 @@ def test_from_theta_0_to_a_comparison(tmp_path, env_file, capsys):
     assert call(*evaluate, "--patience", 3) == 2
     assert "out/made_with.json is of another configuration: fit.patience is 8 there, 3 here" in capsys.readouterr().err
     assert call("pretrain", *env_file, *STAGE, "--out", theta_0) == 2
-    assert "theta_0 is of another configuration: stages is" in capsys.readouterr().err
+    assert "theta_0/made_with.json is of another configuration: stages is" in capsys.readouterr().err
 
 
 def test_an_experiment_is_run_shown_and_reported(tmp_path, capsys):

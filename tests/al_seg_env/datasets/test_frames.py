@@ -200,6 +200,15 @@ DAMAGES = {
 }
 
 
+def test_a_pipe_in_the_place_of_a_file_of_the_cache_is_replaced(tmp_path):
+    expected = Frames(Fingerprinted(), cache=tmp_path).mask(0)
+    (path,) = tmp_path.rglob("*.npy")
+    path.unlink()
+    os.mkfifo(path)
+    np.testing.assert_array_equal(Frames(Fingerprinted(), cache=tmp_path).mask(0), expected)
+    assert path.is_file()
+
+
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 @pytest.mark.parametrize("kind", ["image", "mask"])
 def test_a_damaged_file_of_the_cache_is_made_again(tmp_path, kind, damage):

@@ -232,6 +232,17 @@ def test_a_folder_that_cannot_be_written_says_so(tmp_path):
         store(tmp_path / "file").prepare([0])
 
 
+@pytest.mark.parametrize("put", [os.mkfifo, os.mkdir])
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_pipe_or_folder_in_a_files_place_is_named(tmp_path, victim, put):
+    contents(store(tmp_path))
+    path = files(tmp_path)[victim]
+    path.unlink()
+    put(path)
+    with pytest.raises(OSError, match=f"{path.name} is a folder, pipe or device, not a file"):
+        contents(store(tmp_path))
+
+
 def test_a_whole_store_is_read_without_writing(tmp_path, monkeypatch):
     first = contents(store(tmp_path))
 
