@@ -399,7 +399,7 @@ def named_scores(
     return [known[name]() for name in check_choices("scores", names, sorted(known))]
 
 
-def environment_spec(env: str | gym.Env | EnvSpec, **arguments: Any) -> EnvSpec:
+def environment_spec(env: str | gym.Env | EnvSpec, /, **arguments: Any) -> EnvSpec:
     """Return the specification of an environment with some arguments changed.
 
     Args:
@@ -433,7 +433,7 @@ def environment_spec(env: str | gym.Env | EnvSpec, **arguments: Any) -> EnvSpec:
     return changed
 
 
-def make_again(env: str | gym.Env | EnvSpec, **arguments: Any) -> RegionSelectionEnv:
+def make_again(env: str | gym.Env | EnvSpec, /, **arguments: Any) -> RegionSelectionEnv:
     """Make an environment from its specification, with some arguments changed, and return it without wrappers.
 
     Args:
@@ -448,7 +448,7 @@ def make_again(env: str | gym.Env | EnvSpec, **arguments: Any) -> RegionSelectio
     return made.unwrapped
 
 
-def make_wrapped(env: str | gym.Env | EnvSpec, **arguments: Any) -> gym.Env:
+def make_wrapped(env: str | gym.Env | EnvSpec, /, **arguments: Any) -> gym.Env:
     """Make an environment as :func:`gymnasium.make` does, wrappers included; an unknown argument is a ValueError."""
     spec = environment_spec(env, **arguments)
     given, spec.kwargs = spec.kwargs, {}  # which gymnasium would copy, objects such as an oracle included

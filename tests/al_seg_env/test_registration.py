@@ -228,5 +228,7 @@ def test_an_environment_is_made_again_with_other_arguments():
     assert env is env.unwrapped
     with pytest.raises(ValueError, match=r"can't be made: unknown options \['bugdet'\]"):
         make_again(env, bugdet=9)
+    with pytest.raises(ValueError, match=r"can't be made: unknown options \['env'\]"):
+        make_again(ID, **{"env": "x"})  # as --source-arg env=x has it
     with pytest.raises(ValueError, match=r"is a CartPoleEnv; expected a RegionSelectionEnv"):
         make_again("CartPole-v1")
