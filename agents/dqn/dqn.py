@@ -15,7 +15,14 @@ from gymnasium import spaces
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.type_aliases import (
+    GymEnv,
+    MaybeCallback,
+    RolloutReturn,
+    Schedule,
+    TrainFreq,
+    TrainFrequencyUnit,
+)
 from stable_baselines3.common.utils import (
     configure_logger,
     get_parameters_by_name,
@@ -560,9 +567,15 @@ class SubActionDQN(OffPolicyAlgorithm):
         if log_interval is not None:
             check_int("log_interval", log_interval, 1)
         super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-        if self.credit == "class_rewards":
-            self._learn_worth()
         return self
+
+    def collect_rollouts(self, *args: Any, **kwargs: Any) -> RolloutReturn:
+        """Collect experience; as in Stable-Baselines3. The last rollout of a training ends with the classes' worth."""
+        rollout = super().collect_rollouts(*args, **kwargs)
+        last = not rollout.continue_training or self.num_timesteps >= self._total_timesteps
+        if last and self.credit == "class_rewards":
+            self._learn_worth()  # here, and not at the end of learn(), so that the last checkpoint has it
+        return rollout
 
     def _learn_worth(self) -> Worth:
         """Fit the classes' worth to the replay's rewards, set it in the policy, and return it."""

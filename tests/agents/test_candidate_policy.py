@@ -5,7 +5,7 @@ import pytest
 import torch
 from agents_fakes import CreditedEnv
 
-from agents import CandidatePolicy, SubActionDQN
+from agents import CandidatePolicy, Checkpoint, SubActionDQN
 from agents.dqn import CandidateNetwork
 
 
@@ -64,6 +64,30 @@ def test_it_learns_what_labels_add_and_what_that_is_worth(tmp_path):
     agent.policy.save(tmp_path / "policy")
     policy = CandidatePolicy.load(tmp_path / "policy")
     np.testing.assert_array_equal(policy.predict(observation)[0], agent.predict(observation, deterministic=True)[0])
+
+
+class Stateless(CreditedEnv):
+    """Training is not continued in its episodes."""
+
+    def get_state(self):
+        return {}
+
+    def set_state(self, state):
+        pass
+
+
+def test_the_last_checkpoint_has_the_worth_of_all_rewards(tmp_path):
+    def agent():
+        settings = {"gamma": 0.0, "credit": "class_rewards", "gradient_steps": 0, "buffer_size": 400}
+        env = Stateless(pools=4, candidates=6, budget=16)
+        return SubActionDQN("CandidatePolicy", env, seed=0, device="cpu", **settings)
+
+    whole = agent().learn(8, callback=Checkpoint(tmp_path, every=4))
+    assert len(set(whole.policy.worth.tolist())) > 1
+    resumed = agent()
+    Checkpoint(tmp_path).resume(resumed)  # nothing is left to learn
+    assert resumed.num_timesteps == 8
+    np.testing.assert_array_equal(resumed.policy.worth.numpy(), whole.policy.worth.numpy())
 
 
 def test_worth_stays_the_same_for_all_classes_where_little_spread_is_believed():
