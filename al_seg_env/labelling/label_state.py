@@ -46,6 +46,7 @@ class LabelState:
         self.num_classes = num_classes
         self._images = np.asarray(images, dtype=np.int64)
         self._by_number = np.argsort(self._images)
+        self._sorted = self._images[self._by_number]
         self.labelled: list[int] = []
         self.labelled_at: list[int] = []
         self.class_counts: IntArray = np.zeros((0, num_classes), np.int64)
@@ -189,9 +190,8 @@ class LabelState:
             return np.zeros(0, np.int64)
         if not len(self._images):
             return None
-        sorted_images = self._images[self._by_number]
-        where = np.searchsorted(sorted_images, images).clip(max=len(sorted_images) - 1)
-        if not np.array_equal(sorted_images[where], images):
+        where = np.searchsorted(self._sorted, images).clip(max=len(self._sorted) - 1)
+        if not np.array_equal(self._sorted[where], images):
             return None
         return self._by_number[where] * self.grid.regions_per_image + cells
 
