@@ -92,7 +92,7 @@ def evaluate(
     if (folder / "protocol.json").exists():
         raise ValueError(f"{folder} holds results of an earlier version; choose another folder")
     made_with = {**identity(spec), "budgets": budgets, "fit": asdict(settings)}
-    with claimed(folder, "evaluate", made_with, (RESULTS, NUMERICS, "report", THETA_0, "trials")):
+    with claimed(folder, "evaluate", made_with, (RESULTS, NUMERICS, "report", f"{THETA_0}/result-*", "trials")):
         spec = environment_spec(spec, **_numerics(first, folder / NUMERICS))
         set_damaged_aside(folder / THETA_0, THETA_0, 0)
         measure_theta_0(make_again(spec), folder / THETA_0)

@@ -190,13 +190,14 @@ def test_a_folder_belongs_to_one_process_and_one_job(tmp_path):
     [("pretrain", "theta_0.safetensors"), ("pretrain", "pretrain.csv"), ("forecast", "forecast.csv")]
     + [("evaluate", "results.csv"), ("evaluate", "report"), ("train", "agent.safetensors"), ("train", "episodes.csv")]
     + [("pretrain", "stage-0.safetensors"), ("forecast", "network-0.safetensors")]
-    + [("evaluate", "trials"), ("evaluate", "theta_0")],
+    + [("evaluate", "trials"), ("evaluate", "theta_0/result-0.json")],
 )
 def test_somebodys_files_are_not_replaced(tmp_path, job, name):
-    is_folder = name in ("report", "trials", "theta_0")
+    is_folder = name in ("report", "trials")
     if is_folder:
         (tmp_path / name).mkdir()
     else:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("mine")
     work = {
         "pretrain": lambda: pretrain(tiny(), [Stage(images="state", epochs=1, updates=1)], tmp_path),
@@ -206,7 +207,7 @@ def test_somebodys_files_are_not_replaced(tmp_path, job, name):
     }
     with pytest.raises(ValueError, match=f"{name} would be replaced, and nothing there says that al-seg-env wrote it"):
         work[job]()
-    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert [path.name for path in tmp_path.iterdir()] == [Path(name).parts[0]]
     assert is_folder or (tmp_path / name).read_text() == "mine"
 
 
