@@ -101,7 +101,7 @@ class SubActionDQN(OffPolicyAlgorithm):
     layout. ``save`` writes everything except the replay, for which there is ``save_replay_buffer``.
 
     Args:
-        policy: ``"QueryPolicy"``, or a subclass of :class:`QueryPolicy`.
+        policy: ``"QueryPolicy"``, ``"CandidatePolicy"``, or a subclass of one of the two.
         env: Environment with the spaces of :class:`agents.dqn.spaces.Sizes`, or a vector environment of
             Stable-Baselines3. ``VecNormalize`` must not normalise the observations: the network does it.
         learning_rate: A number, or a function of the progress remaining. Paper: 1e-3 on CamVid, 1e-4 on

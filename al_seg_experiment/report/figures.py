@@ -297,7 +297,7 @@ def episode_returns(
         ylabel: Title of the vertical axis.
     """
     with _settings():
-        columns = 1 if len(panels) == 1 else 3
+        columns = min(len(panels), 3)
         figure, axes = _subplots(len(panels), columns, width=5.5 if len(panels) == 1 else 3.4, height=3.2)
         names = dict.fromkeys(name for table in panels.values() for name in table.column("followed"))
         for i, (axis, (title, table)) in enumerate(zip(axes, panels.items(), strict=True)):
@@ -319,7 +319,8 @@ def episode_returns(
                 axis.axhline(float(np.mean(rules[rule])), **look)
             axis.locator_params(axis="x", integer=True)
             axis.axhline(0, color="#666666", linewidth=0.8)
-            axis.set(xlabel="episode", title=title, ylabel="" if i % columns else ylabel)
+            known = title or ("dqn" if len(panels) > 1 else "")  # the agents without a variant
+            axis.set(xlabel="episode", title=known, ylabel="" if i % columns else ylabel)
         _legend_on_the_right(figure, axes)
         return _png(figure)
 
