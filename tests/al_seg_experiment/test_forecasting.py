@@ -8,7 +8,8 @@ import shutil
 import gymnasium as gym
 import numpy as np
 import pytest
-from experiments import TINY, rows_of
+from experiments import FEATURES, LIGHT, TINY, rows_of
+from experiments import WITH_FORECAST as EXPERIMENT
 from fakes import same
 
 from agents import SubActionDQN
@@ -31,28 +32,8 @@ from al_seg_experiment.forecasting import NETWORK
 from al_seg_experiment.policies import make_policy
 
 ID = "al_seg_env/SyntheticStreets-v0"
-LIGHT = {"architecture": "Light", "network_options": {"width": 8}, "trainable": "decoder", "device": "cpu"}
-FEATURES = {"region_features": ["mean_probability", "forecast", "labelled"], "entropy_pools": [], "similarity": []}
-ARGUMENTS = {**TINY, **LIGHT, **FEATURES}
+ARGUMENTS = EXPERIMENT["arguments"]
 SETTINGS = ForecastTraining(networks=3, updates=3, batch_size=4)
-EXPERIMENT = {
-    "name": "tiny",
-    "arguments": ARGUMENTS,
-    "methods": ["uniform", "rarity_regression", "dqn"],
-    "seeds": [0],
-    "budgets": [2, 4],
-    "theta_0": [{"images": "state", "epochs": 1, "updates": 2, "early_stopping": False}],
-    "query_theta_0": [{"images": "state", "epochs": 1, "updates": 2, "early_stopping": False}],
-    "forecast": {"networks": 2, "updates": 3, "batch_size": 4},
-    "query": {
-        "episodes": 2,
-        "policy": "CandidatePolicy",
-        "arguments": {"sub_rewards": True},
-        "agent": {"credit": "class_rewards", "gamma": 0.0, "batch_size": 4},
-    },
-    "fit": {"crop_size": None, "batch_size": 4, "updates": 2},
-    "full": False,
-}
 
 
 @pytest.fixture(scope="module")

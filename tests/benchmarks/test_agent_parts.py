@@ -5,39 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from experiments import TINY, rows_of
+from experiments import WITH_FORECAST, rows_of
 
 from al_seg_env.command_line import run
 from al_seg_experiment import load_experiment
 from al_seg_experiment import run as run_experiment
 
-EXPERIMENT = {
-    "name": "tiny",
-    "arguments": {
-        **TINY,
-        "architecture": "Light",
-        "network_options": {"width": 8},
-        "trainable": "decoder",
-        "device": "cpu",
-        "region_features": ["mean_probability", "forecast", "labelled"],
-        "entropy_pools": [],
-        "similarity": [],
-    },
-    "methods": ["dqn"],
-    "seeds": [0],
-    "budgets": [4],
-    "theta_0": [{"images": "state", "epochs": 1, "updates": 1, "early_stopping": False}],
-    "query_theta_0": [{"images": "state", "epochs": 1, "updates": 1, "early_stopping": False}],
-    "forecast": {"networks": 2, "updates": 1, "batch_size": 4},
-    "query": {
-        "episodes": 2,
-        "policy": "CandidatePolicy",
-        "arguments": {"sub_rewards": True},
-        "agent": {"credit": "class_rewards", "gamma": 0.0, "batch_size": 4},
-    },
-    "fit": {"crop_size": None, "batch_size": 4, "updates": 1},
-    "full": False,
-}
+EXPERIMENT = {**WITH_FORECAST, "methods": ["dqn"], "budgets": [4]}
 
 
 @pytest.fixture

@@ -55,6 +55,27 @@ TINY_EXPERIMENT = {
     "fit": {"crop_size": [32, 32], "patience": 1, "max_epochs": 2},
 }
 
+LIGHT = {"architecture": "Light", "network_options": {"width": 8}, "trainable": "decoder", "device": "cpu"}
+FEATURES = {"region_features": ["mean_probability", "forecast", "labelled"], "entropy_pools": [], "similarity": []}
+WITH_FORECAST = {
+    "name": "tiny",
+    "arguments": {**TINY, **LIGHT, **FEATURES},
+    "methods": ["uniform", "rarity_regression", "dqn"],
+    "seeds": [0],
+    "budgets": [2, 4],
+    "theta_0": [{"images": "state", "epochs": 1, "updates": 2, "early_stopping": False}],
+    "query_theta_0": [{"images": "state", "epochs": 1, "updates": 2, "early_stopping": False}],
+    "forecast": {"networks": 2, "updates": 3, "batch_size": 4},
+    "query": {
+        "episodes": 2,
+        "policy": "CandidatePolicy",
+        "arguments": {"sub_rewards": True},
+        "agent": {"credit": "class_rewards", "gamma": 0.0, "batch_size": 4},
+    },
+    "fit": {"crop_size": None, "batch_size": 4, "updates": 2},
+    "full": False,
+}
+
 
 def rows_of(path) -> list[dict[str, str]]:
     with path.open() as file:
