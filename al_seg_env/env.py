@@ -41,6 +41,9 @@ from al_seg_env.storage import tree_digest
 from al_seg_env.storage.validation import check, check_int, check_path
 from al_seg_env.types import IntArray, Observation, UInt8Array
 
+DESCRIBING = frozenset({"class_distribution", "entropy_pools", "entropy_bins", "region_features"})
+"""Settings of the features, which a fork shares with the original."""
+
 
 class Answered(NamedTuple):
     """The oracle's answer for a region: its mask at the network's size, and what that cost."""
@@ -135,6 +138,8 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         self.data, self.splits, self.learner, self.config = data, splits, learner, config
         self.render_mode, self.cache = render_mode, cache
         self.forecast = None if forecast is None else check_path("forecast", forecast)
+        used = forecast is None or "forecast" in config.region_features
+        check("forecast", forecast, used, "None, since region_features does not name 'forecast'; or name it there")
         image_size = (int(data.image_size[0]), int(data.image_size[1]))
         self.grid = RegionGrid(image_size, config.region_size or image_size)
         self.frames = Frames.shared(data, cache)
@@ -240,7 +245,12 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
             seed: Seeds pools, crops, flips and dropout.
             options: ``{"state": ...}`` instead continues from a state of :meth:`get_state`, with that state's random
                 numbers. This passes through all wrappers.
+
+        Raises:
+            ValueError: If ``options`` has anything else, or the state is of another environment.
         """
+        if unknown := sorted(map(str, set(options or ()) - {"state"})):
+            raise ValueError(f"options has {', '.join(unknown)}; expected nothing but 'state'")
         if options and "state" in options:
             return self._continue_from(options["state"])
         with self._all_or_nothing():
@@ -375,14 +385,21 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
 
         Args:
             changes: Fields of :class:`~al_seg_env.config.EnvConfig` to change, such as ``budget``.
+
+        Raises:
+            ValueError: If the changes are out of range, or do not fit the episode so far or the features.
         """
+        config = replace(self.config, **changes)
+        for name in sorted(DESCRIBING & set(changes)):
+            kept = getattr(self.config, name)
+            check(name, changes[name], getattr(config, name) == kept, f"{kept!r}: a fork keeps its original's features")
         learner = copy.deepcopy(self.learner)
         learner.reset()  # a new environment takes its learner's weights for theta_0
         twin = type(self)(
             self.data,
             self.splits,
             learner,
-            config=replace(self.config, **changes),
+            config=config,
             oracle=self.oracle,
             scores=self.observer.scores,
             features=self.observer.features,
@@ -423,7 +440,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         return logits[0].argmax(dim=0).to("cpu", torch.uint8).numpy()
 
     def _under_way(self) -> Episode:
-        if self._episode is None or not self._episode.pools:
+        if self._episode is None or not self._episode.pools or not self._active(self._episode.labels):
             raise gym.error.ResetNeeded("the episode is over or has not begun; call reset() before step()")
         return self._episode
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import importlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ def synthetic_streets(
         check_int("images", images, 1, MOST_SCENES), image_size, check_int("data_seed", data_seed), style
     )
     sizes = {"state": 8, "train": 48, "reward": 40, "eval": 64, "test": None}
-    return _build(data, splits, sizes, {**defaults, **options})
+    return _build(data, splits, sizes, options, defaults)
 
 
 def camvid(
@@ -114,7 +115,7 @@ def camvid(
     data = CamVid(root, image_size=image_size)
     sizes = {"state": 10, "train": 100, "reward": None, "eval": None, "test": None}
     sources = {"state": "train", "train": "train", "reward": "val", "eval": "train", "test": "test"}
-    return _build(data, splits, sizes, options, sources)
+    return _build(data, splits, sizes, options, {}, sources)
 
 
 def cityscapes(
@@ -139,7 +140,7 @@ def cityscapes(
     data = Cityscapes(root, image_size=image_size)
     sizes = {"state": 10, "train": 150, "reward": 200, "eval": None, "test": None}
     sources = {"state": "train", "train": "train", "reward": "train", "eval": "train", "test": "val"}
-    return _build(data, splits, sizes, {**defaults, **options}, sources)
+    return _build(data, splits, sizes, options, defaults, sources)
 
 
 def gta5(
@@ -164,7 +165,7 @@ def gta5(
     # A D_S like D_T takes reading D_T's masks: a small D_T keeps that short.
     sizes = {"state": min(10, n // 4), "train": min(90, n // 4), "reward": min(100, n // 4), "eval": None, "test": 0}
     defaults = {**_small_defaults(data), "pool_size": 4, "budget": 16}
-    return _build(data, splits, sizes, {**defaults, **options})
+    return _build(data, splits, sizes, options, defaults)
 
 
 def image_folder(
@@ -251,7 +252,7 @@ def make_env(data: SegmentationData, *, splits: SplitChoice | Splits = 0, **opti
         ValueError: If a value is out of range, or data, splits and options do not match.
     """
     sizes, sources = _default_splits(data)
-    return _build(data, splits, sizes, {**_small_defaults(data), **options}, sources)
+    return _build(data, splits, sizes, options, _small_defaults(data), sources)
 
 
 def _default_splits(data: SegmentationData) -> tuple[dict[str, int | None], dict[str, str | None]]:
@@ -317,7 +318,8 @@ def _build(
     data: SegmentationData,
     splits: SplitChoice | Splits,
     sizes: Mapping[str, int | None],
-    options: Mapping[str, Any],
+    given: Mapping[str, Any],
+    defaults: Mapping[str, Any],
     sources: Mapping[str, str | None] | None = None,
 ) -> RegionSelectionEnv:
     """Return an environment over ``data``; see :func:`make_env`.
@@ -326,10 +328,12 @@ def _build(
         data: Images and masks.
         splits: As the user chose them.
         sizes: Images per split, where they are drawn.
-        options: Fields of the configurations, and :data:`BUILD_OPTIONS`.
+        given: Fields of the configurations, and :data:`BUILD_OPTIONS`, as the user chose them.
+        defaults: Those of the id, for what is not given.
         sources: Partition of the data that each split is drawn from; all images if omitted.
     """
-    check_options(options)
+    check_options(given)
+    options = {**defaults, **given}
     config = EnvConfig(**{name: value for name, value in options.items() if name in ENV_OPTIONS})
     learner = LearnerConfig(**{name: value for name, value in options.items() if name in LEARNER_OPTIONS})
     if learner.trainable == "decoder" and config.crop_labels == "all":
@@ -337,6 +341,9 @@ def _build(
             "crop_labels='all' needs trainable='all': with a frozen encoder there are no crops, and an update shows "
             "the labels of its regions alone; omit it, or see replay"
         )
+    for names, used, why in _conditions(config, learner, options.get("scores", ())):
+        if not used and (idle := [name for name in names if given.get(name) is not None]):
+            warnings.warn(f"{', '.join(idle)} has no effect, since {why}; omit it", stacklevel=3)
     chosen = splits if isinstance(splits, Splits) else resolve_splits(data, splits, sizes, sources or {})
     cache = options.get("cache")
     frames = Frames.shared(data, cache)
@@ -359,6 +366,18 @@ def _build(
         cache=cache,
         forecast=options.get("forecast"),
     )
+
+
+def _conditions(
+    config: EnvConfig, learner: LearnerConfig, scores: Sequence[str]
+) -> Iterator[tuple[tuple[str, ...], bool, str]]:
+    """Yield options that only count where others ask for it, whether these do, and how they do not."""
+    yield ("entropy_bins",), bool(config.entropy_pools), "entropy_pools is empty"
+    yield ("kl_bins", "kl_edges", "kl_own"), bool(config.similarity), "similarity is empty"
+    yield ("reward_scale", "reward_stride", "first_reward"), config.reward is not None, "reward is None"
+    yield ("bald_samples",), "bald" in scores if isinstance(scores, list | tuple) else True, "scores lacks 'bald'"
+    yield ("feature_precision",), learner.trainable == "decoder", "trainable is 'all', and no features are stored"
+    yield ("crop_size",), learner.trainable == "all", "trainable is 'decoder', which is trained on whole images"
 
 
 def named_scores(

@@ -30,7 +30,7 @@ from al_seg_env.env import RegionSelectionEnv
 from al_seg_env.learner.building import LearnerConfig
 from al_seg_env.registration import ENV_OPTIONS, LEARNER_OPTIONS, named_scores
 from al_seg_env.storage.comparison import differences
-from al_seg_experiment.experiment import LEARNT, METHODS, Experiment, Method, Query, Stage, close_match
+from al_seg_experiment.experiment import LEARNT, METHODS, Experiment, Method, Query, Stage, check_learning, close_match
 from al_seg_experiment.pieces import experiment_of, pieces
 from al_seg_experiment.policies import policy_function
 
@@ -85,10 +85,13 @@ def mistakes(experiment: Experiment) -> list[str]:
                 told.add(message)
                 found[f"{where}: {message}"] = None
 
-    for place in _places(experiment):
+    places = list(_places(experiment))
+    for place in places:
         add(place.where, _fixed(place))
         add(place.where, _environment(place.env, place.arguments), place.env, place.arguments)
         add(place.where, _forecast(experiment, place))
+    if experiment.forecast is not None and not any(map(_names_forecast, places)):
+        add("forecast", iter(["no region_features names 'forecast', which its networks are for; add it, or omit them"]))
     for where, part in _variants(experiment):
         for name, method in part.methods.items():
             add(f"{where}methods[{name!r}]", _method(part, method))
@@ -177,9 +180,13 @@ def _creator(env: str) -> Any:
     return load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
 
 
-def _forecast(experiment: Experiment, place: _Place) -> Iterator[str]:
+def _names_forecast(place: _Place) -> bool:
     named = place.arguments.get("region_features")
-    if experiment.forecast is None and isinstance(named, list) and "forecast" in named:
+    return isinstance(named, list) and "forecast" in named
+
+
+def _forecast(experiment: Experiment, place: _Place) -> Iterator[str]:
+    if experiment.forecast is None and _names_forecast(place):
         yield "region_features names 'forecast'; add the entry forecast, or omit the feature"
 
 
@@ -352,6 +359,7 @@ def _agent(experiment: Experiment, query: Query) -> Iterator[str]:
             yield f"unknown argument {name!r}{close_match(name, known)}; known are {', '.join(known)}"
     if unknown:
         return
+    yield from _refused(lambda: check_learning(query.agent, query.refit))
     env = _Spaces({**experiment.arguments, **query.arguments})
     wrong = list(_refused(lambda: _made(query, env, {})))
     yield from wrong

@@ -29,7 +29,7 @@ from al_seg_experiment.exporting import export
 from al_seg_experiment.label_session import NETWORK_OPTIONS, TOOLS, LabelSession, SessionSettings
 from al_seg_experiment.policies import AGENT_SUFFIX
 from al_seg_experiment.pretraining import pretrain
-from al_seg_experiment.query_training import train_agent
+from al_seg_experiment.query_training import CHECKPOINTS, train_agent
 from al_seg_experiment.reading import described, load_experiment
 from al_seg_experiment.records import EXPERIMENT, read_experiment, status
 from al_seg_experiment.report import report
@@ -107,6 +107,8 @@ class Report(ExperimentOptions):
     def __call__(self) -> None:
         """Run the command."""
         if self.file.endswith(".csv"):
+            if self.set:
+                raise ValueError(f"--set is for an experiment, and {self.file} holds results; omit it")
             say(report(self.file, self.out))
         else:
             say(report(self.load()[1]))
@@ -154,7 +156,10 @@ class Pretrain(EnvironmentOptions):
             "learning_rate": self.learning_rate,
         }
         stages = []
-        if self.source_env is not None or self.source_arg:
+        first = self.source_env is not None or self.source_arg
+        if not first and self.source_images != "all":
+            raise ValueError(f"--source-images is {self.source_images}, but no first stage: give --source-arg")
+        if first:
             source = assignments(self.source_arg, "--source-arg")
             stages.append({"env": self.source_env, "arguments": source, "images": self.source_images, **settings})
         if self.images != "none":
@@ -257,6 +262,8 @@ class Train(EnvironmentOptions):
 
     def __call__(self) -> None:
         """Run the command."""
+        if self.resume and not any((self.out / CHECKPOINTS).glob("checkpoint-*")):
+            say(f"{self.out} holds no checkpoint; the training starts from its beginning")
         agent = train_agent(
             self.spec,
             self.out,
@@ -308,21 +315,27 @@ class Evaluate(EnvironmentOptions):
     def __call__(self) -> None:
         """Run the command."""
         results = evaluate(
-            self.spec,
-            self.policies,
-            self.out,
-            seeds=self.seeds,
-            budgets=self.budgets,
-            fit={
-                "batch_size": self.batch_size,
-                "patience": self.patience,
-                "max_epochs": self.epochs,
-                "min_updates": self.updates,
-                **assignments(self.fit_arg, "--fit-arg"),
-            },
-            full=self.full,
+            self.spec, self.policies, self.out, seeds=self.seeds, budgets=self.budgets, fit=self.fit, full=self.full
         )
         say(report(results))
+
+    @property
+    def fit(self) -> dict[str, Any]:
+        """The settings of the training to convergence.
+
+        Raises:
+            ValueError: If one of --fit-arg has an option of its own, or makes one of the options useless.
+        """
+        others = assignments(self.fit_arg, "--fit-arg")
+        options = {"batch_size": "batch_size", "patience": "patience", "max_epochs": "epochs", "min_updates": "updates"}
+        if twice := [name for name in others if name in options]:
+            raise ValueError(f"--fit-arg has {twice[0]!r}; it has an option of its own, --{options[twice[0]]}")
+        if others.get("updates") is not None:  # no epochs, and no early stopping
+            options = {"batch_size": "batch_size"}
+            for name in ("epochs", "patience", "updates"):
+                if getattr(self, name) != getattr(type(self), name):
+                    raise ValueError(f"--{name} is for epochs, and --fit-arg updates=... trains without; omit it")
+        return {**{name: getattr(self, option) for name, option in options.items()}, **others}
 
 
 @dataclass(frozen=True)
@@ -392,6 +405,7 @@ class Label(Images):
         """Run the command."""
         if self.tool is not None:
             check_choice("tool", self.tool, ("page", *TOOLS))
+        self._refuse_idle()
         is_file = self.policy.endswith(AGENT_SUFFIX) and "=" not in self.policy
         settings = self.settings(
             policy=str(Path(self.policy).resolve()) if is_file else self.policy,
@@ -404,14 +418,28 @@ class Label(Images):
         try:
             if self.label_studio is not None:
                 session.run(partial(LabelStudioOracle.from_environment, url=self.label_studio), wait=self.wait)
-            elif self.tool == "page" or (self.tool is None and page_is_installed()):
+            elif self._tool == "page":
                 self._on_page(session)
             else:
-                session.run(self.tool or "folder", wait=self.wait)
+                session.run(self._tool, wait=self.wait)
         except LabelsPending as pending:
             say(f"{pending.told}; then run the same command again")
             return
         say(f"the budget is spent; al-seg-env export {self.out} writes masks and network")
+
+    @property
+    def _tool(self) -> str:
+        if self.label_studio is not None:
+            return "label-studio"
+        return self.tool or ("page" if page_is_installed() else "folder")
+
+    def _refuse_idle(self) -> None:
+        """Refuse options that the tool does not use."""
+        if self.label_studio is not None and self.tool not in (None, "label-studio"):
+            raise ValueError(f"--label-studio is given, and --tool is {self.tool}; omit one of them")
+        for name in ("host", "port", "token"):
+            if self._tool != "page" and getattr(self, name) != getattr(type(self), name):
+                raise ValueError(f"--{name} is for the labelling page, and the tool is {self._tool}; omit it")
 
     def _on_page(self, session: LabelSession) -> None:
         if not page_is_installed():
@@ -450,12 +478,15 @@ class Suggest(Images):
 
     def __call__(self) -> None:
         """Run the command."""
-        options = {**NETWORK_OPTIONS, **assignments(self.set, "--set")}
+        options = {**NETWORK_OPTIONS, **(given := assignments(self.set, "--set"))}
         for name, path in {"weights": self.weights, "cache": self.cache}.items():
             if path is not None:
+                if name in given:
+                    raise ValueError(f"--{name} and --set {name}=... are both given; omit one of them")
                 options[name] = str(path)
         by = "agent" if self.policy.endswith(AGENT_SUFFIX) else "score"
         choice: dict[str, Any] = {by: self.policy}
+        self.settings().check_out(self.out)
         data = self.settings().data()
         say(suggest(data, self.out, **choice, count=self.count, per_image=self.per_image, options=options))
 
@@ -476,7 +507,9 @@ class Export:
     def __call__(self) -> None:
         """Run the command."""
         out = self.session / "export" if self.out is None else self.out
-        say(export(LabelSession(self.session), out, format=self.format, predictions=self.predictions))
+        session = LabelSession(self.session)
+        session.settings.check_out(out)
+        say(export(session, out, format=self.format, predictions=self.predictions))
 
 
 @dataclass(frozen=True)

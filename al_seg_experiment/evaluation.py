@@ -21,7 +21,7 @@ from al_seg_env.storage.validation import check_int
 from al_seg_experiment.acquisition import PICTURE, acquire, is_acquired, measure_theta_0, supervise_fully
 from al_seg_experiment.checking import equal_budgets
 from al_seg_experiment.experiment import MOST, close_match
-from al_seg_experiment.folders import claimed, identity
+from al_seg_experiment.folders import acquiring, claimed, identity
 from al_seg_experiment.policies import NamedPolicy, make_policy, parse_policy, policy_function
 from al_seg_experiment.trial_results import (
     read_results_of,
@@ -79,7 +79,7 @@ def evaluate(
     seeds, budgets = _whole(seeds, "seeds", 0), sorted(_whole(budgets, "budgets", 1))
     settings = _fit_settings(fit or {})
     check_int("full", full, 0, len(seeds))
-    spec = environment_spec(env, split="eval", budget=budgets[-1])
+    spec = acquiring("eval", env, budget=budgets[-1])
     first = make_again(spec)
     if problem := next(equal_budgets(tuple(budgets), first.config.regions_per_step, compared[0][0].name), None):
         raise ValueError(f"budgets is {budgets}; {problem}")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from agents import ExponentialRate, LinearEpsilon
 from al_seg_env.learner.fitting import FitSettings
 from al_seg_env.registration import ENV_OPTIONS
-from al_seg_env.storage.validation import LARGEST_BATCH, LARGEST_NUMBER, check_int
+from al_seg_env.storage.validation import LARGEST_BATCH, LARGEST_NUMBER, check, check_int
 
 if TYPE_CHECKING:
     JsonValue = Any  # the union of all that json has would have to be narrowed wherever an argument is passed on
@@ -151,6 +152,12 @@ def agent_arguments(settings: Mapping[str, Any], steps: int) -> dict[str, Any]:
     return arguments
 
 
+def check_learning(settings: Mapping[str, Any], refit: object) -> None:
+    """Raise a ValueError if an agent with these arguments would play through its training without learning."""
+    learns = settings.get("gradient_steps") != 0 or settings.get("credit") == "class_rewards"
+    check("gradient_steps", 0, bool(refit) or learns, "at least 1, or a refit at the end: nothing would be learnt")
+
+
 Count = Annotated[int, Field(ge=1, le=MOST)]
 Seed = Annotated[int, Field(ge=0, le=MOST)]
 Batch = Annotated[int, Field(ge=1, le=LARGEST_BATCH)]
@@ -195,6 +202,12 @@ class Stage(Entry):
     """Crops per update."""
     learning_rate: Rate | None = None
     """Learning rate of this stage, or the highest of its cycle; the environment's if omitted."""
+
+    @model_validator(mode="after")
+    def _tell_what_is_idle(self) -> Stage:
+        if not self.early_stopping and self.patience != type(self).model_fields["patience"].default:
+            warnings.warn("patience has no effect, since early_stopping is false; omit it", stacklevel=2)
+        return self
 
 
 def source_of(stage: Stage, env: str, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -119,10 +119,12 @@ def export(session: LabelSession, out: str | Path, *, format: str = "png", predi
 
     Raises:
         ValueError: If the format is unknown, there is nothing to export yet, or the folder holds files of the names
-            that would be written, such as masks painted by hand, which no export has left.
+            that would be written, such as masks painted by hand, which no export has left; or if answers are missing
+            that the session has used.
     """
     check_choice("format", format, tuple(FORMATS))
     out = Path(out)
+    session.check_answers()
     data = AnsweredData(session.data, session.label_folder)
     trained = (session.out / NETWORK).exists()
     if predictions and not trained:

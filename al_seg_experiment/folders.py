@@ -8,11 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
 from al_seg_env.learner.weights import weights_digest
 from al_seg_env.observation.forecast import KIND as FORECAST
+from al_seg_env.registration import environment_spec
 from al_seg_env.storage import folder_lock, load_tree, tree_digest
+from al_seg_env.storage.validation import check
 from al_seg_experiment.records import read_record, refuse_differences, write_record
 
 MADE_WITH = "made_with.json"
@@ -36,6 +39,21 @@ def refuse_others(folder: str | Path, names: Sequence[str], marks: Sequence[str]
             f"{found[0]} would be replaced, and nothing there says that al-seg-env wrote it (no {marks[0]}); choose a "
             "new folder, or move it"
         )
+
+
+def acquiring(split: str, env: str | gym.Env | EnvSpec, **arguments: Any) -> EnvSpec:
+    """Return the specification of an environment that acquires from D_T or D_V, with some arguments changed.
+
+    Args:
+        split: ``"train"`` (D_T) or ``"eval"`` (D_V).
+        env, arguments: See :func:`~al_seg_env.registration.environment_spec`.
+
+    Raises:
+        ValueError: If the environment was made to acquire from the other one.
+    """
+    given = environment_spec(env).kwargs.get("split", split)
+    check("split", given, given == split, f"{split!r}, which is what this job acquires from; omit it")
+    return environment_spec(env, split=split, **arguments)
 
 
 @contextmanager

@@ -26,9 +26,9 @@ from al_seg_env.labelling.oracles import AnswersRequests, FolderOracle, LabelsPe
 from al_seg_env.labelling.request import requests_of
 from al_seg_env.learner.fitting import FitSettings, fit_to_convergence
 from al_seg_env.learner.weights import save_weights
-from al_seg_env.regions import RegionGrid, sixteenth
+from al_seg_env.regions import Box, RegionGrid, sixteenth
 from al_seg_env.registration import check_options, make_env
-from al_seg_env.storage import folder_lock, load_tree, read_json, save_tree, write_json
+from al_seg_env.storage import folder_lock, load_tree, read_json, save_tree, well_formed, write_json
 from al_seg_env.storage.locking import LOCK
 from al_seg_env.storage.validation import check, check_choice, check_int
 from al_seg_env.types import Size
@@ -98,8 +98,18 @@ class SessionSettings:
             check_options(self.options)
         except TypeError as error:
             raise ValueError(str(error)) from error
-        if own := sorted({"budget", "regions_per_step", "split"} & set(self.options)):
+        if own := sorted({"budget", "regions_per_step", "split", "oracle"} & set(self.options)):
             raise ValueError(f"options has {own}; these are settings of the session itself, such as --budget")
+
+    @property
+    def _inner(self) -> str:
+        return "images" if (Path(self.images) / "images").is_dir() else "."
+
+    def check_out(self, out: str | Path) -> None:
+        """Refuse a folder for results that lies among the images: its pictures would be taken for images."""
+        images = (Path(self.images) / self._inner).resolve()
+        apart = not Path(out).resolve().is_relative_to(images)
+        check("out", str(out), apart, f"a folder that is not among the images in {images}")
 
     def data(self) -> ImageFolder:
         """Open the images.
@@ -110,11 +120,9 @@ class SessionSettings:
         root, masks = Path(self.images), Path("masks" if self.masks is None else self.masks).resolve()
         check("images", self.images, root.is_dir(), "a folder of images")
         check("masks", self.masks, self.masks is None or masks.is_dir(), "a folder of masks, or none")
-        images = "images" if (root / "images").is_dir() else "."
+        images = self._inner
         if self.masks is None:
             masks = root.resolve() / "masks"
-        if images == "." and masks.is_dir() and root.resolve() in masks.parents:
-            raise ValueError(f"{masks} lies among the images of {root}; move these to {root / 'images'}")
         classes, palette, ignored = read_classes(self.classes)
 
         def opened(size: Size | None) -> ImageFolder:
@@ -182,6 +190,7 @@ class LabelSession:
         """
         make = tool if callable(tool) else TOOLS[check_choice("tool", tool, tuple(TOOLS))]
         with folder_lock(self.out):
+            self.check_answers()
             oracle = make(self.data, self.out / LABELS)
             data = self._with_reward(oracle, wait)
             env = self.make_env(data, oracle=oracle)
@@ -237,20 +246,42 @@ class LabelSession:
         drawn = np.random.default_rng(self.settings.seed).choice(len(self.data.names), count, replace=False)
         return sorted(drawn.tolist())
 
+    @property
+    def _grid(self) -> RegionGrid:
+        size = self.settings.options.get("region_size") or sixteenth(self.data.image_size)
+        return RegionGrid(self.data.image_size, (int(size[0]), int(size[1])))
+
+    def _first_boxes(self) -> list[Box]:
+        """Return a random region of each image that becomes D_R."""
+        grid, rng = self._grid, np.random.default_rng([self.settings.seed, 1])
+        boxes = []
+        for image in self._reward_images:
+            original = self.data.original(image)
+            boxes.append(rng.choice([i for i in grid.regions_of([image]) if original.holds(grid.box(i))]))
+        return [grid.box(region) for region in boxes]
+
+    def check_answers(self) -> None:
+        """Raise a ValueError that names answers that the session has used, and that are missing now."""
+        path, folder = self.out / STATE, self.label_folder
+        if not path.exists() or not folder.manifest.exists():
+            return
+        kept = load_tree(path, STATE_KIND)
+        with well_formed(path):
+            boxes = [*self._first_boxes(), *map(self._grid.box, kept["state"]["labels"]["regions"].tolist())]
+            regions = [self.data.original(box.image).region(box) for box in boxes]
+        if missing := [str(folder.path(region)) for region in regions if not folder.has(region)]:
+            raise ValueError(
+                f"answers that the session has used are missing: {', '.join(missing[:5])} ({len(missing)} in all); "
+                f"restore them, or remove {path}, and al-seg-env label requests them again"
+            )
+
     def _with_reward(self, oracle: AnswersRequests, wait: bool) -> SegmentationData:
         """Return the data with the first regions labelled, once people have done so."""
         images = self._reward_images
         if not images:
             return self.data
         self.make_env(self.data, reward=None)  # before anyone paints: what does not work can still be changed
-        size = self.settings.options.get("region_size") or sixteenth(self.data.image_size)
-        grid = RegionGrid(self.data.image_size, (int(size[0]), int(size[1])))
-        rng = np.random.default_rng([self.settings.seed, 1])
-        boxes = []
-        for image in images:
-            original = self.data.original(image)
-            boxes.append(rng.choice([i for i in grid.regions_of([image]) if original.holds(grid.box(i))]))
-        requests = requests_of(self.data, [grid.box(region) for region in boxes])
+        requests = requests_of(self.data, self._first_boxes())
         _until_answered(lambda: oracle.answer(requests), wait)
         return AnsweredData(self.data, self.label_folder, images=images)
 
@@ -355,6 +386,7 @@ def _bound(out: Path, settings: SessionSettings | None) -> SessionSettings:
             "out", str(out), settings is not None, "the folder of a labelling session; begin one with al-seg-env label"
         )
         assert settings is not None
+        settings.check_out(out)
         refuse_others(out, (SPLITS, THETA_0, NETWORK, STATE), (f"{LABELS}/{MANIFEST}", LOCK))
         settings.data()  # so that a mistake leaves nothing behind
         write_json(path, {"format": SESSION_FORMAT, "version": SESSION_VERSION, **asdict(settings)})

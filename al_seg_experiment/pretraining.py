@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,12 +21,13 @@ from al_seg_env.learner.fitting import Fit, FitSettings, fit_to_convergence
 from al_seg_env.learner.weights import save_weights, weights_digest
 from al_seg_env.regions import RegionGrid
 from al_seg_env.registration import environment_spec, make_again
-from al_seg_env.storage import load_tree, save_tree, write_csv
+from al_seg_env.storage import load_tree, save_tree, tree_digest, write_csv
 from al_seg_env.storage.validation import check_int
 from al_seg_env.types import UInt8Array
 from al_seg_experiment.experiment import Stage, source_of
 from al_seg_experiment.folders import claimed, identity
 from al_seg_experiment.plotting import plot_lines
+from al_seg_experiment.records import without_places
 
 WEIGHTS = "theta_0.safetensors"
 CURVES = "pretrain.csv"
@@ -69,12 +71,13 @@ def run_stages(spec: EnvSpec, stages: Sequence[Stage], folder: Path, *, seed: in
     for number, stage in enumerate(stages):
         path = folder / f"stage-{number}.safetensors"
         history = folder / f"stage-{number}.history.safetensors"
-        if not _is_trained(path, history, stage):
+        made_with = _made_with(environment_spec(spec, **before), stage, number, seed)
+        if not _is_trained(path, history, made_with):
             rate = {} if stage.learning_rate is None else {"learning_rate": stage.learning_rate}
             env = make_again(spec, **rate, **before)
             fit = _train_stage(spec, env, stage, folder / f"stage-{number}.part", number, seed)
             save_weights(env.learner, path, env.data.classes)
-            trained = {"stage": stage.model_dump(mode="json"), "weights": weights_digest(path)}
+            trained = {**made_with, "weights": weights_digest(path)}
             save_tree(history, HISTORY, {**trained, "history": fit.history, "best_epoch": fit.best_epoch})
         before = {"weights": str(path)}
     if rows := _curves(folder, stages):
@@ -84,14 +87,21 @@ def run_stages(spec: EnvSpec, stages: Sequence[Stage], folder: Path, *, seed: in
     return folder / WEIGHTS
 
 
-def _is_trained(weights: Path, history: Path, stage: Stage) -> bool:
+def _made_with(spec: EnvSpec, stage: Stage, number: int, seed: int) -> dict[str, Any]:
+    """Return the stage, and a digest of all that its weights depend on, by which no other training passes for it."""
+    plain = stage.model_dump(mode="json")
+    made_with = without_places({**identity(spec), "stage": plain, "number": number, "seed": seed})
+    return {"stage": plain, "made_with": tree_digest(json.loads(json.dumps(made_with)))}
+
+
+def _is_trained(weights: Path, history: Path, made_with: Mapping[str, Any]) -> bool:
     """Return whether a stage is finished; damaged files and those of other stages are set aside, with a warning."""
     if not (weights.exists() and history.exists()):
         return False
     try:
         done = load_tree(history, HISTORY)
-        found = {"stage": stage.model_dump(mode="json"), "weights": weights_digest(weights)}
-        if any(done.get(name, value) != value for name, value in found.items()):  # earlier versions stored neither
+        found = {**made_with, "weights": weights_digest(weights)}
+        if any(done.get(name, value) != value for name, value in found.items()):  # earlier versions stored less
             raise ValueError(f"{weights} and {history} are not of one training of this stage")
     except ValueError as error:
         warnings.warn(f"{error}; they are set aside, and the stage is trained again", stacklevel=3)
@@ -109,8 +119,10 @@ def _train_stage(spec: EnvSpec, env: RegionSelectionEnv, stage: Stage, checkpoin
     if source is not env:  # validated on the target's own images, so both must be at hand
         frames = JoinedFrames(source.frames, images, env.frames, env.splits.reward)
         images, validation = tuple(range(len(images))), tuple(range(len(images), len(images) + len(env.splits.reward)))
-    settings = FitSettings(env.config.crop_size, stage.batch_size, stage.patience, stage.epochs, stage.updates)
-    if not stage.early_stopping:
+    settings = FitSettings(env.config.crop_size, stage.batch_size)
+    if stage.early_stopping:
+        settings = replace(settings, patience=stage.patience, max_epochs=stage.epochs, min_updates=stage.updates)
+    else:
         rate = stage.learning_rate or getattr(env.learner, "learning_rate", None) or settings.learning_rate
         settings = replace(settings, updates=stage.epochs * stage.updates, replay=0.0, learning_rate=rate)
     whole = RegionGrid(env.grid.image_size, env.grid.image_size)

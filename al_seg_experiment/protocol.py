@@ -101,4 +101,6 @@ def _spec(experiment: Experiment, *arguments: Mapping[str, Any], **more: Any) ->
     merged = dict(experiment.arguments)
     for each in (*arguments, more):
         merged.update(each)
+    if "forecast" not in merged.get("region_features", ()):  # a method may leave the feature out
+        merged.pop("forecast", None)
     return environment_spec(experiment.env, **merged)

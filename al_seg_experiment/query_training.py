@@ -19,12 +19,12 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecMonitor
 
 from agents import Checkpoint, EpisodeRecorder, InfoLogger, SubActionDQN
-from al_seg_env.registration import environment_spec, make_again, make_wrapped
+from al_seg_env.registration import make_again, make_wrapped
 from al_seg_env.storage import folder_lock, write_csv
 from al_seg_env.storage.locking import LOCK
 from al_seg_env.storage.validation import check_choices, check_int
-from al_seg_experiment.experiment import LEARNT, METHODS, agent_arguments
-from al_seg_experiment.folders import refuse_others
+from al_seg_experiment.experiment import LEARNT, METHODS, agent_arguments, check_learning
+from al_seg_experiment.folders import acquiring, refuse_others
 from al_seg_experiment.plotting import Line, plot_lines
 from al_seg_experiment.policies import make_policy
 from al_seg_experiment.records import PIECE, read_references
@@ -90,10 +90,11 @@ def train_agent(
     if checkpoint_every is not None:
         check_int("checkpoint_every", checkpoint_every, 1)
     references = check_choices("references", list(references), [name for name in METHODS if name != LEARNT])
+    check_learning(settings, refit)
     if not resume:
         _refuse_training(folder)
     refuse_others(folder, (AGENT, EPISODES, PICTURE, REFERENCES), (CHECKPOINTS, PIECE, LOCK))
-    spec = environment_spec(env, split="train")
+    spec = acquiring("train", env)
     players = make_players(spec, envs)
     per_episode = steps_per_episode(players)
     steps = episodes * per_episode

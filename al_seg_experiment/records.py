@@ -118,7 +118,7 @@ def products(experiment: Experiment, piece: Piece) -> list[str]:
 def finish(experiment: Experiment, folder: Path, piece: Piece) -> None:
     """Record that a piece is finished, with checksums of its files."""
     piece_folder = folder / piece.name
-    files = {name: _digest(piece_folder / name) for name in (PIECE, *products(experiment, piece))}
+    files = {name: file_digest(piece_folder / name) for name in (PIECE, *products(experiment, piece))}
     write_record(piece_folder / FINISHED, {"files": files, "code": code_version()})
 
 
@@ -138,7 +138,7 @@ def damage(experiment: Experiment, folder: Path, piece: Piece) -> dict[Path, str
         path = piece_folder / name
         if not path.is_file():
             found[path] = f"{path} is missing"
-        elif _digest(path) != digest:
+        elif file_digest(path) != digest:
             found[path] = f"{path} is damaged: it is not what was written when its piece was finished"
     return found
 
@@ -233,7 +233,7 @@ def weights_of(folder: Path, found: Sequence[Piece]) -> dict[str, str | None]:
                 if (
                     name.endswith(".safetensors")
                     and (piece_folder / name).is_file()
-                    and _digest(piece_folder / name) == noted
+                    and file_digest(piece_folder / name) == noted
                 ):
                     checksums[piece.name] = noted
     return checksums
@@ -298,7 +298,7 @@ def check_piece(folder: Path, piece: Piece, content: Mapping[str, Any]) -> None:
 
 def refuse_differences(stored: Mapping[str, Any], here: Mapping[str, Any], path: Path) -> None:
     """Raise a ValueError that lists how a file's configuration differs from the current one, ignoring data paths."""
-    differing = differences(_without_places(stored), _without_places(here))
+    differing = differences(without_places(stored), without_places(here))
     if differing:
         raise ValueError(
             f"{path} is of another configuration: {'; '.join(differing)}. Choose another folder, or return to that "
@@ -312,7 +312,7 @@ def _is_damaged(path: Path) -> bool:
         noted = _noted(path.parent)
     except ValueError:
         return False
-    return path.name in noted and noted[path.name] != _digest(path)
+    return path.name in noted and noted[path.name] != file_digest(path)
 
 
 def _noted(piece_folder: Path) -> dict[str, str]:
@@ -325,10 +325,11 @@ def _noted(piece_folder: Path) -> dict[str, str]:
     return files
 
 
-def _without_places(value: Any) -> Any:
+def without_places(value: Any) -> Any:
+    """Return plain values without paths of the data, which may differ between machines."""
     if isinstance(value, Mapping):
-        return {key: _without_places(item) for key, item in value.items() if key != PLACE}
-    return [_without_places(item) for item in value] if isinstance(value, list) else value
+        return {key: without_places(item) for key, item in value.items() if key != PLACE}
+    return [without_places(item) for item in value] if isinstance(value, list) else value
 
 
 @cache
@@ -349,7 +350,8 @@ def code_version() -> str:
     return f"{version} ({shown.stdout.strip()})"
 
 
-def _digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """Return a digest of a file's bytes."""
     digest = hashlib.blake2b(digest_size=16)
     with path.open("rb") as file:
         while block := file.read(2**20):

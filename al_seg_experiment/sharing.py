@@ -24,9 +24,11 @@ from al_seg_env.storage.validation import check, check_text
 from al_seg_experiment.forecasting import FORECAST
 from al_seg_experiment.pretraining import WEIGHTS
 from al_seg_experiment.query_training import AGENT
+from al_seg_experiment.records import file_digest
 from al_seg_experiment.report.analysis import curve_table
 from al_seg_experiment.report.results import read_results
 from al_seg_experiment.report.tables import markdown, pivot
+from al_seg_experiment.trial_results import sealed, unsealed
 
 CARD = "README.md"
 ENVIRONMENT = "environment.json"
@@ -91,9 +93,11 @@ def share(
     with tempfile.TemporaryDirectory(prefix=".share-", dir=out.parent) as parent:
         folder = Path(parent) / "folder"
         folder.mkdir()
-        write_json(folder / ENVIRONMENT, _without_paths(spec, made, folder))
+        stored = _without_paths(spec, made, folder)
         if agent is not None:
             shutil.copyfile(agent, folder / AGENT)
+        digests = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
+        write_json(folder / ENVIRONMENT, sealed({**stored, "digests": digests}))
         if results is not None:
             _copy_results(Path(results), folder)
         write_text(folder / CARD, _card(folder, licence, title or out.name, about, made, played))
@@ -119,8 +123,7 @@ def load_shared(folder: str | Path, **arguments: Any) -> tuple[RegionSelectionEn
         ValueError: If it is damaged, an argument is missing, or the images are not those that the agent was trained on.
     """
     folder = Path(folder)
-    path = folder / ENVIRONMENT
-    stored = read_json(path, "expected what al-seg-env share wrote")
+    path, stored = folder / ENVIRONMENT, _intact(folder)
     with well_formed(path):
         name, kept, needed = str(stored["env"]), dict(stored["arguments"]), list(stored["needed"])
         files = {name: _inside(folder, file) for name, file in stored["files"].items()}
@@ -149,11 +152,12 @@ def push(
 
     Raises:
         OSError: If the folder has no card, or the server can't be reached or refuses.
-        ValueError: If the repository's name is invalid.
+        ValueError: If the repository's name is invalid, or a file is damaged.
     """
     folder = Path(folder)
     for name in (CARD, ENVIRONMENT):
         require_file(folder / name)
+    _intact(folder)
     check("repository", repository, isinstance(repository, str) and repository.count("/") == 1, "owner/name")
     hub = HfApi(endpoint=endpoint, library_name="al-seg-env")
     try:
@@ -164,6 +168,19 @@ def push(
     except Exception as error:  # the client's versions connect by different libraries
         raise OSError(f"{hub.endpoint} can't be reached ({error}); {folder} is as it was, push it again") from error
     return str(commit.commit_url)
+
+
+def _intact(folder: Path) -> dict[str, Any]:
+    """Return what ``environment.json`` holds, or raise a ValueError that names a file that is missing or damaged."""
+    path = folder / ENVIRONMENT
+    stored = read_json(path, "expected what al-seg-env share wrote")
+    with well_formed(path):
+        stored = unsealed(stored)
+        digests = {_inside(folder, name): str(digest) for name, digest in stored.get("digests", {}).items()}
+    for file, digest in digests.items():
+        if not Path(file).is_file() or file_digest(Path(file)) != digest:
+            raise ValueError(f"{file} is missing or damaged: it is not what was shared; use another copy of {folder}")
+    return stored
 
 
 def _without_paths(spec: EnvSpec, env: RegionSelectionEnv, folder: Path) -> dict[str, Any]:

@@ -60,6 +60,8 @@ class Options:
 def main(options: Options) -> None:
     tags = [str(name[0]) for name in scipy.io.loadmat(options.data / "label_list.mat")["label_list"][0]]
     label_of = {tag: label for label, names in enumerate(TAGS.values()) for tag in names.split()}
+    if unknown := [tag for tag in tags if tag not in label_of and tag not in UNLABELLED]:
+        raise ValueError(f"{options.data / 'label_list.mat'} has the unknown tags {unknown}; add them to TAGS")
     labels = np.array([255 if tag in UNLABELLED else label_of[tag] for tag in tags], dtype=np.uint8)
     for folder in ("images", "masks"):
         (options.out / folder).mkdir(parents=True, exist_ok=True)

@@ -224,6 +224,8 @@ class SubActionDQN(OffPolicyAlgorithm):
         self.loss = check_choice("loss", loss, tuple(LOSSES))
         self.credit = check_choice("credit", credit, CREDITS)
         self.worth_spread = check_number("worth_spread", worth_spread, above=0)
+        if worth_spread != SPREAD and credit != "class_rewards":
+            warnings.warn(f"worth_spread has no effect, since credit is {credit!r}; omit it")
         self.exploration = check_choice("exploration", exploration, EXPLORATIONS)
         self.epsilon = epsilon
         epsilon_at(epsilon, 0)

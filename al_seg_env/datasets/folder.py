@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from al_seg_env.datasets.image_files import PairedFiles
-from al_seg_env.datasets.pairing import pair_files, require_folders
+from al_seg_env.datasets.pairing import apart, pair_files, require_folders
 from al_seg_env.datasets.segmentation_data import IGNORE_LABEL, check_classes, check_palette, default_palette
 from al_seg_env.storage import read_json
 from al_seg_env.storage.validation import check, check_choice, check_int, check_path
@@ -93,6 +93,7 @@ class ImageFolder(PairedFiles):
         check_choice("missing_masks", missing_masks, ("error", "unlabelled"))
         unlabelled = missing_masks == "unlabelled"
         require_folders(root, (images,) if unlabelled else (images, masks), LAYOUT)
+        apart(root / images, root / masks)
         if classes is None:
             classes, colours, ignored = read_classes(root / "classes.json")
         else:

@@ -27,6 +27,8 @@ _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 _MASK_MODES = ("L", "P", *_SIXTEEN_BIT)
 _IMAGE_MODES = ("1", "LA", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", *_MASK_MODES)
 _LOSSY = ("JPEG", "MPO")
+_WITH_PREVIEWS = ("MPO",)
+"""Formats whose frames after the first are no images of their own: cameras add previews to their photographs."""
 _ORIENTATION, _TIFF_WIDTH, _TIFF_HEIGHT = 0x0112, 256, 257
 
 
@@ -35,7 +37,8 @@ class PairedFiles:
 
     Images of all kinds become ``(H, W, 3)`` uint8 RGB: grey, palette, transparent (alpha is dropped) and 16-bit images
     (scaled to 8 bits). They are rotated according to their EXIF orientation. Masks are files with one lossless channel
-    of labels. Formats are PNG, JPEG, WebP, BMP, TIFF and GIF, with at most ``PIL.Image.MAX_IMAGE_PIXELS`` pixels.
+    of labels. Formats are PNG, JPEG, WebP, BMP, TIFF and GIF, with at most ``PIL.Image.MAX_IMAGE_PIXELS`` pixels and
+    one frame or page.
     Nothing is cached. Construction reads only the files' headers.
 
     A subclass whose masks encode labels in colours in another way sets ``masks_are_colours``, decodes the masks in
@@ -360,6 +363,8 @@ def problem_of(image: ImageFile.ImageFile, kind: str) -> str | None:
         image: The image.
         kind: What it should be: ``"image"``, ``"mask"`` or ``"colour mask"``.
     """
+    if image.format not in _WITH_PREVIEWS and (frames := getattr(image, "n_frames", 1)) > 1:
+        return f"has {frames} frames or pages, of which one would be used; store each as a file of its own"
     if kind == "image":
         known = image.mode in _IMAGE_MODES
         return None if known else f"has the pixel mode {image.mode}; store it with 8 or 16 bits per channel"

@@ -91,6 +91,14 @@ def require_folders(root: Path, folders: Sequence[str], layout: str) -> None:
         raise ValueError(f"{root} lacks {', '.join(missing)} ({found}); expected {layout}")
 
 
+def apart(images: Path, masks: Path) -> None:
+    """Raise a ValueError if images and masks lie in one folder, or one in the other, and would pass for each other."""
+    a, b = images.resolve(), masks.resolve()
+    if masks.is_dir() and (a == b or a in b.parents or b in a.parents):
+        found = "are the same folder" if a == b else "lie in each other"
+        raise ValueError(f"the images in {images} and the masks in {masks} {found}; move them to two, side by side")
+
+
 def check_partitions(partitions: Sequence[str], example: Sequence[str], ending: str = "") -> dict[str, str]:
     """Return the names of partitions by what they are called without ``ending``, or raise a ValueError."""
     names = check_names("partitions", partitions, example)

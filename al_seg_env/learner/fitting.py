@@ -26,6 +26,8 @@ from al_seg_env.storage.validation import LARGEST_BATCH, check_int, check_number
 from al_seg_env.types import IntArray, Size, UInt8Array
 
 KIND, UPDATES_KIND = "training to convergence", "training by updates"
+WITH_UPDATES, WITH_EPOCHS = ("replay", "learning_rate", "fits"), ("patience", "max_epochs", "min_updates")
+"""Settings that count only with, and only without, ``FitSettings.updates``."""
 CHECKPOINT_SECONDS = 60.0
 """Minimum number of seconds between two checkpoints of a training to convergence."""
 
@@ -114,6 +116,9 @@ class FitSettings:
             check_int("updates", self.updates, 1)
         check_number("replay", self.replay, least=0, below=1)
         check_number("learning_rate", self.learning_rate, above=0)
+        names = WITH_UPDATES if self.updates is None else WITH_EPOCHS
+        if idle := [name for name in names if getattr(self, name) != getattr(type(self), name)]:
+            warnings.warn(f"{', '.join(idle)} has no effect, since updates is {self.updates}; omit it", stacklevel=3)
 
 
 def evaluate(learner: Learner, frames: Frames, images: Sequence[int]) -> Evaluation:

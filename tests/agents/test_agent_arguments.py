@@ -176,3 +176,8 @@ def test_episodes_between_updates_need_one_environment():
     agent = SubActionDQN("QueryPolicy", FakeRegionEnv(), train_freq=(1, "episode"), device="cpu")
     with pytest.raises(ValueError, match=message):
         agent.set_env(two)
+
+
+def test_a_spread_of_worth_that_is_not_learnt_is_named(recwarn):
+    SubActionDQN("QueryPolicy", ENV, worth_spread=1.0)
+    assert "worth_spread has no effect, since credit is 'shared'" in str(recwarn[0].message)

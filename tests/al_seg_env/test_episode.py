@@ -443,3 +443,40 @@ def test_a_state_is_sent_to_other_processes_as_bytes():
     other = custom()
     other.set_state(received)
     assert same(other.step(np.ones(4, np.int64)), env.step(np.ones(4, np.int64)))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"class_distribution": "counts"},
+        {"entropy_pools": ["max"]},
+        {"entropy_bins": 4},
+        {"region_features": ["location"]},
+    ],
+)
+def test_a_fork_has_its_originals_features(changes):
+    env = custom()
+    env.reset(seed=0)
+    (name,) = changes
+    with pytest.raises(ValueError, match=f"{name} is .*: a fork keeps its original's features"):
+        env.fork(**changes)
+    assert same(env.fork(**{name: getattr(env.config, name)}).reset(seed=1), env.reset(seed=1))
+
+
+def test_a_budget_that_is_spent_already_ends_the_episode():
+    """In another unit than regions, where more may have been spent than a state's new environment allows."""
+    env = closed_form_env(budget=10**6, budget_unit="pixels")
+    env.reset(seed=0)
+    env.step(np.zeros(3, np.int64))
+    for other in (closed_form_env(budget=1, budget_unit="pixels"), env.fork(budget=1)):
+        other.set_state({**env.get_state(), "identity": other._identity})
+        with pytest.raises(gym.error.ResetNeeded):
+            other.step(np.zeros(3, np.int64))
+
+
+def test_unknown_options_of_a_reset_are_refused():
+    env = closed_form_env()
+    for options in ({"states": 1}, {"state": None, "budget": 3}):
+        with pytest.raises(ValueError, match=r"options has (states|budget); expected nothing but 'state'"):
+            env.reset(options=options)
+    assert same(env.reset(seed=0, options={}), env.reset(seed=0, options=None))

@@ -232,3 +232,30 @@ def test_an_environment_is_made_again_with_other_arguments():
         make_again(ID, **{"env": "x"})  # as --source-arg env=x has it
     with pytest.raises(ValueError, match=r"is a CartPoleEnv; expected a RegionSelectionEnv"):
         make_again("CartPole-v1")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"entropy_pools": [], "entropy_bins": 4}, "entropy_bins has no effect, since entropy_pools is empty"),
+        ({"similarity": [], "kl_bins": 8, "kl_own": True}, "kl_bins, kl_own has no effect, since similarity is empty"),
+        ({"reward": None, "reward_scale": 2.0}, "reward_scale has no effect, since reward is None"),
+        ({"bald_samples": 5}, "bald_samples has no effect, since scores lacks 'bald'"),
+        ({"feature_precision": "float32"}, "feature_precision has no effect, since trainable is 'all'"),
+        ({"trainable": "decoder", "crop_size": [8, 8]}, "crop_size has no effect, since trainable is 'decoder'"),
+    ],
+)
+def test_options_without_effect_are_named(options, message):
+    with pytest.warns(UserWarning, match=f"{message}.*; omit it"):
+        make(**options)
+
+
+def test_what_ids_choose_themselves_is_not_named(recwarn):
+    options = {"entropy_pools": [], "similarity": [], "trainable": "decoder", "reward": None}
+    synthetic_streets(images=208, **options)
+    assert not [warning for warning in recwarn if "no effect" in str(warning.message)]
+
+
+def test_a_forecast_without_its_feature_is_refused():
+    with pytest.raises(ValueError, match=r"forecast is 'x'; .*region_features does not name 'forecast'; or name it"):
+        make(forecast="x")

@@ -323,6 +323,20 @@ def test_stages_that_are_damaged_or_exchanged_are_trained_again(tmp_path):
             assert pretrain(tiny(), stages, tmp_path / "run").read_bytes() == whole
 
 
+def test_a_stage_of_another_training_is_not_taken_for_ones_own(tmp_path):
+    """Though the two files match each other and the stage: the images, the seed or the stage before were others."""
+    stages = [Stage(images="state", epochs=1, updates=1), Stage(epochs=1, updates=2)]
+    whole = pretrain(tiny(), stages, tmp_path / "run").read_bytes()
+    pretrain(tiny(data_seed=1), stages, tmp_path / "images")
+    pretrain(tiny(), stages, tmp_path / "seed", seed=1)
+    pretrain(tiny(), [Stage(images="state", epochs=1, updates=3), stages[1]], tmp_path / "before")
+    for other, number in (("images", 0), ("seed", 0), ("images", 1), ("before", 1)):
+        for name in (f"stage-{number}.safetensors", f"stage-{number}.history.safetensors"):
+            shutil.copy(tmp_path / other / name, tmp_path / "run" / name)
+        with pytest.warns(UserWarning, match=f"stage-{number}.safetensors and .* are not of one training"):
+            assert pretrain(tiny(), stages, tmp_path / "run").read_bytes() == whole
+
+
 def history(path):
     return path.with_name(f"{path.stem}.history.safetensors")
 

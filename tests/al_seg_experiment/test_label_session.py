@@ -568,8 +568,49 @@ def test_two_labellers_do_not_use_one_folder_at_once(photos):
 
 def test_masks_among_the_images_are_refused(photos):
     (photos / "photos" / "masks").mkdir()
-    with pytest.raises(ValueError, match="masks lies among the images of .*; move these to"):
+    with pytest.raises(ValueError, match="images in .* and the masks in .*/masks lie in each other"):
         LabelSession(photos / "out", settings(photos))
+    assert not (photos / "out").exists()
+
+
+def test_an_answer_that_is_gone_is_missed(photos):
+    """Once it was used, nobody would be asked for it again, and the export would lack it without a word."""
+    out = photos / "out"
+    label_all(photos, out, budget=2)
+    session = LabelSession(out)
+    masks = {path.name: path.read_bytes() for path in export(session, photos / "before").rglob("*.png")}
+    gone = session.label_folder.path(session.label_folder.regions()[0])
+    gone.unlink()
+    for use in (lambda: export(session, photos / "after"), lambda: LabelSession(out).run("folder")):
+        with pytest.raises(ValueError, match=f"answers that the session has used are missing: .*{gone.name} "):
+            use()
+    assert not (photos / "after").exists()
+    (out / "state.safetensors").unlink()  # as the message says
+    label_all(photos, out, budget=2)
+    assert {path.name: path.read_bytes() for path in export(session, photos / "after").rglob("*.png")} == masks
+
+
+def test_results_do_not_lie_among_the_images(photos, capsys):
+    """Where the pictures in them would be images of the next run."""
+    paths = [str(photos / "photos"), "--classes", str(photos / "classes.json")]
+    for command in ("label", "suggest"):
+        for out in ("photos", "photos/out"):
+            assert main([command, *paths, "--out", str(photos / out)]) == 2
+            assert "expected a folder that is not among the images in" in capsys.readouterr().err
+    assert not (photos / "photos" / "out").exists()
+
+
+def test_options_that_a_tool_does_not_use_are_refused(photos, capsys):
+    paths = [str(photos / "photos"), "--classes", str(photos / "classes.json"), "--out", str(photos / "out")]
+    for command, message in (
+        (["label", *paths, "--tool", "folder", "--port", "99"], "--port is for the labelling page, and the tool is fo"),
+        (["label", *paths, "--tool", "cvat", "--token", "x"], "--token is for the labelling page, and the tool is cv"),
+        (["label", *paths, "--tool", "page", "--label-studio", "http://x"], "is given, and --tool is page; omit one"),
+        (["label", *paths, "--set", "oracle=x"], "options has ['oracle']; these are settings of the session itself"),
+        (["suggest", *paths, "--set", "cache=a", "--cache", "b"], "--cache and --set cache=... are both given; omit"),
+    ):
+        assert main(command) == 2
+        assert message in capsys.readouterr().err
     assert not (photos / "out").exists()
 
 

@@ -18,7 +18,12 @@ EVERYTHING = {
     "arguments": {
         **{**TINY["arguments"], "style": "street", "data_seed": 0, "learning_rate": 0.01, "batch_size": 4},
         **{"observation_stride": 1, "reward_stride": 2, "label_stride": 1, "replay": 0.5, "sub_rewards": True},
-        **{"labelled_before": "state", "region_features": ["labelled"], "reward": "miou", "budget_unit": "regions"},
+        **{
+            "labelled_before": "state",
+            "region_features": ["labelled", "forecast"],
+            "reward": "miou",
+            "budget_unit": "regions",
+        },
         **{"trainable": "all", "feature_precision": "bfloat16", "on_divergence": "skip", "kl_bins": 8},
     },
     "methods": {

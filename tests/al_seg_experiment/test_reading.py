@@ -130,6 +130,8 @@ from al_seg_experiment.reading import LARGEST_FILE, PRESETS, read_json, read_yam
             {"arguments": {**TINY["arguments"], "regions_per_step": 4}, "budgets": [6, 8, 12]},
             "6 and 8 are both",
         ),
+        ({"forecast": {}}, "forecast: no region_features names 'forecast', which its networks are for"),
+        ({"query": {"agent": {"gradient_steps": 0}}}, "query.agent: gradient_steps is 0; expected at least 1, or a re"),
         ({"variants": {"a": {"budgets": [1, 2]}}}, r"variants\['a'\]: budgets: 1 and 2 are both"),
     ],
 )

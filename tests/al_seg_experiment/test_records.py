@@ -2,10 +2,10 @@
 
 import json
 import shutil
-import warnings
 
 import numpy as np
 import pytest
+from damage import DAMAGES, exchange, walk
 from experiments import SMALLEST_EXPERIMENT as SMALLEST
 from experiments import TINY_EXPERIMENT as TINY
 from experiments import contents, quick_pieces, rows_of
@@ -25,70 +25,24 @@ def quick(tmp_path, monkeypatch):
     return tmp_path / "quick", contents(tmp_path / "quick")
 
 
-def swap_within(path):
-    exchange(path, [other for other in sorted(path.parent.iterdir()) if other.is_file() and other.name != ".lock"][-1])
-
-
-def swap_with_another_piece(path):
-    root = next(parent for parent in path.parents if parent.name == "quick")
-    exchange(path, [other for other in sorted(root.rglob(path.name)) if other.read_bytes() != path.read_bytes()][-1:])
-
-
-def exchange(path, other):
-    other = next(iter(other), path) if isinstance(other, list) else other
-    content = path.read_bytes()
-    path.write_bytes(other.read_bytes())
-    other.write_bytes(content)
-
-
-def change_a_digit(path):
-    content = bytearray(path.read_bytes())
-    at = next((i for i in reversed(range(len(content))) if chr(content[i]).isdigit()), 0)
-    content[at] = content[at] ^ 1
-    path.write_bytes(content)
-
-
-DAMAGES = {
-    "deleted": lambda path: path.unlink(),
-    "truncated": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
-    "emptied": lambda path: path.write_bytes(b""),
-    "changed": change_a_digit,
-    "duplicated": lambda path: shutil.copy(path, path.with_name(f"result-3{path.suffix}")),
-    "swapped within its folder": swap_within,
-    "swapped with another piece": swap_with_another_piece,
-}
-
-
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_each_file_in_turn(quick, tmp_path, damage):
     """The next run ends with the same results, or an error that names a file that was touched."""
     folder, undamaged = quick
     experiment = load_experiment(SMALLEST)
-    again = refused = 0
-    for name in undamaged:
-        copy = tmp_path / "copy" / "quick"
-        shutil.copytree(folder, copy)
-        DAMAGES[damage](copy / name)
-        touched = {other for other, content in contents(copy).items() if undamaged.get(other) != content} | {name}
-        message = None
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                run(experiment, copy)
-        except ValueError as error:
-            message = str(error)
-        if message is not None:
-            assert any(other in message for other in touched), (name, message)
-            refused += 1
-        else:
-            after = contents(copy)
-            helpers = ("stage-", "checkpoint", "result-3")  # to resume with; or no file of the experiment's
-            kept = {n for n in undamaged if not any(h in n for h in helpers)}
-            assert {n: after.get(n) for n in kept} == {n: undamaged[n] for n in kept}, name
-            again += 1
-        shutil.rmtree(copy.parent)
-    assert again > len(undamaged) / 3
-    assert again + refused == len(undamaged)
+    helpers = ("stage-", "checkpoint", "result-3")  # to resume with; or no file of the experiment's
+    kept = {name: content for name, content in undamaged.items() if not any(each in name for each in helpers)}
+
+    def run_again(copy):
+        run(experiment, copy)
+        after = contents(copy)
+        return {name: after.get(name) for name in kept}
+
+    outcomes = list(walk(folder, tmp_path, damage, run_again))
+    again = [name for name, found, message in outcomes if message is None and found == kept]
+    refused = [name for name, _, message in outcomes if message is not None]
+    assert len(again) > len(undamaged) / 3
+    assert sorted(again + refused) == sorted(undamaged)
 
 
 def test_status_and_report_name_what_is_damaged(quick):

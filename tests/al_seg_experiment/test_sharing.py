@@ -10,6 +10,7 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 import yaml
+from damage import DAMAGES, walk
 from experiments import TINY
 from hub import TOKEN, hub
 from huggingface_hub import HfApi, ModelCard
@@ -74,6 +75,26 @@ def test_what_is_loaded_back_is_what_was_shared(trained, shared):
     np.testing.assert_array_equal(action, before.predict(expected, deterministic=True)[0])
     network = smp.from_pretrained(shared)  # by those who have smp alone
     assert all(torch.equal(v, network.state_dict()[k]) for k, v in original.learner.network.state_dict().items())
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_each_file_in_turn(shared, tmp_path, damage):
+    """What is loaded is the same, or an error names a file that was touched; nothing damaged is uploaded."""
+
+    def loaded(folder):
+        env, agent = load_shared(folder)
+        observation, info = env.reset(seed=3)
+        action, _ = agent.predict(observation, deterministic=True)
+        return env.config, env.splits, float(info["miou"]), action.tolist()
+
+    expected, unread = loaded(shared), ("README.md", "results.csv")
+    for name, found, message in walk(shared, tmp_path, damage, loaded):
+        assert found == expected or message is not None, name
+        assert message is None or name not in unread or "swapped" in damage, name
+    damaged = shared / "model.safetensors"
+    DAMAGES["changed"](damaged)
+    with pytest.raises(ValueError, match="model.safetensors is missing or damaged: it is not what was shared"):
+        push(shared, "owner/name", endpoint="http://127.0.0.1:9")
 
 
 def test_the_card_says_what_it_is(shared):
@@ -161,6 +182,7 @@ def test_mistakes(trained, shared, tmp_path):
         share(gym.make(ID, **other), tmp_path / "other", licence="mit", agent=folder / "agent.safetensors")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["streets"]  # nothing half-written
     stored = json.loads((shared / "environment.json").read_text())
+    del stored["digest"]  # as somebody would who does not stop at that
     (shared / "environment.json").write_text(json.dumps({**stored, "files": {"weights": "../../secret"}}))
     with pytest.raises(ValueError, match=r"'../../secret' is outside of the folder"):
         load_shared(shared)

@@ -159,6 +159,9 @@ def test_photographs_with_labels_in_matlab_files_become_a_folder(example, tmp_pa
         Image.new("RGB", (4, 8)).save(root / "photos" / f"{name}.jpg")
     data = ImageFolder(example("clothing", "--data", root, tiny=False))
     assert list(data.names) == ["0001", "0002"]
+    cells[0, 0] = np.array(["kilt"])
+    savemat(root / "label_list.mat", {"label_list": cells})
+    example("clothing", "--data", root, tiny=False, status=2)
     assert data.mask(1)[0].tolist() == [0, data.classes.index("trousers"), 255, data.classes.index("shoes")]
 
 

@@ -336,3 +336,23 @@ def test_masks_in_colours_must_be_coloured_and_lossless(tmp_path):
     save(tmp_path / "masks" / "a.jpg", RGB)
     with pytest.raises(ValueError, match="colour mask .* is a JPEG, which changes labels"):
         ImageFolder(tmp_path, coloured_masks=True)
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "found"),
+    [
+        ("images", "images", "are the same folder"),
+        ("images", "../root/images/", "are the same folder"),
+        ("images", "link", "are the same folder"),
+        (".", "masks", "lie in each other"),
+        ("images", ".", "lie in each other"),
+    ],
+)
+@pytest.mark.parametrize("missing", ["error", "unlabelled"])
+def test_images_and_masks_lie_apart(tmp_path, images, masks, found, missing):
+    """Otherwise masks would pass for images without a mask, or images for their own masks."""
+    root = tmp_path / "root"
+    folder(root)
+    (root / "link").symlink_to(root / "images")
+    with pytest.raises(ValueError, match=f"{found}; move them to two, side by side"):
+        ImageFolder(root, images=images, masks=masks, classes=CLASSES, missing_masks=missing)

@@ -281,3 +281,29 @@ def test_small_files_of_huge_images_are_refused_before_they_are_decoded(tmp_path
             data.image(0)
     with pytest.raises(ValueError, match=r"image_size is \(100000, 100000\); 100000 x 100000 are more than"):
         opened(tmp_path, np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2), np.uint8), image_size=(100_000, 100_000))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [("tif", {}), ("png", {}), ("webp", {"lossless": True}), ("bmp", {"format": "GIF"})],
+)
+def test_of_several_frames_none_is_used(tmp_path, suffix, options):
+    """A stack of pages or an animation is refused, as an image and as a mask; one frame in such a format is fine."""
+    frames = [Image.fromarray(np.full((4, 6), value, np.uint8)) for value in (0, 1, 0)]
+    for name, count in (("one", 1), ("several", 3)):
+        path = tmp_path / f"{name}.{suffix}"
+        frames[0].save(path, save_all=True, append_images=frames[1:count], **options)
+    Image.fromarray(np.zeros((4, 6), np.uint8)).save(tmp_path / "fine.png")
+    fine, one, several = tmp_path / "fine.png", tmp_path / f"one.{suffix}", tmp_path / f"several.{suffix}"
+    PairedFiles([one], [fine], ["road", "sky"]).image(0)
+    for image, mask, kind in ((several, fine, "image"), (fine, several, "mask")):
+        with pytest.raises(ValueError, match=rf"{kind} .*several.{suffix} has 3 frames or pages, .* a file of its own"):
+            PairedFiles([image], [mask], ["road", "sky"])
+
+
+def test_the_previews_of_a_camera_are_no_frames(tmp_path):
+    photograph, preview = (Image.fromarray(np.full((16, 16, 3), value, np.uint8)) for value in (200, 10))
+    photograph.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[preview])
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "mask.png")
+    data = PairedFiles([tmp_path / "a.jpg"], [tmp_path / "mask.png"], ["road"])
+    np.testing.assert_allclose(data.image(0), 200, atol=3)

@@ -162,3 +162,12 @@ def test_a_training_goes_on_with_its_own_file_only(tmp_path, monkeypatch, settin
         assert training(1, tmp_path / "wrong.part") == whole
     assert training(1, tmp_path / "1.part") == whole
     assert not list(tmp_path.glob("1.part"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "idle"),
+    [({"fits": 3, "replay": 0.2}, "replay, fits"), ({"updates": 9, "patience": 3}, "patience")],
+)
+def test_settings_without_effect_are_named(settings, idle):
+    with pytest.warns(UserWarning, match=f"^{idle} has no effect, since updates is (None|9); omit it"):
+        FitSettings(**settings)
