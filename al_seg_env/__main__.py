@@ -12,6 +12,7 @@ def main() -> int:
     The commands belong to ``al_seg_experiment``, which depends on this package. Nothing else here imports it.
     """
     prog = "python -m al_seg_env" if Path(sys.argv[0]).name == "__main__.py" else "al-seg-env"
+    sys.path.append("")  # the current folder: policies and environments of one's own are named as module:name
     try:
         from al_seg_experiment.cli import main as console_script
     except ImportError as error:  # a package that only al_seg_experiment needs

@@ -16,10 +16,11 @@ from al_seg_env.regions import Box, RegionGrid
 from al_seg_env.types import UInt8Array
 
 UNLABELLED_COLOUR = (255, 255, 255)
+FONT_SIZE = 12
 TITLE_HEIGHT = 18
 GAP = 4
 PANEL_WIDTH = 320
-FONT = ImageFont.load_default(12)
+FONT = ImageFont.load_default(FONT_SIZE)
 
 
 def colourise(mask: UInt8Array, palette: UInt8Array) -> UInt8Array:
@@ -74,7 +75,7 @@ def render_step(
     scale = max(1, round(PANEL_WIDTH / pixels.shape[1]))
     height, width = pixels.shape[0] * scale, pixels.shape[1] * scale
     full_width = 2 * width + GAP
-    key = class_key(data, full_width, dark=True)
+    key = class_key(data, full_width, dark=True, unlabelled=True)
     columns = max(8, math.ceil(math.sqrt(4 * slots)))
     side = max(1, full_width // columns - GAP)
     region_height, region_width = labels.grid.region_size
@@ -109,16 +110,28 @@ def render_step(
     return np.asarray(canvas)
 
 
-def class_key(data: SegmentationData, width: int, *, dark: bool = False) -> Image.Image:
-    """Draw the colour and the name of each class in as many lines as it takes, on a black or a white ground."""
+def class_key(
+    data: SegmentationData, width: int, *, dark: bool = False, unlabelled: bool = False, size: int = FONT_SIZE
+) -> Image.Image:
+    """Draw the colour and the name of each class in as many lines as it takes, on a black or a white ground.
+
+    Args:
+        data: For colours and names.
+        width: Width of the key, in pixels.
+        dark: Whether the ground is black.
+        unlabelled: Whether to name the colour of pixels without a label, too.
+        size: Size of the letters, in pixels. A line is half as high again.
+    """
     entries = list(zip(data.classes, palette_of(data).tolist(), strict=True))
-    places = list(_places([round(FONT.getlength(name)) + 24 for name, _ in entries], width))
-    key = Image.new("RGB", (width, (places[-1][1] + 1) * TITLE_HEIGHT), "black" if dark else "white")
+    entries += [("unlabelled", list(UNLABELLED_COLOUR))] if unlabelled else []
+    font, square, line_height = ImageFont.load_default(size), size - 2, 3 * size // 2
+    places = list(_places([round(font.getlength(name)) + 2 * size for name, _ in entries], width))
+    key = Image.new("RGB", (width, (places[-1][1] + 1) * line_height), "black" if dark else "white")
     draw = ImageDraw.Draw(key)
     for (name, colour), (left, line) in zip(entries, places, strict=True):
-        top = line * TITLE_HEIGHT + 4
-        draw.rectangle((left + 3, top, left + 13, top + 10), tuple(colour), "grey")
-        draw.text((left + 17, top - 2), name, "white" if dark else "black", FONT)
+        top = line * line_height + size // 3
+        draw.rectangle((left + 3, top, left + 3 + square, top + square), tuple(colour), "grey")
+        draw.text((left + square + 7, top - size // 6), name, "white" if dark else "black", font)
     return key
 
 

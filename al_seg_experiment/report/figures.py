@@ -45,19 +45,21 @@ METHOD_STYLES = {
     "bald": Style("#0072B2", "v", "-."),
     "margin": Style("#009E73", "D", (0, (6, 1))),
     "dqn": Style("#D55E00", "o", "-"),
+    "rare": Style("#56B4E9", "X", (0, (1, 0.6))),
     "forecast_rarity": Style("#6A3D9A", "*", (0, (3, 1))),
 }
 """The styles of known methods, the same in every picture of the project."""
 _STYLES = (
     *(style for name, style in METHOD_STYLES.items() if name != "forecast_rarity"),  # its colour is close to another
     Style("#CC79A7", "P", (0, (4, 1, 1, 1, 1, 1))),
-    Style("#56B4E9", "X", (0, (1, 0.6))),
 )
 MOST_COLOURS = 8
 """Number of methods in a picture above which heuristics without a style of their own are grey."""
 _GREY_MARKERS = ("<", ">", "*", "h", "p", "d", "1", "2", "x", "+")
 _MORE_MARKERS = ("<", ">", "*", "h", "p")
-_HATCHES = ("", "///", "...", "\\\\\\", "xxx", "++", "oo")
+_HATCHES = ("", "///", "...", "\\\\\\", "xxx", "++", "oo", "---", "|||", "OO", "**")  # one for each grey method
+_DARK = "#7A3400"
+"""A dark shade of the agent's colour, for a line over its points."""
 _FULL_LABELS = ("full supervision", f"{100 * SHARE_OF_FULL:.0f} % of it")
 _SETTINGS: Any = {
     "font.size": 9,
@@ -133,10 +135,11 @@ def class_bars(table: Table, *, ylabel: str, labels: Mapping[str, str] | None = 
         labels: Text of the legend for a method, where it is not the method's name.
     """
     classes, methods = list(dict.fromkeys(table.column("class"))), list(dict.fromkeys(table.column("method")))
-    lines = -(-len(classes) // 10)
+    group = 0.13 * (len(methods) + 1.5)  # inches that a class takes
+    lines = -(-len(classes) // min(10, max(3, int(8.6 / group))))  # wider pictures are small on a page
     across = -(-len(classes) // lines)
     with _settings():
-        width = max(4.8, 0.13 * across * (len(methods) + 1.5) + 0.8)
+        width = max(4.8, across * group + 0.8)
         figure, axes = _subplots(lines, 1, width=width, height=2.3 if lines > 1 else 3.0)
         for k, axis in enumerate(axes):
             part = classes[k * across : (k + 1) * across]
@@ -181,7 +184,9 @@ def method_points(table: Table, *, ylabel: str) -> bytes:
     methods = list(dict.fromkeys(table.column("method")))
     seeds = [name for name in table.columns if name.startswith("seed_")]
     with _settings():
-        figure, (axis,) = _subplots(1, 1, width=max(2.8, 0.75 * len(methods) + 0.8), height=3.0)
+        many = len(methods) > 6
+        width, height = (0.55 * len(methods) + 1.2, 3.6) if many else (max(2.8, 0.75 * len(methods) + 0.8), 3.0)
+        figure, (axis,) = _subplots(1, 1, width=width, height=height)
         for i, (style, r) in enumerate(zip(styles(methods).values(), table.records(), strict=True)):
             values = [r[name] for name in seeds if r[name] is not None]
             x = i + np.linspace(-0.18, 0.18, len(values)) if len(values) > 1 else [i]
@@ -189,7 +194,7 @@ def method_points(table: Table, *, ylabel: str) -> bytes:
             std, wide = float(np.nan_to_num(r["std"])), 0.3
             axis.errorbar(i, r["mean"], std, color=style.color, capsize=4, linewidth=1.3)
             axis.plot([i - wide, i + wide], [r["mean"]] * 2, color=style.color, linewidth=2)
-        tilted: Any = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if len(methods) > 6 else {}
+        tilted: Any = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if many else {}
         between = "  " if tilted else "\n"
         labels = [f"{r['method']}{between}{r['mean']:.2f}" for r in table.records()]
         axis.set_xticks(range(len(methods)), labels, **tilted)
@@ -245,7 +250,7 @@ def matrix(table: Table, *, label: str) -> bytes:
     with _settings():
         side = 0.42 * len(names) + 1.9
         figure, (axis,) = _subplots(1, 1, width=side + 0.8, height=side)
-        image = axis.imshow(values, vmin=0, vmax=1, cmap="Blues")
+        image = axis.imshow(values, vmin=0, vmax=1, cmap="Blues", aspect="auto")
         for (row, column), value in np.ndenumerate(values):
             if np.isfinite(value):
                 shade = "white" if value > 0.6 else "black"
@@ -300,19 +305,22 @@ def episode_returns(
         columns = min(len(panels), 3)
         figure, axes = _subplots(len(panels), columns, width=5.5 if len(panels) == 1 else 3.4, height=3.2)
         names = dict.fromkeys(name for table in panels.values() for name in table.column("followed"))
+        own = GREEDY if GREEDY in names else "all"
+        drawn_as = {name: "dqn" if name == own else name for name in names}  # by itself, an agent is the agent
+        looks = styles(list(drawn_as.values()))
         for i, (axis, (title, table)) in enumerate(zip(axes, panels.items(), strict=True)):
-            for name, style in styles(list(names)).items():
+            for name, style in ((name, looks[drawn_as[name]]) for name in names):
                 points = table.where(followed=name)
                 look: Any = {"color": style.color, "alpha": 0.7, "label": name, **_dots(style.marker, 3.5)}
                 axis.plot(points.column("episode"), points.column("return"), style.marker, **look)
             averaged = table.where(followed=GREEDY) if GREEDY in names else table
             ordered = sorted(averaged.records(), key=lambda r: r["episode"])
-            width = AVERAGED * len(set(table.column("seed")))  # returns in each moving mean
+            agents = len(set(table.column("seed")))
+            width = AVERAGED * agents  # returns in each moving mean
             means = {r["episode"]: [o["return"] for o in ordered[: k + 1]][-width:] for k, r in enumerate(ordered)}
             if means := {episode: np.mean(returns) for episode, returns in means.items() if len(returns) == width}:
-                of = GREEDY if GREEDY in names else "all"
-                label = f"{of}: mean of the last {AVERAGED}"
-                axis.plot(list(means), list(means.values()), color="#000000", linewidth=1.3, label=label)
+                label = f"{own}: mean of the last {AVERAGED}"
+                axis.plot(list(means), list(means.values()), color=_DARK, linewidth=1.6, label=label)
             rules = references.get(title, {})
             for rule, style in styles(list(rules)).items():
                 look = {"color": style.color, "linestyle": "--", "linewidth": 1.3, "label": f"the rule {rule}: mean"}
@@ -320,7 +328,9 @@ def episode_returns(
             axis.locator_params(axis="x", integer=True)
             axis.axhline(0, color="#666666", linewidth=0.8)
             known = title or ("dqn" if len(panels) > 1 else "")  # the agents without a variant
-            axis.set(xlabel="episode", title=known, ylabel="" if i % columns else ylabel)
+            count = f"n = {agents} agent{'s' * (agents > 1)}"
+            axis.set(xlabel="episode", ylabel="" if i % columns else ylabel)
+            axis.set_title(f"{known}, {count}" if known else count, fontsize="medium")
         _legend_on_the_right(figure, axes)
         return _png(figure)
 

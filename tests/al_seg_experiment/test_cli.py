@@ -194,6 +194,16 @@ def test_the_modules_are_programs(module, monkeypatch, capsys):
     assert "report" in shown
 
 
+def test_policies_are_found_in_the_current_folder(monkeypatch, tmp_path, capsys):
+    """A console script does not look there by itself, as ``python -m`` does."""
+    (tmp_path / "policies_of_ones_own.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[1:])
+    monkeypatch.setattr(sys, "argv", ["al-seg-env", "evaluate", "--policies", "mine=policies_of_ones_own:missing"])
+    assert al_seg_env.__main__.main() == 2
+    assert "module 'policies_of_ones_own' has no attribute 'missing'" in capsys.readouterr().err
+
+
 def test_what_the_commands_need_is_named_where_it_is_missing(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "al_seg_experiment.cli", None)
     monkeypatch.setattr(sys, "argv", ["al-seg-env", "train"])
