@@ -16,11 +16,10 @@ from al_seg_env.regions import Box, RegionGrid
 from al_seg_env.types import UInt8Array
 
 UNLABELLED_COLOUR = (255, 255, 255)
-FONT_SIZE = 12
 TITLE_HEIGHT = 18
 GAP = 4
 PANEL_WIDTH = 320
-FONT = ImageFont.load_default(FONT_SIZE)
+FONT = ImageFont.load_default(12)
 
 
 def colourise(mask: UInt8Array, palette: UInt8Array) -> UInt8Array:
@@ -110,9 +109,7 @@ def render_step(
     return np.asarray(canvas)
 
 
-def class_key(
-    data: SegmentationData, width: int, *, dark: bool = False, unlabelled: bool = False, size: int = FONT_SIZE
-) -> Image.Image:
+def class_key(data: SegmentationData, width: int, *, dark: bool = False, unlabelled: bool = False) -> Image.Image:
     """Draw the colour and the name of each class in as many lines as it takes, on a black or a white ground.
 
     Args:
@@ -120,18 +117,16 @@ def class_key(
         width: Width of the key, in pixels.
         dark: Whether the ground is black.
         unlabelled: Whether to name the colour of pixels without a label, too.
-        size: Size of the letters, in pixels. A line is half as high again.
     """
-    entries = list(zip(data.classes, palette_of(data).tolist(), strict=True))
-    entries += [("unlabelled", list(UNLABELLED_COLOUR))] if unlabelled else []
-    font, square, line_height = ImageFont.load_default(size), size - 2, 3 * size // 2
-    places = list(_places([round(font.getlength(name)) + 2 * size for name, _ in entries], width))
-    key = Image.new("RGB", (width, (places[-1][1] + 1) * line_height), "black" if dark else "white")
+    entries = [*zip(data.classes, map(tuple, palette_of(data).tolist()), strict=True)]
+    entries += [("unlabelled", UNLABELLED_COLOUR)] if unlabelled else []
+    places = list(_places([round(FONT.getlength(name)) + 24 for name, _ in entries], width))
+    key = Image.new("RGB", (width, (places[-1][1] + 1) * TITLE_HEIGHT), "black" if dark else "white")
     draw = ImageDraw.Draw(key)
     for (name, colour), (left, line) in zip(entries, places, strict=True):
-        top = line * line_height + size // 3
-        draw.rectangle((left + 3, top, left + 3 + square, top + square), tuple(colour), "grey")
-        draw.text((left + square + 7, top - size // 6), name, "white" if dark else "black", font)
+        top = line * TITLE_HEIGHT + 4
+        draw.rectangle((left + 3, top, left + 13, top + 10), colour, "grey")
+        draw.text((left + 17, top - 2), name, "white" if dark else "black", FONT)
     return key
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,13 +23,16 @@ def plot_lines(
     xlabel: str,
     ylabel: str,
     title: str = "",
+    marks: Mapping[str, Line] = MappingProxyType({}),
 ) -> None:
     """Draw named lines as a PNG; a spread becomes a band. Methods have the colours that they have in reports.
+
+    The points of ``marks`` get a ring around them.
 
     Raises:
         ImportError: Without matplotlib; the message says how to install it.
     """
-    plot_panels(path, {title: lines}, xlabel={title: xlabel}, ylabel={title: ylabel})
+    plot_panels(path, {title: lines}, xlabel={title: xlabel}, ylabel={title: ylabel}, marks=marks)
 
 
 def plot_panels(
@@ -38,6 +42,7 @@ def plot_panels(
     xlabel: Mapping[str, str],
     ylabel: Mapping[str, str],
     columns: int = 2,
+    marks: Mapping[str, Line] = MappingProxyType({}),
     **axis: Any,
 ) -> None:
     """Draw panels of named lines side by side, by title; labels are by title, too.
@@ -48,6 +53,7 @@ def plot_panels(
         xlabel: Of each panel.
         ylabel: Of each panel.
         columns: Panels in a row, at most.
+        marks: Points to draw a ring around in every panel, by name.
         axis: Properties of all axes, such as ``ylim=(0, None)``.
     """
     try:
@@ -66,11 +72,14 @@ def plot_panels(
             ax.plot(x, y, label=name, markersize=4, **style._asdict())
             if spread:
                 ax.fill_between(x, y - spread[0], y + spread[0], color=style.color, alpha=0.15, linewidth=0)
+        for name, (x, y, *_) in marks.items():
+            ring: Any = {"markersize": 11, "markerfacecolor": "none", "markeredgewidth": 1.6, "color": "#D55E00"}
+            ax.plot(list(x), list(y), "o", label=name, linestyle="none", **ring)
         ax.set(xlabel=xlabel[title], ylabel=ylabel[title], title=title, **axis)
         if all(float(x).is_integer() for given, *_ in lines.values() for x in given):  # epochs, steps, processes
             ax.locator_params(axis="x", integer=True)
         ax.grid(alpha=0.3)
-        if len(lines) > 1:
+        if len(lines) + len(marks) > 1:
             ax.legend(fontsize=8)
     with replacing(path) as unfinished:
         FigureCanvasAgg(figure).print_png(unfinished)  # savefig draws all twice

@@ -166,14 +166,9 @@ def _plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         f"stage {number}": ([row["epoch"] for row in curve], [row["val_miou"] for row in curve])
         for number, curve in curves.items()
     }
-    lines |= {
-        f"stage {number}, kept": (
-            [row["epoch"] for row in curve if row["kept"]],
-            [row["val_miou"] for row in curve if row["kept"]],
-        )
-        for number, curve in curves.items()
-    }
-    plot_lines(path, lines, xlabel="epoch", ylabel="mean IoU on D_R [%]", title="Pretraining of theta_0")
+    kept = [row for row in rows if row["kept"]]
+    marks = {"kept": ([row["epoch"] for row in kept], [row["val_miou"] for row in kept])}
+    plot_lines(path, lines, xlabel="epoch", ylabel="mean IoU on D_R [%]", title="Pretraining of theta_0", marks=marks)
 
 
 class JoinedFrames(Frames):

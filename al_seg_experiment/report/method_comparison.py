@@ -173,8 +173,8 @@ def saved_table(results: Results, split: str, method: str, seed: int = 0) -> Tab
         if len(seeds) > 1 and budgets:
             a, b = (np.array([[curves[s][budget] for budget in budgets] for s in seeds]) for curves in (ours, theirs))
             race = _Race(tuple(budgets), a, b, float(np.mean(start)) if start else None)
-            target, at, regions = race.run(np.arange(len(seeds)))
-            share = None if regions is None else 100 * (1 - regions / at)
+            target, at, regions = race.run(np.arange(len(seeds)))  # all of them
+            share = None if regions is None else race.saved(np.arange(len(seeds)))
             interval = bootstrap_interval(race.saved, len(seeds), seed)
             rows.append((heuristic, target, at, len(seeds), regions, share, *interval))
     columns = ("heuristic", "target_miou", "budget", "n", "regions", "saved", "ci_low", "ci_high")

@@ -154,14 +154,15 @@ def verdict(out: Document, results: Results, split: str, suffix: str, method: st
             (
                 f"{r['heuristic']}: {r['target_miou']:.2f} at {r['budget']}",
                 None if r["regions"] is None else f"{r['regions']:.0f}",
-                "not reached" if r["saved"] is None else _interval(r["saved"], r, ".0f"),
+                "not reached" if r["saved"] is None else _saved(r),
                 r["n"],
             )
             for r in saved.records()
         )
         caption = (
             f"Regions with which {method} reaches each heuristic's best mean on {NAMES[split]}, by its mean curve, and "
-            "the labels saved in percent with a 95 % bootstrap interval over seeds (-100: not reached)."
+            "the labels saved in percent with a 95 % bootstrap interval over seeds (≤ -100: with twice as many "
+            "labels, or not at all)."
         )
         shown = {"": Table(("heuristic's best mean IoU", "regions needed", "saved [%]", "n"), needs)}
         out.add(f"saved_{split}{suffix}", f"Labels saved by {method}, {NAMES[split]}", caption, saved, shown)
@@ -371,6 +372,13 @@ def _tested(record: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _interval(value: float, record: Mapping[str, Any], form: str) -> str:
     return f"{value:{form}} [{record['ci_low']:{form}}, {record['ci_high']:{form}}]"
+
+
+def _saved(record: Mapping[str, Any]) -> str:
+    saved, low, high = (
+        "≤ -100" if record[name] <= -100 else f"{record[name]:.0f}" for name in ("saved", "ci_low", "ci_high")
+    )
+    return f"{saved} [{low}, {high}]"
 
 
 def _p(value: float | None) -> str | None:

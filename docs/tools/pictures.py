@@ -2,7 +2,7 @@
 
 The moving picture is an episode of active learning on drawn streets: theta_0 is trained on the style ``render``, and
 entropy selection chooses regions of the style ``street``. The pictures of the data sets show drawn scenes in their
-sizes, classes, colours and regions, since their licences allow no copies.
+sizes, classes, colours and regions, since their licences restrict or forbid copies.
 """
 
 from __future__ import annotations

@@ -106,6 +106,9 @@ def test_the_key_shows_the_colour_of_each_class_within_its_width():
     for line, colour in enumerate(palette_of(data)):
         assert (key[line * TITLE_HEIGHT + 9, 8] == colour).all()
     assert class_key(DATA, 4000).height == TITLE_HEIGHT
+    longer = np.asarray(class_key(data, 200, unlabelled=True))
+    assert (longer[: len(key)] == key).all()
+    assert (longer[len(key) + 9, 8] == UNLABELLED_COLOUR).all()
 
 
 @pytest.mark.parametrize("image_size", [(32, 40), (33, 47), (9, 500)])

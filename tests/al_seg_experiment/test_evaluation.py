@@ -289,7 +289,8 @@ def test_policies_by_name(tmp_path):
 
 def test_lines_are_drawn_in_the_colours_of_the_report(tmp_path):
     path: Path = tmp_path / "new" / "lines.png"
-    plot_lines(path, {"uniform": ([0, 1], [1, 2]), "b": ([0, 1], [2, 1], [0.1, 0.2])}, xlabel="x", ylabel="y")
+    lines = {"uniform": ([0, 1], [1, 2]), "b": ([0, 1], [2, 1], [0.1, 0.2])}
+    plot_lines(path, lines, xlabel="x", ylabel="y", marks={"kept": ([1], [2])})
     assert_picture(path)
 
 

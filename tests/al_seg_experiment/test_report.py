@@ -370,6 +370,21 @@ def test_labels_saved_by_hand(tmp_path):
     assert (margin["regions"], margin["saved"], margin["ci_low"]) == (None, None, -100)  # 49 is never reached
 
 
+def test_savings_are_cut_off_where_twice_as_many_labels_are_needed(tmp_path):
+    """Entropy's best mean is 46, at 100 regions. dqn's mean has it at 250, but no seed's resample shows less."""
+    curves = {"entropy": ((40, 46, 45, 45),) * 2, "dqn": ((40, 41, 44, 48),) * 2}
+    rows = [
+        make_row(method, seed, budget, miou)
+        for method, of_seeds in curves.items()
+        for seed, values in enumerate(of_seeds)
+        for budget, miou in zip((0, 100, 200, 300), values, strict=True)
+    ]
+    path = write(tmp_path / "results.csv", rows)
+    (entropy,) = saved_table(read_results(path), "val", "dqn").records()
+    assert (entropy["regions"], entropy["saved"], entropy["ci_low"], entropy["ci_high"]) == (250, -100, -100, -100)
+    assert "| entropy: 46.00 at 100 | 250 | ≤ -100 [≤ -100, ≤ -100] | 2 |" in report(path, tmp_path / "out").read_text()
+
+
 def test_theta_0_is_not_compared(tmp_path):
     table = comparison_table(read_results(write(tmp_path / "results.csv", make_rows())), "val")
     assert set(table.column("budget")) == {48, 96, "area"}
