@@ -72,9 +72,9 @@ def plot_panels(
             ax.plot(x, y, label=name, markersize=4, **style._asdict())
             if spread:
                 ax.fill_between(x, y - spread[0], y + spread[0], color=style.color, alpha=0.15, linewidth=0)
-        for name, (x, y, *_) in marks.items():
+        for name, (across, up, *_) in marks.items():
             ring: Any = {"markersize": 11, "markerfacecolor": "none", "markeredgewidth": 1.6, "color": "#D55E00"}
-            ax.plot(list(x), list(y), "o", label=name, linestyle="none", **ring)
+            ax.plot(list(across), list(up), "o", label=name, linestyle="none", **ring)
         ax.set(xlabel=xlabel[title], ylabel=ylabel[title], title=title, **axis)
         if all(float(x).is_integer() for given, *_ in lines.values() for x in given):  # epochs, steps, processes
             ax.locator_params(axis="x", integer=True)
