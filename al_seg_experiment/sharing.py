@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,15 @@ from al_seg_env.env import RegionSelectionEnv
 from al_seg_env.learner.building import normalisation
 from al_seg_env.learner.weights import SMP_CONFIG, save_smp, save_weights
 from al_seg_env.registration import environment_spec, make_again
-from al_seg_env.storage import read_json, require_file, well_formed, write_json, write_text
+from al_seg_env.storage import (
+    read_json,
+    remove_unfinished,
+    require_file,
+    unfinished_name,
+    well_formed,
+    write_json,
+    write_text,
+)
 from al_seg_env.storage.validation import check, check_text
 from al_seg_experiment.forecasting import FORECAST
 from al_seg_experiment.pretraining import WEIGHTS
@@ -90,8 +97,9 @@ def share(
     made = make_again(spec)
     played = None if agent is None else SubActionDQN.load(agent, made)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".share-", dir=out.parent) as parent:
-        folder = Path(parent) / "folder"
+    remove_unfinished(out.parent, "")
+    folder = out.parent / unfinished_name(out.name)
+    try:
         folder.mkdir()
         stored = _without_paths(spec, made, folder)
         if agent is not None:
@@ -102,6 +110,8 @@ def share(
             _copy_results(Path(results), folder)
         write_text(folder / CARD, _card(folder, licence, title or out.name, about, made, played))
         os.replace(folder, out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     return out
 
 

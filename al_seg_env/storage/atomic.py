@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -58,7 +59,7 @@ def unfinished_name(name: str) -> str:
 
 
 def remove_unfinished(folder: str | Path, name: str) -> None:
-    """Remove unfinished files of a folder that processes of this machine left when they were killed.
+    """Remove unfinished files and folders in a folder that processes of this machine left when they were killed.
 
     Args:
         folder: The folder; it need not exist.
@@ -78,7 +79,11 @@ def remove_unfinished(folder: str | Path, name: str) -> None:
         elif (found := _UNFINISHED_BEFORE.fullmatch(entry)) is not None:
             ours = fnmatch.fnmatchcase(found["name"], name)
         if found is not None and ours and not _is_running(int(found["process"])):
-            Path(folder, entry).unlink(missing_ok=True)
+            left = Path(folder, entry)
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
 
 
 def _digest(text: str, size: int) -> str:

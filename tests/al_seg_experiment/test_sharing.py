@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 
 import gymnasium as gym
 import numpy as np
@@ -14,10 +16,11 @@ from damage import DAMAGES, walk
 from experiments import TINY
 from hub import TOKEN, hub
 from huggingface_hub import HfApi, ModelCard
+from processes import in_child
 
 from agents import SubActionDQN
 from al_seg_env import ArrayData, Splits, make_env, save_weights
-from al_seg_experiment import load_shared, push, share
+from al_seg_experiment import load_shared, push, share, sharing
 from al_seg_experiment.cli import main
 
 ID = "al_seg_env/SyntheticStreets-v0"
@@ -95,6 +98,21 @@ def test_each_file_in_turn(shared, tmp_path, damage):
     DAMAGES["changed"](damaged)
     with pytest.raises(ValueError, match="model.safetensors is missing or damaged: it is not what was shared"):
         push(shared, "owner/name", endpoint="http://127.0.0.1:9")
+
+
+def test_killed_while_sharing(trained, tmp_path, monkeypatch):
+    """What is there is whole, or nothing is, and the next one removes what the killed one left."""
+    arguments, folder = trained
+    env = gym.make(ID, **arguments)
+
+    def work():
+        monkeypatch.setattr(sharing, "_card", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        share(env, tmp_path / "streets", licence="mit", agent=folder / "agent.safetensors")
+
+    assert in_child(work) == -signal.SIGKILL
+    assert [path.suffix for path in tmp_path.iterdir()] == [".unfinished"]
+    share(env, tmp_path / "streets", licence="mit", agent=folder / "agent.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["streets"]
 
 
 def test_the_card_says_what_it_is(shared):
