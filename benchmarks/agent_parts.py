@@ -1,7 +1,7 @@
 """What does an agent owe to its parts? Its agents play again without one of them, on the seeds of an experiment.
 
 - equal_worth: all classes are worth the same, so that nothing learnt from rewards is left.
-- forecast_alone: without the learnt correction of the forecast; the worth of the classes stays.
+- forecast_alone: without the correction of the forecast that `refit` teaches; the worth of the classes stays.
 
 The experiment must have trained agents with CandidatePolicy and a forecast, as `camvid_frozen` does:
 

@@ -14,46 +14,42 @@ import gymnasium as gym
 import torch
 
 import al_seg_env  # noqa: F401  (registers the environments)
-from al_seg_experiment import Stage, evaluate, pretrain, train_agent
+from al_seg_experiment import ForecastTraining, Stage, evaluate, pretrain, train_agent, train_forecast
 from al_seg_experiment.report import report
 from al_seg_experiment.report.method_comparison import verdict_table
 from al_seg_experiment.report.results import read_results
 
 OUT, STREETS = Path("runs/quickstart"), "al_seg_env/SyntheticStreets-v0"
-EPISODES, SEEDS, BUDGET = 24, range(8), 32
+EPISODES, SEEDS, BUDGET = 20, range(12), 32
 SETTING: dict[str, Any] = {
     "splits": {"seed": 0, "state": 4},
-    "image_size": (192, 256),
-    "region_size": (48, 64),
-    "architecture": "Light",  # a head on an encoder that was trained on renderings only
-    "network_options": {"width": 64},
-    "trainable": "decoder",  # images are encoded once, and steps train the head
-    "regions_per_step": 8,
-    "pool_size": 90,
-    "budget": BUDGET,
-    "fit_iterations": 24,
-    "learning_rate": 0.03,
-    "replay": 0.5,
-    "labelled_before": "state",
-    "sub_rewards": True,
-    "similarity": [],
-    **{"label_stride": 4, "observation_stride": 4, "reward_stride": 2},
-    "region_features": ["mean_probability", "max_probability", "location", "embedding", "surroundings", "labelled"],
+    **{"image_size": (192, 256), "region_size": (48, 64), "regions_per_step": 8, "pool_size": 90, "budget": BUDGET},
+    **{"architecture": "Light", "network_options": {"width": 64}},  # a head on an encoder that knows only renderings
+    **{"trainable": "decoder", "fit_iterations": 40, "learning_rate": 0.05, "replay": 0.5, "labelled_before": "state"},
+    **{"label_stride": 4, "observation_stride": 4, "reward_stride": 2, "sub_rewards": True, "similarity": []},
+    "region_features": ["mean_probability", "forecast", "labelled"],
 }
 FIT = {"batch_size": 24, "updates": 150, "replay": 0.5, "learning_rate": 0.1, "crop_size": None}
 
 torch.set_num_threads(1)  # for such a small head, more threads are slower
-print("1/3  theta_0 learns drawn streets from the few images of D_S")
-env = gym.make(STREETS, **SETTING)
+print("1/4  theta_0 learns drawn streets from the few images of D_S")
+without_forecast = SETTING | {"region_features": ["mean_probability", "labelled"]}
+env = gym.make(STREETS, **without_forecast)
 stage = Stage(images="state", epochs=1, updates=300, batch_size=4, learning_rate=0.05, early_stopping=False)
-env = gym.make(STREETS, weights=str(pretrain(env, [stage], OUT / "theta_0")), **SETTING)
+theta_0 = str(pretrain(env, [stage], OUT / "theta_0"))
 
-print("2/3  The agent plays on streets whose labels are known (D_T)")
+print("2/4  Networks that know the labels of D_T learn to forecast what regions of other images hold")
+env = gym.make(STREETS, weights=theta_0, **without_forecast)
+forecasting = ForecastTraining(networks=3, updates=300, batch_size=16, learning_rate=0.05)
+forecast = str(train_forecast(env, OUT / "forecast", forecasting))
+
+print("3/4  The agent plays on D_T, begins with the forecast, and learns what each class is worth")
+env = gym.make(STREETS, weights=theta_0, forecast=forecast, **SETTING)
 dqn: dict[str, Any] = {"policy": "CandidatePolicy", "credit": "class_rewards", "exploration": "episode", "epsilon": 0.2}
-dqn |= {"gamma": 0.0, "learning_rate": 2e-3, "batch_size": 256, "buffer_size": 8000, "gradient_steps": 8}
+dqn |= {"gamma": 0.0, "learning_rate": 2e-3, "batch_size": 256, "buffer_size": 8000, "gradient_steps": 0}
 agent = train_agent(env, OUT / "agent", episodes=EPISODES, references=["uniform", "entropy"], **dqn)
 
-print("3/3  The agent, entropy and uniform selection spend a budget on streets that none has seen (D_V)")
+print("4/4  The agent, entropy and uniform selection spend a budget on streets that none has seen (D_V)")
 results = evaluate(env, ["uniform", "entropy", f"dqn={agent}"], OUT, seeds=SEEDS, budgets=[BUDGET], fit=FIT)
 print("Mean IoU on the test streets, in points; more in", report(results))
 for row in verdict_table(read_results(results), "test", "dqn").records():

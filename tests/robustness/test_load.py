@@ -214,7 +214,7 @@ def test_an_episode_is_the_same_in_every_process():
         env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
     )
     assert other.stdout.strip() == digest(play(tiny(), 3)), other.stderr
     assert other.stdout.strip() != digest(play(tiny(), 4))

@@ -45,7 +45,7 @@ def python(code):
     """Run a program in a new process; return what it printed."""
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}
     finished = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=1800
     )
     assert finished.returncode == 0, finished.stderr
     return finished.stdout.strip()
@@ -128,7 +128,7 @@ if __name__ == "__main__":
     here, there = multiprocessing.Pipe()
     process = multiprocessing.get_context("fork").Process(target=work, args=(there,))
     process.start()
-    assert here.poll(240), "the worker hangs"
+    assert here.poll(1500), "the worker hangs"
     print(here.recv())
     process.join()
 
@@ -137,7 +137,7 @@ if __name__ == "__main__":
     env.step(env.action_space.sample())
     envs = AsyncVectorEnv([make] * 2, context="fork")
     envs.reset_async(seed=0)
-    print(len(envs.reset_wait(timeout=240)[0]["state"]))
+    print(len(envs.reset_wait(timeout=1500)[0]["state"]))
     envs.close()
 """
 
