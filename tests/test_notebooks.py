@@ -22,8 +22,9 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 def test_a_notebook_runs_and_shows_something(path, tmp_path, monkeypatch, capsys):
     spec = gym.registry["al_seg_env/SyntheticStreets-v0"]
     monkeypatch.setattr(spec, "kwargs", {**spec.kwargs, **TINY})
-    monkeypatch.chdir(tmp_path)
     (tmp_path / "docs").symlink_to(ROOT / "docs")
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")  # Jupyter runs a notebook in its folder
     namespace: dict[str, object] = {"__name__": "__notebook__"}
     with matplotlib.rc_context({"backend": "Agg", "figure.max_open_warning": 0}):
         for number, cell in enumerate(json.loads(path.read_text("utf-8"))["cells"]):
