@@ -55,7 +55,8 @@ def evaluate(
     budget is done; called again after a kill, or with more policies and seeds, this only runs what is missing.
 
     Args:
-        env: An id, an environment or its ``spec``; ``weights`` among its arguments is theta_0.
+        env: An id, an environment or its ``spec``; ``weights`` among its arguments is theta_0. The largest of
+            ``budgets`` takes the place of its ``budget``.
         policies: Names (``"uniform"``, ``"entropy"``, ``"bald"``, ``"margin"``, ``"ripu"``, ``"rarity_entropy"``, and
             ``"rare"`` and ``"greedy"``, which use the ground truth), ``"NAME=path/to/agent.safetensors"`` and
             ``"NAME=module:function"``; or a mapping from names to functions that return a policy for an environment

@@ -120,21 +120,21 @@ def export(session: LabelSession, out: str | Path, *, format: str = "png", predi
     Raises:
         ValueError: If the format is unknown, there is nothing to export yet, or the folder holds files of the names
             that would be written, such as masks painted by hand, which no export has left; or if answers are missing
-            that the session has used.
+            that the session has used, or its network is not the one of its last step.
     """
     check_choice("format", format, tuple(FORMATS))
     out = Path(out)
     session.check_answers()
     data = AnsweredData(session.data, session.label_folder)
-    trained = (session.out / NETWORK).exists()
-    if predictions and not trained:
+    network = session.network()
+    if predictions and network is None:
         raise ValueError(
             f"{session.out} holds no network yet; label the regions of a step, or export without predictions"
         )
     images = range(len(data.names)) if predictions else data.labelled
     if not len(images):
         raise ValueError(f"nothing is labelled in {session.out} yet; label some regions first")
-    env = session.make_env(data, weights=str(session.out / NETWORK)) if predictions else None
+    env = session.make_env(data, weights=str(network)) if predictions else None
 
     def masks() -> FullMasks:
         turned = 0
@@ -154,9 +154,9 @@ def export(session: LabelSession, out: str | Path, *, format: str = "png", predi
                 len(images),
             )
 
-    with claimed(out, "export", {}, (*WRITTEN[format], *((NETWORK, "smp") if trained else ()))):
-        if trained:
-            _write_network(session, out)
+    with claimed(out, "export", {}, (*WRITTEN[format], *((NETWORK, "smp") if network else ()))):
+        if network:
+            _write_network(session, network, out)
         return FORMATS[format](out, masks(), data.classes, data.palette)
 
 
@@ -181,12 +181,12 @@ def _predicted(env: RegionSelectionEnv, image: int) -> UInt8Array:
     return original.to_original(labels, whole(original.inside, image))
 
 
-def _write_network(session: LabelSession, out: Path) -> None:
+def _write_network(session: LabelSession, path: Path, out: Path) -> None:
     """Write a network for this package, and for segmentation-models-pytorch alone."""
     classes = session.data.classes
     settings = {name: value for name, value in session.options.items() if name in LEARNER_OPTIONS}
-    network = network_with(LearnerConfig(**settings), session.out / NETWORK, classes)
-    write_bytes(out / NETWORK, (session.out / NETWORK).read_bytes())
+    network = network_with(LearnerConfig(**settings), path, classes)
+    write_bytes(out / NETWORK, path.read_bytes())
     if not isinstance(network, Light):
         save_smp(network, out / "smp", classes)
 

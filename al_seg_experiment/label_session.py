@@ -34,6 +34,7 @@ from al_seg_env.storage.validation import check, check_choice, check_int
 from al_seg_env.types import Size
 from al_seg_experiment.folders import refuse_others
 from al_seg_experiment.policies import AGENT_SUFFIX, make_policy, parse_policy
+from al_seg_experiment.records import file_digest
 
 SESSION, SESSION_FORMAT, SESSION_VERSION = "session.json", "al-seg-env labelling", 1
 STATE, STATE_KIND = "state.safetensors", "labelling session"
@@ -275,6 +276,20 @@ class LabelSession:
                 f"restore them, or remove {path}, and al-seg-env label requests them again"
             )
 
+    def network(self) -> Path | None:
+        """Return the file of the network after the last step, ``None`` before the first.
+
+        Raises:
+            ValueError: If it is missing, or not the one that the last step has left.
+        """
+        path, state = self.out / NETWORK, self.out / STATE
+        if state.exists():
+            kept = load_tree(state, STATE_KIND)
+            noted = kept.get("network")  # of states from before it was stored, there is none
+            if noted is not None and (not path.exists() or file_digest(path) != noted):
+                raise ValueError(f"{path} is not what the last step has left; al-seg-env label writes it again")
+        return path if path.exists() else None
+
     def _with_reward(self, oracle: AnswersRequests, wait: bool) -> SegmentationData:
         """Return the data with the first regions labelled, once people have done so."""
         images = self._reward_images
@@ -310,8 +325,11 @@ class LabelSession:
         if (self.out / STATE).exists():
             kept = load_tree(self.out / STATE, STATE_KIND)
             self._check_names(kept.get("names", list(self.data.names)))
-            observation, info = env.set_state(kept["state"])
+            with well_formed(f"{self.out / STATE}, in a session with {self.out / THETA_0} and {self.out / SPLITS}"):
+                observation, info = env.set_state(kept["state"])
             action = kept["action"]
+            if len(env.labels):  # the state has the network, too, whatever became of its file
+                self._keep_trained(env, action)
         terminated = info["next_active"] == 0
         self._show(oracle, env, info)
         with (
@@ -322,19 +340,25 @@ class LabelSession:
                 if action is None:
                     action, _ = policy.predict(observation, deterministic=True)
                     # The requests are fixed: a session that resumes repeats them.
-                    save_tree(self.out / STATE, STATE_KIND, {**self._state(env), "action": action})
+                    self._keep(env, action)
                 observation, _, terminated, _, info = _until_answered(partial(env.step, action), wait)
                 action = None
-                save_weights(env.learner, self.out / NETWORK, self.data.classes)
-                save_tree(self.out / STATE, STATE_KIND, {**self._state(env), "action": None})
+                self._keep_trained(env, action)
                 bar.update(int(self._spent(env)) - bar.n)
                 self._show(oracle, env, info)
                 if info.get("rewarded", True):
                     bar.set_postfix(miou=f"{info['miou']:.1f}")
         return True
 
-    def _state(self, env: RegionSelectionEnv) -> dict[str, Any]:
-        return {"state": env.get_state(), "names": list(self.data.names)}
+    def _keep_trained(self, env: RegionSelectionEnv, action: Any) -> None:
+        save_weights(env.learner, self.out / NETWORK, self.data.classes)
+        self._keep(env, action)
+
+    def _keep(self, env: RegionSelectionEnv, action: Any) -> None:
+        network = self.out / NETWORK
+        digest = file_digest(network) if network.exists() else None
+        kept = {"state": env.get_state(), "names": list(self.data.names), "action": action, "network": digest}
+        save_tree(self.out / STATE, STATE_KIND, kept)
 
     def _check_names(self, before: Sequence[str]) -> None:
         """Refuse added or removed images: the pools consist of the images that the session began with."""
@@ -383,7 +407,10 @@ def _bound(out: Path, settings: SessionSettings | None) -> SessionSettings:
     path = out / SESSION
     if not path.exists():
         check(
-            "out", str(out), settings is not None, "the folder of a labelling session; begin one with al-seg-env label"
+            "out",
+            str(out),
+            settings is not None,
+            f"the folder of a labelling session, with its {SESSION}; begin one with al-seg-env label",
         )
         assert settings is not None
         settings.check_out(out)
@@ -410,7 +437,7 @@ def _bound(out: Path, settings: SessionSettings | None) -> SessionSettings:
     if settings is not None and settings != stored:
         changed = [name for name, value in asdict(settings).items() if value != asdict(stored)[name]]
         raise ValueError(
-            f"{out} holds a session with other settings: "
+            f"{path} is of a session with other settings: "
             + "; ".join(
                 f"{name} is {asdict(stored)[name]!r} there, {asdict(settings)[name]!r} here" for name in changed
             )

@@ -186,7 +186,8 @@ class LabelFolder:
             if self._images.get(name, digest) != digest:
                 raise ValueError(
                     f"{self.manifest.parent} holds labels of another image of the name {name!r}: its pixels were "
-                    "different when they were requested. Restore that image, or choose another folder"
+                    f"different when they were requested, by {self.manifest}. Restore that image, or choose another "
+                    "folder"
                 )
 
     def _pixels(self, image: int) -> str:

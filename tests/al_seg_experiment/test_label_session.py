@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
+from damage import DAMAGES, walk
+from experiments import contents
 from PIL import Image, ImageOps
 from processes import in_child, killed_at_the_end
 
@@ -395,7 +397,7 @@ def test_more_labels_may_be_bought_but_nothing_else_may_differ(photos):
         ValueError, match="other settings: policy is 'entropy' there, 'margin' here. Repeat the settings"
     ):
         LabelSession(photos / "out", settings(photos, policy="margin", budget=6))
-    with pytest.raises(ValueError, match="expected the folder of a labelling session; begin one with al-seg-env label"):
+    with pytest.raises(ValueError, match="expected the folder of a labelling session, with its session.json; begin o"):
         LabelSession(photos / "nothing")
     (photos / "out" / "session.json").write_text("{}")
     with pytest.raises(ValueError, match=r"session\.json can't be used"):
@@ -588,6 +590,40 @@ def test_an_answer_that_is_gone_is_missed(photos):
     (out / "state.safetensors").unlink()  # as the message says
     label_all(photos, out, budget=2)
     assert {path.name: path.read_bytes() for path in export(session, photos / "after").rglob("*.png")} == masks
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_each_file_of_a_finished_session_in_turn(photos, masks, tmp_path, damage):
+    """Resumed, it ends as before, or an error names a file that was touched."""
+    over = tmp_path / "session"
+    label_all(photos, over, **masks, budget=2)
+    before = contents(over)
+    made = {name: before[name] for name in ("network.safetensors", "theta_0.safetensors", "splits.json")}
+
+    def resumed(copy):
+        label_all(photos, copy, **masks, budget=2)
+        assert export(LabelSession(copy), photos / "exported", predictions=True).exists()
+        return {name: contents(copy)[name] for name in made}
+
+    outcomes = {name: (found, message) for name, found, message in walk(over, tmp_path, damage, resumed)}
+    assert all(message is not None or found == made for found, message in outcomes.values())
+    assert outcomes["network.safetensors"][0] == made or "swapped" in damage
+
+
+@pytest.mark.parametrize("damage", ["deleted", "truncated", "emptied", "changed", "swapped within its folder"])
+def test_a_network_that_is_not_the_one_of_the_last_step_is_not_exported(photos, masks, damage):
+    out = photos / "out"
+    label_all(photos, out, **masks, budget=2)
+    network = (out / "network.safetensors").read_bytes()
+    DAMAGES[damage](out / "network.safetensors")
+    with pytest.raises(ValueError, match=r"network.safetensors is not what the last step has left; .* writes it again"):
+        export(LabelSession(out), photos / "export")
+    assert not (photos / "export").exists()
+    if "swapped" not in damage:
+        label_all(photos, out, **masks, budget=2)
+        export(LabelSession(out), photos / "export")
+        assert (photos / "export" / "network.safetensors").read_bytes() == network
 
 
 def test_results_do_not_lie_among_the_images(photos, capsys):

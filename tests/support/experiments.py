@@ -89,11 +89,11 @@ def assert_picture(path) -> None:
 
 
 def contents(folder) -> dict[str, bytes]:
-    """Return all files by name, except the lock and those set aside, without the version of the code."""
+    """Return all files by name, except locks and those set aside, without the version of the code."""
     return {
         path.relative_to(folder).as_posix(): re.sub(rb'"code": ".*"', b"", path.read_bytes())
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.suffix != ".damaged" and path.name != ".lock"
+        if path.is_file() and path.suffix != ".damaged" and path.name not in (".lock", ".short-lock")
     }
 
 
