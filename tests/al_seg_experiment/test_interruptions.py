@@ -11,6 +11,7 @@ from experiments import SMALLEST_EXPERIMENT as SMALLEST
 from experiments import TINY_EXPERIMENT as TINY
 from experiments import contents, quick_pieces, rows_of
 from processes import in_child
+from tqdm import tqdm
 
 from al_seg_experiment import load_experiment, run
 
@@ -67,6 +68,19 @@ def test_killed_at_many_writes_one_run_after_another(whole, tmp_path):
     assert len(same) > 20
     rows = rows_of(whole / "results.csv")
     assert rows_of(folder / "results.csv") == [row for row in rows if row["seed"] == "0"]
+
+
+def test_a_process_that_is_killed_as_it_draws_a_bar_does_not_stop_others():
+    locks = tqdm.get_lock().locks
+
+    def draw():
+        tqdm.get_lock().acquire()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert in_child(draw) == -signal.SIGKILL
+    for lock in locks:
+        assert lock.acquire(False)
+        lock.release()
 
 
 def test_killed_in_the_very_first_write(tmp_path, monkeypatch):

@@ -2,8 +2,11 @@
 
 import os
 import signal
+import threading
 import traceback
 from contextlib import contextmanager
+
+from tqdm import tqdm
 
 KILLED = -signal.SIGPROF
 """Exit status of a process that was killed after some computing."""
@@ -33,6 +36,7 @@ def _forked(work, kill_after=None):
     pid = os.fork()
     if pid == 0:
         status = 1
+        tqdm.set_lock(threading.RLock())  # tqdm's is shared by forks: one that is killed at a bar would stop them all
         try:
             if kill_after is not None:
                 signal.setitimer(signal.ITIMER_PROF, kill_after)
