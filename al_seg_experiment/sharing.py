@@ -221,8 +221,8 @@ def _is_path(value: Any) -> bool:
 
 
 def _inside(folder: Path, name: str) -> str:
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder.resolve()):
+    path = Path(os.path.abspath(folder / name))  # without following links, of which the Hub's cache consists
+    if not path.is_relative_to(os.path.abspath(folder)):
         raise ValueError(f"{name!r} is outside of the folder")
     return str(path)
 
