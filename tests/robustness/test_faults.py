@@ -415,6 +415,17 @@ def test_a_worker_of_stable_baselines_that_dies_is_an_error_and_training_resumes
         process.kill()
 
 
+def test_the_last_worker_of_stable_baselines_that_dies_is_an_error_too():
+    """Unless workers are forked: then the first holds the pipe of the last, and Stable-Baselines3 waits for ever."""
+    envs = SubprocVecEnv([closed_form_env, closed_form_env], start_method="forkserver")
+    envs.reset()
+    os.kill(envs.processes[1].pid, signal.SIGKILL)
+    with pytest.raises((EOFError, ConnectionError, BrokenPipeError)):
+        envs.step(np.zeros((2, 3), np.int64))
+    for process in envs.processes:
+        process.kill()
+
+
 def test_a_worker_of_gymnasium_that_dies_is_an_error_and_no_hang():
     envs = gym.vector.AsyncVectorEnv([closed_form_env, closed_form_env], context="fork", shared_memory=False)
     envs.reset(seed=0)
