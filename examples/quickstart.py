@@ -22,13 +22,13 @@ from al_seg_experiment.report.results import read_results
 OUT, STREETS = Path("runs/quickstart"), "al_seg_env/SyntheticStreets-v0"
 EPISODES, SEEDS, BUDGET = 20, range(12), 32
 SETTING: dict[str, Any] = {
-    "splits": {"seed": 0, "state": 4},
-    **{"image_size": (192, 256), "region_size": (48, 64), "regions_per_step": 8, "pool_size": 90, "budget": BUDGET},
-    **{"architecture": "Light", "network_options": {"width": 64}},  # a head on an encoder that knows only renderings
-    **{"trainable": "decoder", "fit_iterations": 40, "learning_rate": 0.05, "replay": 0.5, "labelled_before": "state"},
-    **{"label_stride": 4, "observation_stride": 4, "reward_stride": 2, "sub_rewards": True, "similarity": []},
+    "splits": {"seed": 0, "state": 4}, "image_size": (192, 256), "region_size": (48, 64),
+    "regions_per_step": 8, "pool_size": 90, "budget": BUDGET,
+    "architecture": "Light", "network_options": {"width": 64},  # a head on an encoder that knows only renderings
+    "trainable": "decoder", "fit_iterations": 40, "learning_rate": 0.05, "replay": 0.5, "labelled_before": "state",
+    "label_stride": 4, "observation_stride": 4, "reward_stride": 2, "sub_rewards": True, "similarity": [],
     "region_features": ["mean_probability", "forecast", "labelled"],
-}
+}  # fmt: skip
 FIT = {"batch_size": 24, "updates": 150, "replay": 0.5, "learning_rate": 0.1, "crop_size": None}
 
 torch.set_num_threads(1)  # for such a small head, more threads are slower
@@ -46,7 +46,7 @@ forecast = str(train_forecast(env, OUT / "forecast", forecasting))
 print("3/4  The agent plays on D_T, begins with the forecast, and learns what each class is worth")
 env = gym.make(STREETS, weights=theta_0, forecast=forecast, **SETTING)
 dqn: dict[str, Any] = {"policy": "CandidatePolicy", "credit": "class_rewards", "exploration": "episode", "epsilon": 0.2}
-dqn |= {"gamma": 0.0, "learning_rate": 2e-3, "batch_size": 256, "buffer_size": 8000, "gradient_steps": 0}
+dqn |= {"gamma": 0.0, "buffer_size": 8000, "gradient_steps": 0}
 agent = train_agent(env, OUT / "agent", episodes=EPISODES, references=["uniform", "entropy"], **dqn)
 
 print("4/4  The agent, entropy and uniform selection spend a budget on streets that none has seen (D_V)")

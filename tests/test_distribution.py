@@ -59,11 +59,12 @@ def test_the_wheel_works_in_a_fresh_environment(built, tmp_path):
     python = tmp_path / "fresh/bin/python"
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
     found = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    # A clone on PYTHONPATH that was installed once would pass for the wheel.
+    alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index"]
-    subprocess.run([*install, str(next(built.glob("*.whl")))], check=True)
+    subprocess.run([*install, str(next(built.glob("*.whl")))], check=True, env=alone)
     # A path in a .pth file is searched, but the .pth files in it are not: the editable installation stays behind.
     (Path(found) / "borrowed.pth").write_text(sysconfig.get_path("purelib"))
-    alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     smoke = [python, ROOT / "tests/support/smoke.py"]
     ran = subprocess.run(smoke, cwd=tmp_path, env=alone, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
