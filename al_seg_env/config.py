@@ -45,6 +45,7 @@ _COUNTS = {
 """The upper limit of each; limits that depend on the data are checked by the environment."""
 _CHOICES: dict[str, tuple[str | bool | None, ...]] = {
     "split": ("train", "eval"),
+    "fit_regions": ("new", "all"),
     "crop_labels": ("new", "all"),
     "sub_rewards": (True, False),
     "labelled_before": ("state", "train", None),
@@ -66,6 +67,7 @@ ADDED_LATER: dict[str, object] = {
     "region_features": [],
     "reward": "miou",
     "budget_unit": "regions",
+    "fit_regions": "new",
 }
 """Settings that older states lack, and the values they imply."""
 
@@ -84,7 +86,9 @@ class EnvConfig:
             images, or ``"seconds"`` or ``"clicks"`` of the people, which their tool must report. An episode then ends
             with the step in which the budget is reached, and may exceed it by part of that step.
         reward: ``"miou"``: the gain in mean IoU on D_R; ``None``: there is no D_R yet, and rewards are 0.
-        fit_iterations: Passes of the segmentation network over the new regions in a step (the paper's is 1), at most
+        fit_regions: Regions that a step trains on: the ``"new"`` ones (section 3.1, step 5), or as many drawn in each
+            pass from ``"all"`` that are labelled in the episode, so that earlier ones are not forgotten.
+        fit_iterations: Passes of the segmentation network over these regions in a step (the paper's is 1), at most
             10,000.
         fit_batch_size: Most regions per update in such a pass; more regions make several updates.
         crop_size: ``(height, width)`` of a training crop, limited to the image; ``None`` for whole images.
@@ -131,6 +135,7 @@ class EnvConfig:
     budget: int = 480
     budget_unit: str = "regions"
     reward: str | None = "miou"
+    fit_regions: str = "new"
     fit_iterations: int = 1
     fit_batch_size: int = 32
     crop_size: Size | None = (224, 224)

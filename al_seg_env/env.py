@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -494,15 +494,22 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
             return before, True
 
     def _train(self, labels: LabelState, chosen: Sequence[int]) -> None:
-        """One iteration on just the regions added in this step (section 3.1, step 5)."""
-        shown = labels.mask if self.config.crop_labels == "all" else labels.mask_of(chosen)
-        batches = -(-len(chosen) // self.config.fit_batch_size)
+        """Train on the regions added in this step (section 3.1, step 5), or on as many of all labelled ones."""
+        trained_on, batches = chosen, -(-len(chosen) // self.config.fit_batch_size)
+        shown = self._shown(labels, trained_on)
         for _ in range(self.config.fit_iterations):
+            if self.config.fit_regions == "all":
+                trained_on = self.np_random.choice(labels.labelled, len(chosen), replace=False).tolist()
+                shown = self._shown(labels, trained_on)
             # Even batches, so that no region is left alone with its BatchNorm statistics.
-            for batch in np.array_split(self.np_random.permutation(chosen), batches):
+            for batch in np.array_split(self.np_random.permutation(trained_on), batches):
                 regions, known = self._replay.mixed(batch, shown, self.config.replay, self.np_random)
                 views = self.inputs.training_views(self.grid, regions, known, self.config.crop_size, self.np_random)
                 self.learner.fit_step(*views, self.np_random)
+
+    def _shown(self, labels: LabelState, regions: Sequence[int]) -> Callable[[int], UInt8Array]:
+        """Return a function that returns those labels of an image that training on these regions sees."""
+        return labels.mask if self.config.crop_labels == "all" else labels.mask_of(regions)
 
     def _evaluate(self) -> torch.Tensor:
         """Return the confusion matrix on D_R, ``(C, C)`` (step 6); all zeros if there is none."""

@@ -130,6 +130,30 @@ def test_regions_are_spread_over_updates_and_iterations():
     assert [len(targets) for targets in env.learner.targets] == [2, 2, 1] * 3
 
 
+@pytest.mark.parametrize("crop_labels", ["new", "all"])
+def test_training_on_all_labelled_regions_draws_as_many_of_them_in_each_pass(crop_labels):
+    env = closed_form_env(
+        fit_regions="all", crop_labels=crop_labels, crop_size=None, regions_per_step=2, pool_size=4, fit_iterations=40
+    )
+    env.reset(seed=0)
+    labelled = []
+    for _ in range(3):
+        env.learner.forget_calls()
+        _, _, _, _, info = env.step(np.zeros(2, np.int64))
+        labelled += info["chosen"]
+        assert [len(targets) for targets in env.learner.targets] == [2] * 40
+        images = [env.grid.box(region).image for region in labelled]
+        of_images = {image: [r for r in labelled if env.grid.box(r).image == image] for image in images}
+        everything = {tuple(counts_of(env, regions)) for regions in of_images.values()}
+        found = {tuple(slow_counts(target, 3)) for targets in env.learner.targets for target in targets.numpy()}
+        if crop_labels == "all":
+            assert found == everything
+        else:  # with two regions drawn, an image shows one or two of its labels
+            single = {tuple(counts_of(env, [region])) for region in labelled}
+            pairs = {tuple(counts_of(env, [a, b])) for own in of_images.values() for a in own for b in own if a < b}
+            assert single <= found <= single | pairs
+
+
 def test_no_iteration_means_no_training():
     env = closed_form_env(fit_iterations=0)
     env.reset(seed=0)

@@ -45,6 +45,7 @@ def settings_of(draw, size, images):
         fit_iterations=draw(st.integers(0, 2)),
         fit_batch_size=draw(st.integers(1, 4)),
         crop_size=draw(st.one_of(st.none(), st.tuples(st.integers(1, 30), st.integers(1, 30)))),
+        fit_regions=draw(st.sampled_from(["new", "all"])),
         crop_labels=draw(st.sampled_from(["new", "all"])),
         first_reward=draw(st.sampled_from(["gain", "miou"])),
         class_distribution=draw(st.sampled_from(["shares", "counts"])),

@@ -24,6 +24,7 @@ SMALLEST = {
     "light_head": ["--heads", "8", "8:2", "8@8:1", "--updates", "2", "--batch-size", "4", "--rounds", "1"],
     "memory": ["--steps", "1"],
     "precision_cost": ["--steps", "1", "--train", "2", "--epochs", "1"],
+    "reward_alignment": ["--episodes=3", "--updates=1", "--env-arg", 'region_features=["mean_probability"]'],
     "reward_signal": ["--episodes=2", "--settings=0.01:1", "--sets=2", "--fits=2", "--labels=4", "--updates=1"],
     "scaling": ["--steps", "1", "--only", "pixels per image"],
     "score_cost": ["--steps", "1"],

@@ -135,7 +135,9 @@ def test_masks_of_d_r_change_the_reward_and_its_figures_only(learner, split):
         assert [step["reward"] for step in noisy] != [step["reward"] for step in record]
 
 
-@pytest.mark.parametrize("options", [{}, {"crop_labels": "all", "crop_size": None}, {"fit_iterations": 3}])
+@pytest.mark.parametrize(
+    "options", [{}, {"crop_labels": "all", "crop_size": None}, {"fit_iterations": 3, "fit_regions": "all"}]
+)
 @both_learners
 @both_splits
 def test_masks_of_regions_never_chosen_change_nothing_at_all(learner, split, options):
