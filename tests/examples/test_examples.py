@@ -165,6 +165,23 @@ def test_photographs_with_labels_in_matlab_files_become_a_folder(example, tmp_pa
     assert data.mask(1)[0].tolist() == [0, data.classes.index("trousers"), 255, data.classes.index("shoes")]
 
 
+def test_photographs_with_coloured_labels_become_a_folder(example, tmp_path, monkeypatch):
+    facades = loaded("facades", monkeypatch)
+    root = tmp_path / "labelmefacade"
+    for folder in ("images", "labels"):
+        (root / folder).mkdir(parents=True)
+    shown = [facades.VARIOUS, facades.COLOURS["window"], facades.COLOURS["building"]]
+    for name, height in (("wide", 2), ("high", 3)):
+        colours = np.array([shown] * height, np.uint8)
+        Image.fromarray(colours).convert("RGBA").save(root / "labels" / f"{name}.png")
+        Image.new("RGB", (3, height)).save(root / "images" / f"{name}.jpg")
+    data = ImageFolder(example("facades", "--data", root, tiny=False))
+    assert list(data.names) == ["wide"]
+    assert data.mask(0)[0].tolist() == [255, data.classes.index("window"), data.classes.index("building")]
+    Image.new("RGB", (4, 3), (1, 2, 3)).save(root / "labels" / "wide.png")
+    example("facades", "--data", root, tiny=False, status=2)
+
+
 @pytest.mark.parametrize(
     "name", sorted(path.stem for path in EXAMPLES.glob("*.py") if path.stem not in ("quickstart", "zoo"))
 )
@@ -173,7 +190,11 @@ def test_help_shows_every_option_with_its_default(name, monkeypatch, capsys):
     assert run(module.main, module.Options, ["--help"], description=module.__doc__) == 0
     text = capsys.readouterr().out
     assert module.__doc__.splitlines()[0] in text
-    of_env = () if name in ("clothing", "label_by_hand") else ("--env ID", "--env-arg NAME=VALUE", "--env-file PATH")
+    of_env = (
+        ()
+        if name in ("clothing", "facades", "label_by_hand")
+        else ("--env ID", "--env-arg NAME=VALUE", "--env-file PATH")
+    )
     for option in (*of_env, "--out PATH"):
         assert option in text
     assert text.count("(default:") + text.count("(repeatable)") == len(re.findall("(?m)^[│ ] --", text))
