@@ -190,11 +190,8 @@ def test_help_shows_every_option_with_its_default(name, monkeypatch, capsys):
     assert run(module.main, module.Options, ["--help"], description=module.__doc__) == 0
     text = capsys.readouterr().out
     assert module.__doc__.splitlines()[0] in text
-    of_env = (
-        ()
-        if name in ("clothing", "facades", "label_by_hand")
-        else ("--env ID", "--env-arg NAME=VALUE", "--env-file PATH")
-    )
+    without = {"clothing", "facades", "label_by_hand"}
+    of_env = () if name in without else ("--env ID", "--env-arg NAME=VALUE", "--env-file PATH")
     for option in (*of_env, "--out PATH"):
         assert option in text
     assert text.count("(default:") + text.count("(repeatable)") == len(re.findall("(?m)^[│ ] --", text))
