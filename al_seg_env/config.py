@@ -11,6 +11,7 @@ from al_seg_env.storage.validation import (
     MOST_REPEATS,
     check_choice,
     check_choices,
+    check_distinct,
     check_int,
     check_number,
     check_size,
@@ -66,6 +67,7 @@ ADDED_LATER: dict[str, object] = {
     "labelled_before": None,
     "region_features": [],
     "reward": "miou",
+    "reward_classes": [],
     "budget_unit": "regions",
     "fit_regions": "new",
 }
@@ -86,6 +88,7 @@ class EnvConfig:
             images, or ``"seconds"`` or ``"clicks"`` of the people, which their tool must report. An episode then ends
             with the step in which the budget is reached, and may exceed it by part of that step.
         reward: ``"miou"``: the gain in mean IoU on D_R; ``None``: there is no D_R yet, and rewards are 0.
+        reward_classes: Names of the classes whose IoU is averaged for the reward; the paper's, if empty, are all.
         fit_regions: Regions that a step trains on: the ``"new"`` ones (section 3.1, step 5), or as many drawn in each
             pass from ``"all"`` that are labelled in the episode, so that earlier ones are not forgotten.
         fit_iterations: Passes of the segmentation network over these regions in a step (the paper's is 1), at most
@@ -135,6 +138,7 @@ class EnvConfig:
     budget: int = 480
     budget_unit: str = "regions"
     reward: str | None = "miou"
+    reward_classes: tuple[str, ...] = ()
     fit_regions: str = "new"
     fit_iterations: int = 1
     fit_batch_size: int = 32
@@ -179,6 +183,7 @@ class EnvConfig:
             yield name, check_choice(name, getattr(self, name), choices)
         for name, choices in _LISTS.items():
             yield name, check_choices(name, getattr(self, name), choices)
+        yield "reward_classes", check_distinct("reward_classes", self.reward_classes)
 
     def images_labelled_before(self, state: tuple[int, ...], train: tuple[int, ...]) -> tuple[int, ...]:
         """Return the images of D_S or D_T, whichever is labelled before an episode begins."""

@@ -85,20 +85,20 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
 
     ## Reward
 
-    The gain in mean IoU on D_R, in percentage points, times ``reward_scale``. With ``reward=None``, for data without
-    any labels yet, there is no D_R, and rewards are 0.
+    The gain in mean IoU on D_R, in percentage points, times ``reward_scale``. With ``reward_classes``, the mean is
+    over these classes alone. With ``reward=None``, for data without any labels yet, there is no D_R, and rewards are 0.
 
     ## Info
 
     ``chosen``: region ids labelled in this step, a tuple of int. ``labelled``: number of regions labelled so far.
-    ``miou``: in percent on D_R. ``class_iou``: in percent, ``(C,)``, -1 where D_R lacks the class. ``label_counts``:
-    pixels per class labelled in this step, ``(C,)`` int64. ``next_active``: how many sub-actions count in the next
-    step. ``sub_rewards`` and ``class_rewards``, only with ``sub_rewards=True``: what the labels of each chosen region
-    add to the earlier ones, a tuple of float, and each class's share of the region, ``(chosen, C)`` float32; see
-    :func:`~al_seg_env.observation.composition.sub_rewards`.
-    ``diverged``, only with ``on_divergence="skip"``: whether this step's training was undone. ``rewarded``,
-    only with ``reward=None``: false; ``miou`` and ``class_iou`` are then -1. ``spent``, only if ``budget_unit`` is
-    not regions: the cost of the labels so far, in that unit.
+    ``miou``: in percent on D_R, over all classes. ``class_iou``: in percent, ``(C,)``, -1 where D_R lacks the class.
+    ``label_counts``: pixels per class labelled in this step, ``(C,)`` int64. ``next_active``: how many sub-actions
+    count in the next step. ``sub_rewards`` and ``class_rewards``, only with ``sub_rewards=True``: what the labels of
+    each chosen region add to the earlier ones, a tuple of float, and each class's share of the region, ``(chosen, C)``
+    float32; see :func:`~al_seg_env.observation.composition.sub_rewards`. ``diverged``, only with
+    ``on_divergence="skip"``: whether this step's training was undone. ``rewarded``, only with ``reward=None``: false;
+    ``miou`` and ``class_iou`` are then -1. ``spent``, only if ``budget_unit`` is not regions: the cost of the labels so
+    far, in that unit.
 
     Args:
         data: Images and masks.
@@ -156,6 +156,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         check_int("reward_stride", config.reward_stride, 1, min(self.grid.image_size))
         _check_network(learner, self.inputs, len(data.classes), self.grid)
         self._candidates = acquired_from
+        self._reward_classes = _indices(config.reward_classes, data.classes)
         self._replay = Replay(self.frames, self.grid, self.labelled_before)
         self.observer = Observer(
             self.frames,
@@ -259,7 +260,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
             self.learner.reset()
             if self._initial_confusion is None:
                 self._initial_confusion = self._evaluate()
-            miou = self._miou(self._initial_confusion)
+            initial = self._rewarded_miou(self._initial_confusion)
             pools, observation = self._observe(self._nothing_labelled, initial=True)
             self._episode = Episode(
                 step=0,
@@ -268,7 +269,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
                 chosen=(),
                 label_counts=np.zeros(len(self.data.classes), dtype=np.int64),
                 confusion=self._initial_confusion,
-                reference_miou=0.0 if self.config.first_reward == "miou" and self.config.reward else miou,
+                reference_miou=0.0 if self.config.first_reward == "miou" and self.config.reward else initial,
                 observation=observation,
             )
         return copied(observation), self._info(self._episode)
@@ -293,7 +294,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
             masks, costs = [answer.mask for answer in answers], [answer.costs for answer in answers]
             labels = before.labels.with_labels(chosen, masks, before.step, costs)
             confusion, diverged = self._improve(labels, chosen, weights, before.confusion)
-            miou = self._miou(confusion)
+            miou = self._rewarded_miou(confusion)
             terminated = self._active(labels) == 0
             pools, observation = ((), self.observer.empty()) if terminated else self._observe(labels)
             label_counts = labels.class_counts[len(before.labels) :].sum(axis=0)
@@ -523,6 +524,10 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         """Return the mean IoU on D_R in percent; -1 if there is none."""
         return -1.0 if self.config.reward is None else 100 * mean_iou(confusion)
 
+    def _rewarded_miou(self, confusion: torch.Tensor) -> float:
+        """Return the mean IoU on D_R of the classes that the reward counts, in percent; -1 if there is no D_R."""
+        return -1.0 if self.config.reward is None else 100 * mean_iou(confusion, self._reward_classes)
+
     def _images_of_an_episode(self) -> list[int]:
         """Return the images that any episode reads: D_S, D_R, and all candidates' images if these are not too many."""
         rewarded = () if self.config.reward is None else self.splits.reward
@@ -635,6 +640,13 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
             "theta_0": self._theta_0,
             **({"forecast": forecasts} if forecasts else {}),
         }
+
+
+def _indices(names: Sequence[str], classes: Sequence[str]) -> list[int]:
+    """Return the indices of the classes that the reward counts; raise a ValueError for a name that is none."""
+    unknown = [name for name in names if name not in classes]
+    check("reward_classes", list(names), not unknown, f"some of the classes of the data: {', '.join(classes)}")
+    return [list(classes).index(name) for name in names]
 
 
 def _unshared(features: Sequence[Feature]) -> tuple[Feature, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -51,18 +53,26 @@ def class_iou(confusion: Tensor) -> Tensor:
     return torch.where(truth > 0, intersection / union.clamp(min=1), torch.nan)
 
 
-def mean_iou(confusion: Tensor) -> float:
+def mean_iou(confusion: Tensor, classes: Sequence[int] = ()) -> float:
     """Return the mean IoU in ``[0, 1]`` over the classes that occur in the truth.
 
     Args:
         confusion: ``(C, C)`` counts over a whole split; rows are the truth.
+        classes: Indices of the classes to average; all if empty.
 
     Raises:
-        ValueError: If no pixel of the split has a true label.
+        ValueError: If no pixel of the split has a true label of one of these classes.
 
-    >>> mean_iou(torch.tensor([[1, 1, 0], [0, 1, 0], [0, 0, 0]]))
+    >>> confusion = torch.tensor([[2, 2, 0], [0, 1, 0], [0, 0, 0]])  # IoU 1/2, 1/3, undefined
+    >>> mean_iou(confusion, classes=[0])
     0.5
     """
     if not confusion.sum():
         raise ValueError("the mean IoU of a split without a single labelled pixel is undefined; check its masks")
-    return float(class_iou(confusion).nanmean())
+    iou = class_iou(confusion)
+    averaged = iou[list(classes)] if classes else iou
+    if averaged.isnan().all():
+        raise ValueError(
+            f"the mean IoU of the classes {list(classes)} is undefined: no pixel of the split has one of them"
+        )
+    return float(averaged.nanmean())

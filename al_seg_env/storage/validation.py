@@ -108,6 +108,17 @@ def check_choices(name: str, value: Any, choices: Collection[str]) -> tuple[str,
     return tuple(value)
 
 
+def check_distinct(name: str, value: Any) -> tuple[str, ...]:
+    """Return a list or tuple of different texts, which may be empty, as a tuple."""
+    good = (
+        isinstance(value, list | tuple)
+        and all(isinstance(each, str) for each in value)
+        and len(set(value)) == len(value)
+    )
+    check(name, value, good, "a list of different names")
+    return tuple(value)
+
+
 def check_text(name: str, value: Any) -> str:
     """Return a text that is not empty."""
     check(name, value, isinstance(value, str) and bool(value), "a text that is not empty")

@@ -71,6 +71,28 @@ def test_rewards_and_info_are_those_of_the_closed_form(options):
         before = miou
 
 
+@pytest.mark.parametrize("first_reward", ["gain", "miou"])
+@pytest.mark.parametrize("counted", [[0], [2, 1], list(range(len(CLASSES)))])
+def test_rewards_count_the_chosen_classes_alone(counted, first_reward):
+    env = closed_form_env(first_reward=first_reward, reward_classes=[CLASSES[c] for c in counted])
+    _, info = env.reset(seed=0)
+    before = 0.0 if first_reward == "miou" else info["class_iou"][counted].mean()
+    terminated = False
+    while not terminated:
+        _, reward, terminated, _, info = env.step(FIRST)
+        assert reward == pytest.approx(info["class_iou"][counted].mean() - before)
+        before = info["class_iou"][counted].mean()
+
+
+def test_all_reward_classes_are_the_papers_reward():
+    assert same(play(closed_form_env(reward_classes=CLASSES), 0), play(closed_form_env(), 0))
+
+
+def test_reward_classes_are_classes_of_the_data():
+    with pytest.raises(ValueError, match=r"reward_classes is \['tram'\]; expected some of the classes of the data"):
+        closed_form_env(reward_classes=["tram"])
+
+
 def test_first_reward_of_the_released_code_is_the_whole_miou():
     env = closed_form_env(first_reward="miou", reward_scale=2.0)
     _, first = env.reset(seed=0)

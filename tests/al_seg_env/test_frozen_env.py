@@ -188,9 +188,9 @@ def test_states_from_before_the_settings_existed_are_taken():
     env = closed_form_env()
     env.reset(seed=0)
     state = env.get_state()
-    assert not {"replay", "reward_stride", "fit_regions"} & set(state["identity"]["config"])
+    assert not {"replay", "reward_stride", "reward_classes", "fit_regions"} & set(state["identity"]["config"])
     closed_form_env().set_state(state)
-    for changed in ({"replay": 0.5}, {"reward_stride": 2}, {"fit_regions": "all"}):
+    for changed in ({"replay": 0.5}, {"reward_stride": 2}, {"fit_regions": "all"}, {"reward_classes": ["car"]}):
         with pytest.raises(ValueError, match=f"{next(iter(changed))} is missing there"):
             closed_form_env(**changed).set_state(state)
 

@@ -32,6 +32,14 @@ def test_iou_by_hand_leaves_an_absent_class_out():
     assert mean_iou(confusion) == pytest.approx((2 / 3 + 1 / 2) / 2)
 
 
+def test_a_mean_over_some_classes_leaves_out_those_that_do_not_occur():
+    confusion = torch.tensor([[2, 2, 0], [0, 1, 0], [0, 0, 0]])
+    assert mean_iou(confusion, [1]) == mean_iou(confusion, [2, 1]) == pytest.approx(1 / 3)
+    assert mean_iou(confusion, [0, 1, 2]) == mean_iou(confusion)
+    with pytest.raises(ValueError, match=r"the mean IoU of the classes \[2\] is undefined: no pixel of the split has"):
+        mean_iou(confusion, [2])
+
+
 def test_a_class_predicted_but_absent_counts_against_the_others_only():
     confusion = confusion_matrix(torch.tensor([0, 1]), torch.tensor([0, 0]), 2)
     assert mean_iou(confusion) == 0.5

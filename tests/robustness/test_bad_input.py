@@ -39,6 +39,8 @@ from al_seg_env import BALD, Entropy, EnvConfig, RegionSelectionEnv, Splits, Tor
         ({"reward_scale": 0}, "reward_scale is 0; expected a finite number above 0"),
         ({"reward_scale": float("nan")}, "reward_scale is nan; expected a finite number above 0"),
         ({"split": "test"}, r"split is 'test'; expected one of 'train', 'eval'"),
+        ({"reward_classes": "road"}, "reward_classes is 'road'; expected a list of different names"),
+        ({"reward_classes": ["a", "a"]}, "reward_classes is .*; expected a list of different names"),
         ({"fit_regions": None}, "fit_regions is None; expected one of 'new', 'all'"),
         ({"crop_labels": "some"}, "crop_labels is 'some'; expected one of"),
         ({"first_reward": None}, "first_reward is None; expected one of"),
