@@ -58,6 +58,8 @@ class GreedyOraclePolicy(BaselinePolicy):
                 "fork of the environment."
             )
         self.env: Any = env.unwrapped
+        unit = getattr(getattr(env.unwrapped, "config", None), "budget_unit", "regions")
+        check("budget_unit", unit, unit == "regions", "'regions', in which the greedy oracle counts")
         self.suggestions = tuple(suggestions)
         self.rng = np.random.default_rng(check_seed("seed", seed))
         self.gains: list[float] = []

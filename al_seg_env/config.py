@@ -9,6 +9,7 @@ from typing import Any
 from al_seg_env.storage.validation import (
     LARGEST,
     MOST_REPEATS,
+    check,
     check_choice,
     check_choices,
     check_distinct,
@@ -103,10 +104,10 @@ class EnvConfig:
             paper's, uses all. At most the images' shorter side.
         observation_stride: Features and scores use every n-th pixel of a region per row and column; 1, the paper's,
             uses all. Larger values make scores that are sums smaller.
-        sub_rewards: Add to ``info`` what each sub-action's labels contain, and what they add to the earlier ones; see
-            :func:`~al_seg_env.observation.composition.sub_rewards`.
-        labelled_before: Which images are labelled before an episode begins: ``"state"`` (D_S) or ``"train"`` (D_T); by
-            default D_S if the split is ``"train"``, and D_T if it is ``"eval"``.
+        sub_rewards: Add to ``info`` what each sub-action's labels contain, and what they add to the earlier ones (of
+            ``reward_classes``, if given); see :func:`~al_seg_env.observation.composition.sub_rewards`.
+        labelled_before: Which images are labelled before an episode begins: ``"state"`` (D_S) or, if the split is
+            ``"eval"``, ``"train"`` (D_T); by default D_S if the split is ``"train"``, and D_T if it is ``"eval"``.
         reward_scale: Factor on the reward, which is in percentage points of mean IoU.
         first_reward: ``"gain"``, or ``"miou"`` for the released code's whole mean IoU in an episode's first step.
         class_distribution: Feature (i): ``"shares"`` or ``"counts"`` (released code) of the pixels predicted per
@@ -167,6 +168,8 @@ class EnvConfig:
             object.__setattr__(self, name, value)
         if not (self.class_distribution or self.entropy_pools or self.region_features):
             raise ValueError("there are no features: set class_distribution, entropy_pools or region_features")
+        apart = (self.split, self.labelled_before) != ("train", "train")
+        check("labelled_before", self.labelled_before, apart, "'state' or None, since split 'train' acquires from D_T")
 
     def _checked(self) -> Iterator[tuple[str, Any]]:
         """Yield the settings in stored form: sizes and lists as tuples, which JSON lacks."""

@@ -41,6 +41,8 @@ from al_seg_env.storage import tree_digest
 from al_seg_env.storage.validation import check, check_int, check_path
 from al_seg_env.types import IntArray, Observation, UInt8Array
 
+REWARDING = frozenset({"reward", "reward_classes", "reward_stride", "first_reward"})
+"""Settings on which the measurement depends that the next reward starts from."""
 DESCRIBING = frozenset({"class_distribution", "entropy_pools", "entropy_bins", "region_features"})
 """Settings of the features, which a fork shares with the original."""
 
@@ -157,6 +159,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         _check_network(learner, self.inputs, len(data.classes), self.grid)
         self._candidates = acquired_from
         self._reward_classes = _indices(config.reward_classes, data.classes)
+        self._check_reward_classes()
         self._replay = Replay(self.frames, self.grid, self.labelled_before)
         self.observer = Observer(
             self.frames,
@@ -181,6 +184,21 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         self._episode: Episode | None = None
         self._answered: dict[int, Answered] = {}  # by the oracle, for a step that failed afterwards
 
+    def _check_reward_classes(self) -> None:
+        """Raise a ValueError if D_R has none of the classes that the reward counts, and warn if it lacks some."""
+        if not self._reward_classes or self.config.reward is None:
+            return
+        counts = np.zeros(256, np.int64)
+        for image in self.splits.reward:
+            stride = self.config.reward_stride
+            counts += np.bincount(self.frames.mask(image)[::stride, ::stride].reshape(-1), minlength=256)
+        absent = [self.data.classes[c] for c in self._reward_classes if not counts[c]]
+        missing = f"D_R has no pixel of {', '.join(absent)}, which reward_classes names"
+        if len(absent) == len(self._reward_classes):
+            raise ValueError(f"{missing}; name classes that occur there, or change reward in splits")
+        if absent:
+            warnings.warn(f"{missing}: the reward does not count what is absent", stacklevel=3)
+
     def _configured_features(self) -> tuple[Feature, ...]:
         frames, inputs, grid, splits = self.frames, self.inputs, self.grid, self.splits
 
@@ -202,8 +220,14 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
 
     @property
     def layout(self) -> dict[str, Any]:
-        """What an agent's inputs mean, in plain JSON values: classes, images of D_S, parts of the features."""
+        """What an agent's inputs mean, in plain JSON values: classes, images of D_S, parts of the features.
+
+        ``basis_of`` is a digest of the names of the images of D_T, whose principal components the features
+        ``"embedding"`` and ``"surroundings"`` are; it is absent if there is neither.
+        """
+        bases = {basis for feature in self.observer.features if (basis := getattr(feature, "basis_of", None))}
         return {
+            **({"basis_of": bases.pop()} if bases else {}),
             "classes": list(self.data.classes),
             "state_images": [self.data.names[i] for i in self.splits.state],
             "region_size": list(self.grid.region_size),
@@ -260,7 +284,6 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
             self.learner.reset()
             if self._initial_confusion is None:
                 self._initial_confusion = self._evaluate()
-            initial = self._rewarded_miou(self._initial_confusion)
             pools, observation = self._observe(self._nothing_labelled, initial=True)
             self._episode = Episode(
                 step=0,
@@ -269,7 +292,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
                 chosen=(),
                 label_counts=np.zeros(len(self.data.classes), dtype=np.int64),
                 confusion=self._initial_confusion,
-                reference_miou=0.0 if self.config.first_reward == "miou" and self.config.reward else initial,
+                reference_miou=self._reference(0, self._initial_confusion),
                 observation=observation,
             )
         return copied(observation), self._info(self._episode)
@@ -408,7 +431,13 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
             cache=self.cache,
             forecast=self.forecast,
         )
-        twin.set_state({**self.get_state(), "identity": twin._identity})
+        state = State({**self.get_state(), "identity": twin._identity})
+        if self._episode is not None and REWARDING & set(changes):  # what the next reward is measured from differs
+            twin._load(state["learner"], state["numerics"])
+            step, confusion = self._episode.step, twin._evaluate()
+            measured = {"confusion": confusion, "reference_miou": twin._reference(step, confusion)}
+            state["episode"] = {**state["episode"], **measured}
+        twin.set_state(state)
         return twin
 
     def render(self) -> npt.NDArray[np.uint8] | None:
@@ -528,6 +557,11 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         """Return the mean IoU on D_R of the classes that the reward counts, in percent; -1 if there is no D_R."""
         return -1.0 if self.config.reward is None else 100 * mean_iou(confusion, self._reward_classes)
 
+    def _reference(self, step: int, confusion: torch.Tensor) -> float:
+        """Return what the reward of the step after this one is measured from, in percent."""
+        whole = step == 0 and self.config.first_reward == "miou" and self.config.reward is not None
+        return 0.0 if whole else self._rewarded_miou(confusion)
+
     def _images_of_an_episode(self) -> list[int]:
         """Return the images that any episode reads: D_S, D_R, and all candidates' images if these are not too many."""
         rewarded = () if self.config.reward is None else self.splits.reward
@@ -567,7 +601,8 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         counts, n = episode.labels.class_counts, len(episode.chosen)
         before = label_levels(self.observer.known_counts + counts[: len(counts) - n].sum(axis=0), self.grid.region_size)
         held = class_rewards(counts[len(counts) - n :], self.grid.region_size)
-        return {"sub_rewards": tuple(sub_rewards(held, before).tolist()), "class_rewards": held}
+        counted = self._reward_classes or slice(None)
+        return {"sub_rewards": tuple(sub_rewards(held[:, counted], before[counted]).tolist()), "class_rewards": held}
 
     @contextmanager
     def _all_or_nothing(self) -> Iterator[Mapping[str, Any]]:
@@ -622,6 +657,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         """What two environments must have in common to exchange states, in plain values."""
         config = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self.config).items()}
         del config["budget"]  # more labels may have been bought
+        config["reward_classes"] = [self.data.classes[c] for c in self._reward_classes]
         for name, value in ADDED_LATER.items():  # states from before have no such entries
             if config[name] == value:
                 del config[name]
@@ -643,10 +679,11 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
 
 
 def _indices(names: Sequence[str], classes: Sequence[str]) -> list[int]:
-    """Return the indices of the classes that the reward counts; raise a ValueError for a name that is none."""
+    """Return the indices of the classes that the reward counts, none for all; a name of no class is a ValueError."""
     unknown = [name for name in names if name not in classes]
     check("reward_classes", list(names), not unknown, f"some of the classes of the data: {', '.join(classes)}")
-    return [list(classes).index(name) for name in names]
+    indices = sorted(list(classes).index(name) for name in names)
+    return [] if len(indices) == len(classes) else indices
 
 
 def _unshared(features: Sequence[Feature]) -> tuple[Feature, ...]:

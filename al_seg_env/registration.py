@@ -22,6 +22,7 @@ from al_seg_env.datasets.splits import SplitChoice, Splits, resolve_splits
 from al_seg_env.datasets.synthetic.streets import MOST_SCENES
 from al_seg_env.env import RegionSelectionEnv
 from al_seg_env.learner.building import LearnerConfig
+from al_seg_env.observation.forecast import KIND as FORECAST
 from al_seg_env.observation.scores import (
     BALD,
     RIPU,
@@ -374,7 +375,8 @@ def _conditions(
     """Yield options that only count where others ask for it, whether these do, and how they do not."""
     yield ("entropy_bins",), bool(config.entropy_pools), "entropy_pools is empty"
     yield ("kl_bins", "kl_edges", "kl_own"), bool(config.similarity), "similarity is empty"
-    yield ("reward_scale", "reward_stride", "first_reward"), config.reward is not None, "reward is None"
+    rewarding = "reward_scale", "reward_classes", "reward_stride", "first_reward"
+    yield rewarding, config.reward is not None, "reward is None"
     yield ("bald_samples",), "bald" in scores if isinstance(scores, list | tuple) else True, "scores lacks 'bald'"
     yield ("feature_precision",), learner.trainable == "decoder", "trainable is 'all', and no features are stored"
     yield ("crop_size",), learner.trainable == "all", "trainable is 'decoder', which is trained on whole images"
@@ -423,7 +425,8 @@ def environment_spec(env: str | gym.Env | EnvSpec, /, **arguments: Any) -> EnvSp
 
     Args:
         env: A registered id, an environment that :func:`gymnasium.make` made, or such an environment's ``spec``.
-        arguments: Arguments to add or replace.
+        arguments: Arguments to add or replace. The file ``forecast`` is left out where ``region_features`` are
+            replaced by others that do not read it.
 
     Raises:
         ValueError: If the id is unknown, or the environment has no specification.
@@ -449,6 +452,9 @@ def environment_spec(env: str | gym.Env | EnvSpec, /, **arguments: Any) -> EnvSp
         spec.kwargs = made_with.kwargs
     changed = copy.copy(spec)
     changed.kwargs = {**spec.kwargs, **arguments}
+    named = arguments.get("region_features")
+    if isinstance(named, list | tuple) and FORECAST not in named and "forecast" not in arguments:
+        changed.kwargs.pop("forecast", None)
     return changed
 
 

@@ -90,6 +90,7 @@ def mistakes(experiment: Experiment) -> list[str]:
         add(place.where, _fixed(place))
         add(place.where, _environment(place.env, place.arguments), place.env, place.arguments)
         add(place.where, _forecast(experiment, place))
+        add(place.where, _budget_unit(place))
     if experiment.forecast is not None and not any(map(_names_forecast, places)):
         add("forecast", iter(["no region_features names 'forecast', which its networks are for; add it, or omit them"]))
     for where, part in _variants(experiment):
@@ -157,6 +158,12 @@ def _fixed(place: _Place) -> Iterator[str]:
             yield f"{name} names a folder to write to, and an experiment writes into its own only; omit it"
         elif name in place.fixed:
             yield f"{name} can't be given here, since {place.fixed[name]}; omit it"
+
+
+def _budget_unit(place: _Place) -> Iterator[str]:
+    unit = place.arguments.get("budget_unit", "regions")
+    if unit != "regions":
+        yield f"budget_unit is {unit!r}; expected 'regions', in which an experiment counts its budgets"
 
 
 def _own_parameters(env: str) -> dict[str, inspect.Parameter]:

@@ -49,10 +49,12 @@ def acquiring(split: str, env: str | gym.Env | EnvSpec, **arguments: Any) -> Env
         env, arguments: See :func:`~al_seg_env.registration.environment_spec`.
 
     Raises:
-        ValueError: If the environment was made to acquire from the other one.
+        ValueError: If the environment was made to acquire from the other one, or its budget is not in regions.
     """
-    given = environment_spec(env).kwargs.get("split", split)
+    made_with = environment_spec(env).kwargs
+    given, unit = made_with.get("split", split), made_with.get("budget_unit", "regions")
     check("split", given, given == split, f"{split!r}, which is what this job acquires from; omit it")
+    check("budget_unit", unit, unit == "regions", "'regions', in which this job counts; omit it")
     return environment_spec(env, split=split, **arguments)
 
 

@@ -101,6 +101,11 @@ class SessionSettings:
             raise ValueError(str(error)) from error
         if own := sorted({"budget", "regions_per_step", "split", "oracle"} & set(self.options)):
             raise ValueError(f"options has {own}; these are settings of the session itself, such as --budget")
+        if self.reward_images and self.options.get("reward_classes"):
+            raise ValueError(
+                "options has reward_classes, but with reward_images D_R is one region of each of a few images, which "
+                "may lack these classes; omit one of the two"
+            )
 
     @property
     def _inner(self) -> str:

@@ -23,10 +23,11 @@ from al_seg_env.learner.building import LearnerConfig
 from al_seg_env.learner.inputs import inputs_of
 from al_seg_env.observation.features import paper_features
 from al_seg_env.observation.observer import Observer
+from al_seg_env.observation.scores import cell_counts
 from al_seg_env.regions import RegionGrid, sixteenth
 from al_seg_env.registration import LEARNER_OPTIONS, make_env, named_scores
 from al_seg_env.storage import write_csv, write_png
-from al_seg_env.storage.validation import check_int
+from al_seg_env.storage.validation import check, check_int
 from al_seg_env.types import IntArray, UInt8Array
 
 SHOWN, COLUMNS, WIDTH, HEIGHT, TITLE = 12, 4, 320, 240, 18
@@ -65,7 +66,8 @@ def suggest(
     Args:
         data: The images.
         out: Folder for the results.
-        score: Name of an acquisition score; see :func:`~al_seg_env.registration.named_scores`.
+        score: Name of an acquisition score; see :func:`~al_seg_env.registration.named_scores`. Those that weight
+            classes by their labelled pixels count those of the images that have masks.
         agent: File of a trained agent, whose values Q(s, a) (Eq. 1) rank all regions at once, before any is labelled,
             instead of the score. The images of its D_S must be among ``data``; they are not ranked.
         count: Most regions to list.
@@ -128,6 +130,14 @@ def by_score(
     inputs = inputs_of(network, frames)
     nothing = _nothing_labelled(data, grid, images)
     regions = nothing.unlabelled
+
+    def counts(privileged: bool) -> IntArray:
+        labelled = labelled_images(data)
+        known = not privileged and len(labelled) > 0
+        needed = "uses the ground truth of the images that it ranks" if privileged else "needs labelled images"
+        check("score", score, known, f"another one, such as 'entropy': it {needed}, and there are none")
+        return cell_counts(frames, grid, labelled, len(data.classes))
+
     observer = Observer(
         frames,
         inputs,
@@ -140,7 +150,7 @@ def by_score(
         pool_size=len(regions),
         features=paper_features(EnvConfig(entropy_pools=(), similarity=())),
         similarity=None,
-        scores=named_scores([score]),
+        scores=named_scores([score], counts=counts),
         known_counts=np.zeros(len(data.classes), np.int64),
         progress="images in batches",
     )

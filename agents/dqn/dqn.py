@@ -528,7 +528,7 @@ class SubActionDQN(OffPolicyAlgorithm):
         """Fit a new query network to the replay alone, without further environment steps.
 
         A network that learns while it plays keeps fitting its first few steps; one that starts with all steps can be
-        regularised more strongly, by a larger weight decay.
+        regularised more strongly, by a larger weight decay. The learning rate is that of the beginning of a training.
 
         Args:
             gradient_steps: Updates, each on ``batch_size`` decomposed transitions.
@@ -547,10 +547,12 @@ class SubActionDQN(OffPolicyAlgorithm):
         self.policy = policy.to(self.device)  # type: ignore[assignment]
         if not hasattr(self, "_logger"):
             self._logger = configure_logger(self.verbose)
+        remaining, self._current_progress_remaining = self._current_progress_remaining, 1.0
         for step in range(1, gradient_steps + 1):
             self.train(1, self.batch_size)
             if step % self.target_update_interval == 0:
                 self._update_target()
+        self._current_progress_remaining = remaining
         if self.credit == "class_rewards":
             self._learn_worth()
         return self

@@ -278,7 +278,8 @@ class DecomposedReplayBuffer(ReplayBuffer):
         """What the beginnings of episodes brought: the n steps held here, each with those before it.
 
         Returns:
-            What they added to the label levels, (n, C); their rewards' sum, (n,); their number of steps, (n,).
+            What their labels, as far as they exceed the prediction, add to the label levels, (n, C); their rewards'
+            sum, (n,); their number of steps, (n,).
         """
         held = self.counted > 0
         return self.added[held], self.returns[held], self.steps[held]

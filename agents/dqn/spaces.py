@@ -127,11 +127,14 @@ def check_same_task(
         if getattr(sizes, field) != getattr(env_sizes, field)
     ]
     if layout is not None and env_layout is not None:
+        # Agents of earlier versions do not know what the embedding's components are of.
+        env_layout = {name: value for name, value in env_layout.items() if name in layout or name != "basis_of"}
         problems += _layout_differences(layout, env_layout, "for the agent", "in the environment")
     if problems:
         raise ValueError(
             f"The agent does not fit this environment: {'; '.join(problems)}. Make the environment with the "
-            "classes, D_S (state_images; see splits) and features that the agent was trained with, or train a new one."
+            "classes, D_S (state_images; see splits), features and, for the feature 'embedding', D_T (basis_of) that "
+            "the agent was trained with, or train a new one."
         )
 
 

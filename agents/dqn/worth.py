@@ -16,9 +16,9 @@ SPREAD = 0.5
 class Worth:
     """The posterior of a linear model of returns, ``r_1 + ... + r_t = w . d_t + constant of t + noise``.
 
-    d_t is what the first t steps of an episode add to the classes' logarithmic label levels, and w is the worth of the
-    classes: the reward weights of successor features (Barreto et al., NeurIPS 2017), estimated by Bayesian linear
-    regression. A priori all classes are worth the same.
+    d_t is what the labels of an episode's first t steps, as far as they exceed the prediction, add to the logarithmic
+    label levels of the classes. w is the worth of the classes: the reward weights of successor features (Barreto et
+    al., NeurIPS 2017), estimated by Bayesian linear regression. A priori all classes are worth the same.
 
     Attributes:
         mean: Mean of w, ``(C,)`` float64.
@@ -46,7 +46,7 @@ class Worth:
         returns on the sum over the classes.
 
         Args:
-            added: What each of n beginnings added to the label levels, ``(n, C)``.
+            added: d_t of n beginnings, ``(n, C)``; see :class:`Worth`.
             returns: Sum of the rewards of each beginning, ``(n,)``.
             steps: Number of steps of each beginning, ``(n,)``.
             spread: Prior standard deviation of the classes' worth, as a multiple of the prior mean. Where rewards tell

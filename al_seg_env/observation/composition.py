@@ -14,6 +14,7 @@ from al_seg_env.datasets.frames import Frames
 from al_seg_env.learner.inputs import Inputs
 from al_seg_env.observation.features import Feature, Prediction
 from al_seg_env.regions import RegionGrid
+from al_seg_env.storage import tree_digest
 from al_seg_env.types import FloatArray, IntArray, Size
 
 HIGHEST_LEVEL = 30.0
@@ -142,6 +143,7 @@ class Embedding:
             )
         self.frames, self.inputs, self.grid, self.images, self.size = frames, inputs, grid, images, size
         self.name = f"embedding_{size}"
+        self.basis_of = tree_digest(sorted(frames.data.names[image] for image in images))[:8]
         self._of_image: dict[int, Tensor] = {}
         self._basis: tuple[Tensor, Tensor] | None = None
 
@@ -197,6 +199,7 @@ class Surroundings:
 
     def __init__(self, embedding: Embedding) -> None:
         self.embedding, self.name = embedding, f"surroundings_{embedding.size}"
+        self.basis_of = embedding.basis_of
         self._of_image: dict[int, Tensor] = {}
 
     def bounds(self, num_classes: int, region_size: Size) -> tuple[FloatArray, FloatArray]:

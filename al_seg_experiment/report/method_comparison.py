@@ -115,16 +115,29 @@ def verdict_table(results: Results, split: str, method: str) -> Table:
 
     Columns: the budget and the heuristic; the number n of seeds that both have; the mean difference in points of mean
     IoU with its 95 % t interval; the two-sided p-value of the paired t-test; whether the method is above the heuristic
-    with p < 0.05.
+    with p < 0.05. Comparisons for which the two share fewer than 2 seeds are left out; :func:`untested` lists them.
     """
     rows: list[tuple[Any, ...]] = []
-    for budget in sorted(set(results.budgets(method)) - {0}):
-        ours = results.miou(split, method, budget)
-        for heuristic in (name for name in results.methods if name in HEURISTICS and name != method):
-            if test := paired_test(ours, results.miou(split, heuristic, budget)):
-                above = test.difference > 0 and test.t_p < SIGNIFICANT
-                rows.append((budget, heuristic, *test[:5], above))
+    for budget, heuristic in _comparisons(results, method):
+        ours, theirs = results.miou(split, method, budget), results.miou(split, heuristic, budget)
+        if test := paired_test(ours, theirs):
+            above = test.difference > 0 and test.t_p < SIGNIFICANT
+            rows.append((budget, heuristic, *test[:5], above))
     return Table(("budget", "heuristic", "n", "difference", "ci_low", "ci_high", "t_p", "above"), tuple(rows))
+
+
+def untested(results: Results, split: str, method: str) -> list[tuple[int, str]]:
+    """Return the budgets and heuristics that :func:`verdict_table` lacks, because too few seeds have both."""
+    records = verdict_table(results, split, method).records()
+    tested = {(record["budget"], record["heuristic"]) for record in records}
+    return [pair for pair in _comparisons(results, method) if pair not in tested]
+
+
+def _comparisons(results: Results, method: str) -> list[tuple[int, str]]:
+    """Return each budget of a method with each heuristic."""
+    heuristics = [name for name in results.methods if name in HEURISTICS and name != method]
+    budgets = sorted(set(results.budgets(method)) - {0})
+    return [(budget, heuristic) for budget in budgets for heuristic in heuristics]
 
 
 def penalty_table(results: Results, split: str) -> Table:

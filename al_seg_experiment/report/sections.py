@@ -25,6 +25,7 @@ from al_seg_experiment.report.method_comparison import (
     needed_table,
     penalty_table,
     saved_table,
+    untested,
     variant_comparison_table,
     verdict_table,
 )
@@ -132,10 +133,18 @@ def verdict(out: Document, results: Results, split: str, suffix: str, method: st
         return
     records = table.records()
     failed = [r for r in records if not r["above"]]
+    missing = untested(results, split, method)
     heuristics, budgets = len(set(table.column("heuristic"))), len(set(table.column("budget")))
     of = f"{len(records) - len(failed)} of {len(records)} comparisons ({heuristics} heuristics, {budgets} budgets)"
-    said = f"**{method} is {'' if not failed else 'not '}above every heuristic at every budget on {NAMES[split]}:** "
+    claim = f"above every heuristic at every budget on {NAMES[split]}"
+    if missing and not failed:
+        said = f"**Whether {method} is {claim} is undecided:** "
+    else:
+        said = f"**{method} is {'not ' if failed else ''}{claim}:** "
     said += f"it is above, each with p < 0.05, in {of}. Intersection-union test, paired t-tests, {_seeds(table)}."
+    if missing:
+        listed = ", ".join(f"{heuristic} at {budget}" for budget, heuristic in missing)
+        said += f" Not tested, since fewer than 2 seeds have both: {listed}."
     if failed:
         listed = ", ".join(f"{r['heuristic']} at {r['budget']} ({r['difference']:+.2f})" for r in failed)
         said += f" Not above: {listed}."

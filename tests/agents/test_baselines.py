@@ -153,6 +153,11 @@ def test_the_greedy_oracle_finds_the_choice_that_gains_most_and_leaves_the_envir
         assert len(policy.gains) == 1 + 3 * active
 
 
+def test_the_greedy_oracle_counts_in_regions():
+    with pytest.raises(ValueError, match="budget_unit is 'pixels'; expected 'regions'"):
+        GreedyOraclePolicy(closed_form_env(budget=1000, budget_unit="pixels"))
+
+
 def test_the_greedy_oracle_is_at_least_as_good_as_what_is_suggested():
     env = closed_form_env(scores=[Entropy()])
     observation, _ = env.reset(seed=1)

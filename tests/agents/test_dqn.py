@@ -247,6 +247,22 @@ def test_a_refit_learns_from_the_replay_alone(tmp_path):
     assert not torch.equal(weights(agent), weights(loaded.refit(1)))
 
 
+def test_a_refit_begins_with_the_first_learning_rate():
+    rates = []
+    agent = make_agent(FakeRegionEnv(pools=2), learning_rate=lambda remaining: 0.01 * remaining, buffer_size=100)
+    agent.learn(20)
+    end, train = agent._current_progress_remaining, agent.train
+
+    def noted(*arguments):
+        train(*arguments)
+        rates.append(agent.policy.optimizer.param_groups[0]["lr"])
+
+    agent.train = noted
+    agent.refit(3)
+    assert rates == [0.01] * 3
+    assert agent._current_progress_remaining == end
+
+
 def test_predict_explores_unless_deterministic():
     agent = make_agent(epsilon=1.0)
     observation = observe(agent.env.envs[0].unwrapped)
@@ -333,6 +349,13 @@ def test_guides_must_be_in_the_observation_while_training(tmp_path):
     agent.save(tmp_path / "agent")
     loaded = SubActionDQN.load(tmp_path / "agent", env=FakeRegionEnv(), device="cpu")  # plays without scores
     assert loaded.predict(observe(FakeRegionEnv()), deterministic=True)[0].shape == (3,)
+
+
+def test_an_embedding_of_other_images_is_refused_unless_the_agent_is_older_than_that():
+    agent = make_agent(FakeRegionEnv(layout={**LAYOUT, "basis_of": "1a2b3c4d"}))
+    with pytest.raises(ValueError, match=r"layout.basis_of is '1a2b3c4d' for the agent, '5e6f7a8b' in the environment"):
+        agent.set_env(FakeRegionEnv(layout={**LAYOUT, "basis_of": "5e6f7a8b"}))
+    make_agent(FakeRegionEnv(layout=LAYOUT)).set_env(FakeRegionEnv(layout={**LAYOUT, "basis_of": "5e6f7a8b"}))
 
 
 def test_takes_other_pools_scores_and_unknown_layouts():

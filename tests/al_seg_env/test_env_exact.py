@@ -9,6 +9,7 @@ from fakes import CLASSES, IMAGE_SIZE, SPLITS, ClosedFormLearner, closed_form_en
 from reference import slow_boxes, slow_counts, slow_features, slow_histogram, slow_pool, slow_shares
 
 from al_seg_env import BALD, Entropy, Margin
+from al_seg_env.datasets import ArrayData
 from al_seg_env.observation.scores import Score
 
 FIRST = np.zeros(3, np.int64)  # the action that takes the first of each of three pools
@@ -91,6 +92,26 @@ def test_all_reward_classes_are_the_papers_reward():
 def test_reward_classes_are_classes_of_the_data():
     with pytest.raises(ValueError, match=r"reward_classes is \['tram'\]; expected some of the classes of the data"):
         closed_form_env(reward_classes=["tram"])
+    with pytest.raises(ValueError, match="D_R has no pixel of road, sky, which reward_classes names; name"):
+        closed_form_env(numbered_data(void=1.0), reward_classes=["sky", "road"])
+    assert closed_form_env(numbered_data(void=1.0), reward=None, reward_classes=["sky"]).reset(seed=0)
+
+
+def test_reward_classes_that_the_reward_set_lacks_do_not_count():
+    one = numbered_data()
+    masks = [np.where((one.mask(i) == 2) & (i in SPLITS.reward), 1, one.mask(i)).astype(np.uint8) for i in range(9)]
+    data = ArrayData([one.image(i) for i in range(9)], masks, CLASSES, one.names)
+    with pytest.warns(UserWarning, match="D_R has no pixel of sky, which reward_classes names: the reward"):
+        closed_form_env(data, reward_classes=["sky", "road"])
+
+
+def test_the_order_of_reward_classes_does_not_matter():
+    env = closed_form_env(reward_classes=["sky", "car"])
+    env.reset(seed=0)
+    other = closed_form_env(reward_classes=["car", "sky"])
+    other.set_state(env.get_state())
+    assert same(other.step(FIRST), env.step(FIRST))
+    closed_form_env(reward_classes=CLASSES).set_state(closed_form_env().get_state())
 
 
 def test_first_reward_of_the_released_code_is_the_whole_miou():

@@ -76,6 +76,31 @@ def test_a_fork_with_another_budget_ends_earlier():
     assert not any(value.any() for value in ended[0].values())
 
 
+@pytest.mark.parametrize("steps", [0, 2])
+@pytest.mark.parametrize(
+    ("before", "changes"),
+    [
+        ({}, {"reward_classes": ["car"]}),
+        ({"reward_classes": ["car"]}, {"reward_classes": []}),
+        ({}, {"reward": None}),
+        ({"reward": None}, {"reward": "miou"}),
+        ({}, {"first_reward": "miou"}),
+    ],
+)
+def test_a_fork_with_another_reward_measures_it_from_where_it_begins(before, changes, steps):
+    """As an environment would that had this reward from the beginning."""
+    env, other = closed_form_env(**before), closed_form_env(**{**before, **changes})
+    env.reset(seed=0)
+    other.reset(seed=0)
+    action = np.zeros(3, np.int64)
+    for _ in range(steps):
+        env.step(action)
+        other.step(action)
+    fork = env.fork(**changes)
+    for _ in range(2):
+        assert same(fork.step(action), other.step(action))
+
+
 def test_a_state_before_the_first_reset_and_after_the_end():
     env, other = closed_form_env(budget=3), closed_form_env(budget=3)
     assert other.set_state(env.get_state()) == ({}, {})

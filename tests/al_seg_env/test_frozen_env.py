@@ -104,6 +104,16 @@ def test_rewards_are_counted_on_the_grid_and_final_figures_on_every_pixel():
         assert found == pytest.approx(100 * mean_iou(cells.view(n_classes, n_classes)), abs=0.05)
 
 
+def test_a_fork_that_counts_rewards_on_another_grid_measures_from_there():
+    env, other = make().unwrapped, make(reward_stride=3).unwrapped
+    env.reset(seed=0)
+    other.reset(seed=0)
+    action = np.zeros(len(env.action_space.nvec), np.int64)
+    env.step(action)
+    other.step(action)
+    assert same(env.fork(reward_stride=3).step(action), other.step(action))
+
+
 def test_pixel_learners_count_rewards_on_the_grid_too():
     env = make(reward_stride=3).unwrapped
     _, info = env.reset(seed=0)
@@ -193,6 +203,17 @@ def test_states_from_before_the_settings_existed_are_taken():
     for changed in ({"replay": 0.5}, {"reward_stride": 2}, {"fit_regions": "all"}, {"reward_classes": ["car"]}):
         with pytest.raises(ValueError, match=f"{next(iter(changed))} is missing there"):
             closed_form_env(**changed).set_state(state)
+
+
+def test_the_layout_tells_of_which_images_the_embedding_is():
+    sizes = {"seed": 0, "state": 2, "reward": 2, "eval": 3}
+    found = [
+        frozen(region_features=features, splits=splits).unwrapped.layout.get("basis_of")
+        for features in (["embedding"], ["surroundings", "location"], ["location"])
+        for splits in ({**sizes, "train": 3}, {**sizes, "train": 4})
+    ]
+    assert found[0] == found[2] != found[1] == found[3]
+    assert found[4:] == [None, None]
 
 
 def test_the_cache_is_shared_by_environments_and_filled_once(tmp_path):

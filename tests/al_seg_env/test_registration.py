@@ -212,6 +212,10 @@ def test_an_environment_is_specified_by_id_environment_and_specification():
         assert changed.kwargs == {**TINY, "budget": 9}
     assert env.spec.kwargs["budget"] == 6
     assert environment_spec("al_seg_env:" + ID).id == ID
+    forecasting = environment_spec(ID, forecast="f", region_features=["forecast"])
+    assert environment_spec(forecasting, budget=9).kwargs["forecast"] == "f"
+    assert "forecast" not in environment_spec(forecasting, region_features=["location"]).kwargs
+    assert environment_spec(forecasting, region_features=["location"], forecast="g").kwargs["forecast"] == "g"
     for unknown in ("al_seg_env/Streets-v0", "no_such_module:A-v0"):
         with pytest.raises(ValueError, match=f"environment '{unknown}' is unknown: "):
             environment_spec(unknown)
@@ -240,6 +244,7 @@ def test_an_environment_is_made_again_with_other_arguments():
         ({"entropy_pools": [], "entropy_bins": 4}, "entropy_bins has no effect, since entropy_pools is empty"),
         ({"similarity": [], "kl_bins": 8, "kl_own": True}, "kl_bins, kl_own has no effect, since similarity is empty"),
         ({"reward": None, "reward_scale": 2.0}, "reward_scale has no effect, since reward is None"),
+        ({"reward": None, "reward_classes": ["car"]}, "reward_classes has no effect, since reward is None"),
         ({"bald_samples": 5}, "bald_samples has no effect, since scores lacks 'bald'"),
         ({"feature_precision": "float32"}, "feature_precision has no effect, since trainable is 'all'"),
         ({"trainable": "decoder", "crop_size": [8, 8]}, "crop_size has no effect, since trainable is 'decoder'"),

@@ -154,6 +154,10 @@ def test_help_shows_every_option_with_its_default(command, capsys):
         (("evaluate", "--fit-arg", "patience=3"), "--fit-arg has 'patience'; it has an option of its own, --patience"),
         (("evaluate", "--fit-arg", "updates=3", "--epochs", "5"), "--epochs is for epochs, and --fit-arg updates=..."),
         (("evaluate", "--env-arg", "split=train"), "split is 'train'; expected 'eval', which is what this job"),
+        (
+            ("train", "--env-arg", "budget_unit=pixels"),
+            "budget_unit is 'pixels'; expected 'regions'",
+        ),
         (("train", "--env-arg", "split=eval"), "split is 'eval'; expected 'train', which is what this job acquires"),
         (("train", "--gradient-steps", "0"), "gradient_steps is 0; expected at least 1, or a refit at the end"),
         (("train", "--env-arg", "forecast=x"), "forecast is 'x'; expected None, since region_features does not name"),

@@ -382,6 +382,25 @@ def test_an_agent_that_does_not_fit_ranks_nothing(photos, agent, capsys, more, m
     assert not (photos / "s").exists()
 
 
+@pytest.mark.parametrize("score", ["rarity", "rarity_entropy", "foreground", "balanced_margin", "location_entropy"])
+def test_scores_that_weight_classes_need_masks(photos, masks, capsys, score):
+    images = [*command_line(photos), "--out", str(photos / "s"), "--policy", score]
+    assert main(["suggest", *images]) == 2
+    assert (
+        f"score is '{score}'; expected another one, such as 'entropy': it needs labelled images"
+        in capsys.readouterr().err
+    )
+    assert not (photos / "s").exists()
+    assert main(["suggest", *images, "--masks", masks["masks"]]) == 0
+    assert np.isfinite([float(row["score"]) for row in suggestions(photos / "s")]).all()
+
+
+def test_no_score_may_use_the_ground_truth_of_what_it_ranks(photos, masks, capsys):
+    images = [*command_line(photos), "--out", str(photos / "s"), "--masks", masks["masks"]]
+    assert main(["suggest", *images, "--policy", "privileged_rarity"]) == 2
+    assert "it uses the ground truth of the images that it ranks" in capsys.readouterr().err
+
+
 def test_images_that_all_have_masks_need_no_suggestion(photos, masks, capsys):
     for path in sorted((photos / "photos").rglob("*.png")):
         if not (photos / "masks" / path.relative_to(photos / "photos")).exists():
@@ -423,6 +442,10 @@ def test_settings_that_do_not_work_can_be_mended(photos):
     [
         ({"options": {"lerning_rate": 1}}, r"unknown options \['lerning_rate'\]; known are architecture"),
         ({"options": {"budget": 5}}, r"options has \['budget'\]; these are settings of the session itself"),
+        (
+            {"options": {"reward_classes": ["a"]}, "reward_images": 2},
+            "options has reward_classes, but with",
+        ),
         ({"masks": "nowhere"}, ".*nowhere'; expected a folder of masks"),
         ({"seed": -1}, "seed is -1"),
     ],

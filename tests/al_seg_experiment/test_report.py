@@ -18,6 +18,7 @@ from al_seg_experiment.report.method_comparison import (
     needed_table,
     penalty_table,
     saved_table,
+    untested,
     verdict_table,
 )
 from al_seg_experiment.report.results import HEURISTICS, read_results
@@ -343,6 +344,22 @@ def test_a_verdict_needs_every_comparison(tmp_path):
         "**dqn is above every heuristic at every budget on validation:** it is above, each with p < 0.05, in 4 of 4"
         in text
     )
+
+
+def test_a_verdict_is_undecided_where_a_comparison_is_missing(tmp_path):
+    noise = np.random.default_rng(0).normal(scale=0.1, size=(3, 2, 5))
+    rows = [
+        make_row(method, seed, budget, base + noise[i, j, seed])
+        for i, (method, base) in enumerate({"uniform": 40, "entropy": 99, "dqn": 44}.items())
+        for j, budget in enumerate((24, 48))
+        for seed in range(5)
+        if method != "entropy" or (budget, seed) == (24, 0)
+    ]
+    results = read_results(write(tmp_path / "results.csv", rows))
+    assert untested(results, "val", "dqn") == [(24, "entropy"), (48, "entropy")]
+    text = report(tmp_path / "results.csv", tmp_path / "out").read_text()
+    assert "**Whether dqn is above every heuristic at every budget on validation is undecided:**" in text
+    assert "Not tested, since fewer than 2 seeds have both: entropy at 24, entropy at 48." in text
 
 
 def test_labels_saved_by_hand(tmp_path):

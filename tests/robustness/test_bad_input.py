@@ -39,6 +39,7 @@ from al_seg_env import BALD, Entropy, EnvConfig, RegionSelectionEnv, Splits, Tor
         ({"reward_scale": 0}, "reward_scale is 0; expected a finite number above 0"),
         ({"reward_scale": float("nan")}, "reward_scale is nan; expected a finite number above 0"),
         ({"split": "test"}, r"split is 'test'; expected one of 'train', 'eval'"),
+        ({"labelled_before": "train"}, "labelled_before is 'train'; expected 'state' or None, since split 'train'"),
         ({"reward_classes": "road"}, "reward_classes is 'road'; expected a list of different names"),
         ({"reward_classes": ["a", "a"]}, "reward_classes is .*; expected a list of different names"),
         ({"fit_regions": None}, "fit_regions is None; expected one of 'new', 'all'"),

@@ -102,6 +102,16 @@ def test_sub_rewards_are_what_the_labels_of_each_region_add_to_those_of_before()
         before = before + np.sum(counted, axis=0)
 
 
+def test_sub_rewards_are_of_the_classes_that_the_reward_counts():
+    parts = []
+    for counted in (["road"], ["car", "sky"], []):
+        env = closed_form_env(sub_rewards=True, reward_classes=counted)
+        env.reset(seed=0)
+        parts.append(np.array(env.step(np.zeros(3, np.int64))[-1]["sub_rewards"]))
+    np.testing.assert_allclose(parts[0] + parts[1], parts[2], rtol=1e-5)
+    assert (parts[0] > 0).any()
+
+
 def test_the_levels_in_an_observation_follow_the_labels_and_a_reset_forgets_them():
     env = closed_form_env(region_features=["labelled"], class_distribution=None, entropy_pools=[], similarity=[])
     first, _ = env.reset(seed=0)
