@@ -145,11 +145,11 @@ def export(session: LabelSession, out: str | Path, *, format: str = "png", predi
             with open_image(path) as opened:
                 turned += orientation_of(opened) != 1
             file = f"{data.names[image]}{path.suffix}"
-            yield FullMask(_file_stem(data.names[image]), file, _url(session, path), labels, filled)
+            yield FullMask(file_stem(data.names[image]), file, _url(session, path), labels, filled)
         if turned:
             logger.warning(
-                "%d of the %d images are turned by their EXIF orientation, and so are their masks. What reads them "
-                "must turn the images, too: with Pillow, ImageOps.exif_transpose",
+                "%d of %d images have an EXIF orientation, and their masks match the images as displayed. Programs "
+                "that read them must rotate the images, too: with Pillow, ImageOps.exif_transpose",
                 turned,
                 len(images),
             )
@@ -191,8 +191,10 @@ def _write_network(session: LabelSession, path: Path, out: Path) -> None:
         save_smp(network, out / "smp", classes)
 
 
-def _file_stem(name: str) -> str:
-    """Return an image's name as the path of a file below a folder: sub-folders are kept, nothing leads outside."""
-    return "/".join(
-        quote(part, safe=" ") if part not in (".", "..") else part.replace(".", "%2E") for part in name.split("/")
-    )
+def file_stem(name: str) -> str:
+    """Return an image's name as the path of a file below a folder: sub-folders are kept, nothing leads outside.
+
+    Masks pair with their images by name, so a name stays as it is wherever it can.
+    """
+    parts = (part.replace(".", "%2E") if part in (".", "..") else part for part in name.split("/"))
+    return "/".join("".join(c if c.isprintable() and c != "\\" else quote(c, safe="") for c in part) for part in parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -17,6 +18,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from al_seg_env.datasets import ImageFolder, SegmentationData, Splits
 from al_seg_env.datasets.folder import read_classes
 from al_seg_env.datasets.originals import fitted
+from al_seg_env.datasets.pairing import SUFFIXES
 from al_seg_env.env import RegionSelectionEnv
 from al_seg_env.labelling.answered_data import AnsweredData
 from al_seg_env.labelling.cvat import CvatOracle
@@ -51,6 +53,10 @@ NETWORK_OPTIONS: Mapping[str, Any] = {
     "fit_iterations": 8,
 }
 """What differs from an environment's defaults: a frozen encoder, so that a step takes seconds on a CPU."""
+KNOWS_TRUTH = ("rare", "greedy")
+"""Policies that know what the people have yet to say."""
+WEIGHS_CLASSES = ("foreground", "rarity", "rarity_entropy", "location_entropy", "rarity_regression")
+"""Policies that need labelled images, to know how often each class occurs."""
 TOOLS: dict[str, Callable[[SegmentationData, Path], AnswersRequests]] = {
     "folder": FolderOracle,
     "cvat": CvatOracle,
@@ -196,7 +202,9 @@ class LabelSession:
         """
         make = tool if callable(tool) else TOOLS[check_choice("tool", tool, tuple(TOOLS))]
         with folder_lock(self.out):
+            self._check_policy()
             self.check_answers()
+            self._tell_ignored()
             oracle = make(self.data, self.out / LABELS)
             data = self._with_reward(oracle, wait)
             env = self.make_env(data, oracle=oracle)
@@ -242,6 +250,24 @@ class LabelSession:
     def _policy(self) -> Any:
         policy = self.settings.policy
         return parse_policy(f"agent={policy}" if policy.endswith(AGENT_SUFFIX) and "=" not in policy else policy)
+
+    def _check_policy(self) -> None:
+        """Refuse a policy that needs labels which a session does not have."""
+        policy = self._policy.policy
+        truthful = policy not in KNOWS_TRUTH
+        check("policy", policy, truthful, "one that does not need the ground truth of what it requests, like 'entropy'")
+        known = policy not in WEIGHS_CLASSES or len(self.data.labelled) > 0
+        check("policy", policy, known, "one that needs no labelled images, such as 'entropy', or masks of some images")
+
+    def _tell_ignored(self) -> None:
+        """Say which files in the images' folder are not read, since a photograph among them would be missed."""
+        folder, classes = Path(self.settings.images) / self.settings._inner, Path(self.settings.classes).resolve()
+        files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+        others = [path for path in files if path.suffix.lower() not in SUFFIXES and path.resolve() != classes]
+        kinds = Counter(path.suffix.lower() or "without suffix" for path in others)
+        if kinds:
+            listed = ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items()))
+            logger.warning("%d images; %d other files are not read: %s", len(self.data.names), kinds.total(), listed)
 
     @property
     def _reward_images(self) -> list[int]:

@@ -29,7 +29,7 @@ from al_seg_env.labelling.request import requests_of
 from al_seg_env.learner.building import normalisation
 from al_seg_env.regions import Box
 from al_seg_experiment.cli import main
-from al_seg_experiment.exporting import export
+from al_seg_experiment.exporting import export, file_stem
 from al_seg_experiment.label_session import LabelSession, SessionSettings
 
 CLASSES = ["dark", "bright"]
@@ -456,6 +456,28 @@ def test_wrong_settings_leave_nothing_behind(wrong, message, photos):
     assert not (photos / "out").exists()
 
 
+@pytest.mark.parametrize("policy", ["rare", "greedy", "rarity", "foreground", "location_entropy", "rarity_regression"])
+def test_policies_that_need_labels_ask_nobody_without(policy, photos):
+    with pytest.raises(ValueError, match=f"policy is '{policy}'; expected one that "):
+        LabelSession(photos / "out", settings(photos, policy=policy)).run("folder")
+    assert not (photos / "out" / "labels").exists()
+
+
+def test_files_that_are_not_read_are_counted(photos, caplog):
+    for name in ("a.HEIC", "b.heic", "notes.txt"):
+        (photos / "photos" / name).write_bytes(b"x")
+    with pytest.raises(LabelsPending):
+        LabelSession(photos / "out", settings(photos)).run("folder")
+    assert "3 other files are not read: .heic (2), .txt (1)" in caplog.text
+
+
+def test_masks_are_named_as_their_photographs():
+    for name in ("IMG (0)", "Straße ä", "a/b c", "100%", "x%20y"):
+        assert file_stem(name) == name
+    assert file_stem("../a\\b") == "%2E%2E/a%5Cb"
+    assert file_stem("a\nb") == "a%0Ab"
+
+
 def test_photographs_may_be_moved_and_none_may_join(photos):
     out = photos / "out"
     with pytest.raises(LabelsPending):
@@ -559,7 +581,7 @@ def test_others_read_what_is_exported_of_turned_photographs(tmp_path, caplog):
     paint(session)
     for path in export(session, tmp_path / "png").iterdir():
         np.testing.assert_array_equal(np.asarray(Image.open(path)), shown[path.stem])
-    assert "2 of the 3 images are turned by their EXIF orientation" in caplog.text
+    assert "2 of 3 images have an EXIF orientation" in caplog.text
     coco = pycocotools.COCO(str(export(session, tmp_path / "coco", format="coco")))
     for image in coco.loadImgs(coco.getImgIds()):
         assert (tmp_path / "photos" / image["file_name"]).exists()
