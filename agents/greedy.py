@@ -58,7 +58,7 @@ class GreedyOraclePolicy(BaselinePolicy):
                 "fork of the environment."
             )
         self.env: Any = env.unwrapped
-        unit = getattr(getattr(env.unwrapped, "config", None), "budget_unit", "regions")
+        unit = self.env.get_wrapper_attr("config").budget_unit
         check("budget_unit", unit, unit == "regions", "'regions', in which the greedy oracle counts")
         self.suggestions = tuple(suggestions)
         self.rng = np.random.default_rng(check_seed("seed", seed))

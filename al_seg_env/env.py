@@ -317,7 +317,7 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
             masks, costs = [answer.mask for answer in answers], [answer.costs for answer in answers]
             labels = before.labels.with_labels(chosen, masks, before.step, costs)
             confusion, diverged = self._improve(labels, chosen, weights, before.confusion)
-            miou = self._rewarded_miou(confusion)
+            miou = self._miou(confusion, self._reward_classes)
             terminated = self._active(labels) == 0
             pools, observation = ((), self.observer.empty()) if terminated else self._observe(labels)
             label_counts = labels.class_counts[len(before.labels) :].sum(axis=0)
@@ -549,18 +549,14 @@ class RegionSelectionEnv(gym.Env[Observation, IntArray]):
         stride = self.config.reward_stride
         return self.learner.evaluate(batches) if stride == 1 else self.learner.evaluate(batches, stride)
 
-    def _miou(self, confusion: torch.Tensor) -> float:
-        """Return the mean IoU on D_R in percent; -1 if there is none."""
-        return -1.0 if self.config.reward is None else 100 * mean_iou(confusion)
-
-    def _rewarded_miou(self, confusion: torch.Tensor) -> float:
-        """Return the mean IoU on D_R of the classes that the reward counts, in percent; -1 if there is no D_R."""
-        return -1.0 if self.config.reward is None else 100 * mean_iou(confusion, self._reward_classes)
+    def _miou(self, confusion: torch.Tensor, classes: Sequence[int] = ()) -> float:
+        """Return the mean IoU on D_R in percent, of all classes if none are given; -1 if there is no D_R."""
+        return -1.0 if self.config.reward is None else 100 * mean_iou(confusion, classes)
 
     def _reference(self, step: int, confusion: torch.Tensor) -> float:
         """Return what the reward of the step after this one is measured from, in percent."""
         whole = step == 0 and self.config.first_reward == "miou" and self.config.reward is not None
-        return 0.0 if whole else self._rewarded_miou(confusion)
+        return 0.0 if whole else self._miou(confusion, self._reward_classes)
 
     def _images_of_an_episode(self) -> list[int]:
         """Return the images that any episode reads: D_S, D_R, and all candidates' images if these are not too many."""

@@ -425,8 +425,8 @@ def environment_spec(env: str | gym.Env | EnvSpec, /, **arguments: Any) -> EnvSp
 
     Args:
         env: A registered id, an environment that :func:`gymnasium.make` made, or such an environment's ``spec``.
-        arguments: Arguments to add or replace. The file ``forecast`` is left out where ``region_features`` are
-            replaced by others that do not read it.
+        arguments: Arguments to add or replace. Replacing ``region_features`` by others that do not read the file
+            ``forecast`` removes that argument, too.
 
     Raises:
         ValueError: If the id is unknown, or the environment has no specification.

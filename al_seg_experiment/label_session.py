@@ -202,7 +202,8 @@ class LabelSession:
         """
         make = tool if callable(tool) else TOOLS[check_choice("tool", tool, tuple(TOOLS))]
         with folder_lock(self.out):
-            self._check_policy()
+            if not (self.out / STATE).exists():  # a session that has begun goes on
+                self._check_policy()
             self.check_answers()
             self._tell_ignored()
             oracle = make(self.data, self.out / LABELS)

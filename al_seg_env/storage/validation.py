@@ -99,23 +99,14 @@ def check_choice(name: str, value: Any, choices: Collection[Any]) -> Any:
 
 def check_choices(name: str, value: Any, choices: Collection[str]) -> tuple[str, ...]:
     """Return a list or tuple of different texts from ``choices``, which may be empty, as a tuple."""
-    good = (
-        isinstance(value, list | tuple)
-        and all(isinstance(each, str) and each in choices for each in value)
-        and len(set(value)) == len(value)
-    )
+    good = _are_distinct(value) and set(value) <= set(choices)
     check(name, value, good, f"a list of different ones out of {', '.join(map(repr, choices))}")
     return tuple(value)
 
 
 def check_distinct(name: str, value: Any) -> tuple[str, ...]:
     """Return a list or tuple of different texts, which may be empty, as a tuple."""
-    good = (
-        isinstance(value, list | tuple)
-        and all(isinstance(each, str) for each in value)
-        and len(set(value)) == len(value)
-    )
-    check(name, value, good, "a list of different names")
+    check(name, value, _are_distinct(value), "a list of different names")
     return tuple(value)
 
 
@@ -166,6 +157,12 @@ def check_arguments(name: str, value: Any, function: Callable[..., Any], given: 
             f"{name} is {reprlib.repr(value)}; expected arguments of {function.__name__} ({error})"
         ) from error
     return dict(value)
+
+
+def _are_distinct(value: Any) -> bool:
+    """Return whether a value is a list or tuple of texts, each of them once."""
+    texts = isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
+    return texts and len(set(value)) == len(value)
 
 
 def _plain(value: Any) -> Any:

@@ -115,7 +115,7 @@ def verdict_table(results: Results, split: str, method: str) -> Table:
 
     Columns: the budget and the heuristic; the number n of seeds that both have; the mean difference in points of mean
     IoU with its 95 % t interval; the two-sided p-value of the paired t-test; whether the method is above the heuristic
-    with p < 0.05. Comparisons for which the two share fewer than 2 seeds are left out; :func:`untested` lists them.
+    with p < 0.05. Comparisons in which the two share fewer than 2 seeds have no row; :func:`untested` lists them.
     """
     rows: list[tuple[Any, ...]] = []
     for budget, heuristic in _comparisons(results, method):
