@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import mmap
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -115,7 +116,7 @@ class DecomposedReplayBuffer(ReplayBuffer):
         self.n_slots = self.steps_per_lane + 1  # + 1: what follows the last step
         try:
             self._allocate()
-        except (MemoryError, OverflowError, ValueError) as error:
+        except (MemoryError, OSError, OverflowError, ValueError) as error:
             raise ValueError(
                 f"buffer_size is {buffer_size}; expected a smaller one: {self.steps_per_lane} steps of {n_envs} "
                 f"environments take more memory than there is ({error})"
@@ -130,10 +131,7 @@ class DecomposedReplayBuffer(ReplayBuffer):
         }
         if self.sizes.similarity == 0:
             del shapes["similarity"]
-        # np.zeros takes no memory before a slot is written.
-        self.stored: Observation = {
-            name: np.zeros((*slots, *shape), dtype=np.float32) for name, shape in shapes.items()
-        }
+        self.stored: Observation = {name: _lazy_zeros((*slots, *shape)) for name, shape in shapes.items()}
         self.actions: npt.NDArray[np.int64] = np.zeros((*slots, pools), dtype=np.int64)
         n_classes = self.labelled.stop - self.labelled.start
         shape = {"shared": (), "sub_rewards": (pools,), "class_rewards": (pools, n_classes)}[self.credit]
@@ -399,3 +397,15 @@ def _shapes(state: dict[str, Any]) -> dict[str, Any]:
         else type(value).__name__
         for name, value in state.items()
     }
+
+
+def _lazy_zeros(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Return zeros that take time and memory only where they are written.
+
+    The system clears the pages of a mapping when they are first used. np.zeros clears all of them, where freed memory
+    is kept (:func:`al_seg_env.learner.cpu_tuning.keep_freed_memory`): a second for each agent that is loaded to play.
+    """
+    size = math.prod(shape)
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    pages = mmap.mmap(-1, max(size, 1) * np.dtype(np.float32).itemsize, **private)
+    return np.frombuffer(pages, dtype=np.float32, count=size).reshape(shape)
