@@ -100,7 +100,7 @@ _LOOKS = {
 _MIN_SIDE = 32
 MOST_SCENES = 10**6
 """Maximum number of images of a data set."""
-_MAX_CACHED_BYTES = 64 * 2**20
+_MAX_CACHED_BYTES = 256 * 2**20
 _Scene: TypeAlias = tuple[int, str, Size, int]  # seed, style, size and number, which determine a scene
 _drawn_bytes = 0
 _drawn: dict[_Scene, tuple[UInt8Array, UInt8Array]] = {}
