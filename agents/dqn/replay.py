@@ -403,9 +403,10 @@ def _lazy_zeros(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     """Return zeros that take time and memory only where they are written.
 
     The system clears the pages of a mapping when they are first used. np.zeros clears all of them, where freed memory
-    is kept (:func:`al_seg_env.learner.cpu_tuning.keep_freed_memory`): a second for each agent that is loaded to play.
+    is kept (:func:`al_seg_env.learner.cpu_tuning.keep_freed_memory`): 0.8 s for each agent that the demo loads to play.
     """
     size = math.prod(shape)
+    # Otherwise, processes that are forked from this one would write into the same replay.
     private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
     pages = mmap.mmap(-1, max(size, 1) * np.dtype(np.float32).itemsize, **private)
     return np.frombuffer(pages, dtype=np.float32, count=size).reshape(shape)

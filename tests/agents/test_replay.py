@@ -1,5 +1,6 @@
 import copy
 import itertools
+import os
 
 import numpy as np
 import pytest
@@ -396,3 +397,17 @@ def test_credit_that_is_not_told_is_refused():
         run(buffer, env, 1, seed=0)
     with pytest.raises(ValueError, match="credit is 'mine'"):
         DecomposedReplayBuffer(30, env.observation_space, env.action_space, credit="mine")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no processes are forked here")
+def test_a_forked_process_does_not_write_into_the_replay():
+    env = FakeRegionEnv()
+    stored = DecomposedReplayBuffer(8, env.observation_space, env.action_space).stored
+    if (child := os.fork()) == 0:
+        for array in stored.values():
+            array[:] = 1
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert set(stored) >= {"state", "candidates"}
+    for array in stored.values():
+        np.testing.assert_array_equal(array, 0)
