@@ -467,7 +467,7 @@ class SubActionDQN(OffPolicyAlgorithm):
                 q = self.q_net.values(batch.chosen)  # (B, C)
                 errors = self.q_net.normalized_errors(q, target)
             else:
-                q = self.q_net(batch.state, batch.chosen, batch.similarity)  # (B,)
+                q = self.q_net(batch.state, batch.chosen, batch.similarity, batch.state_of)  # (B,)
                 errors = q - target
             loss = LOSSES[self.loss](errors, torch.zeros_like(errors))  # Eq. (2)
             _check_finite("The loss", loss)
@@ -491,7 +491,7 @@ class SubActionDQN(OffPolicyAlgorithm):
         next_q, next_q_target = torch.zeros((2, *batch.next_candidates.shape[:2]), device=self.device)  # (B, N)
         if goes_on.any():
             similarity = None if batch.next_similarity is None else batch.next_similarity[goes_on]
-            after = (batch.next_state[goes_on], batch.next_candidates[goes_on], similarity)
+            after = (batch.next_state, batch.next_candidates[goes_on], similarity, batch.next_state_of[goes_on])
             with torch.no_grad():
                 next_q[goes_on], next_q_target[goes_on] = self.q_net(*after), self.q_net_target(*after)
         values = None

@@ -13,9 +13,40 @@ region of D_S that does not change). With torch's default of 1e-5, the first cha
 to 300, and Q explodes, because targets are computed with these running statistics."""
 
 
-def query_layer(n_in: int, n_out: int) -> nn.Sequential:
+class RepeatedBatchNorm(nn.BatchNorm1d):
+    """Batch normalisation in which a row may stand for several equal ones, as if it had been given that often."""
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
+    def forward(self, x: Tensor, counts: Tensor | None = None) -> Tensor:
+        """Normalise x (M, F); ``counts`` (M,) tells how often each row occurs, once by default."""
+        if counts is None or not self.training:
+            return super().forward(x)
+        total = counts.sum()
+        mean = counts @ x / total  # (F,)
+        centred = x - mean
+        variance = counts @ centred.square() / total  # (F,)
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (total / (total - 1)), self.momentum)
+        return torch.addcmul(self.bias, centred, self.weight * (variance + self.eps).rsqrt())
+
+
+class QueryLayer(nn.Sequential):
     """One layer of the query network: batch normalisation, ReLU, linear (paper, appendix B)."""
-    return nn.Sequential(nn.BatchNorm1d(n_in, eps=NORM_EPS), nn.ReLU(), nn.Linear(n_in, n_out))
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__(RepeatedBatchNorm(n_in, eps=NORM_EPS), nn.ReLU(), nn.Linear(n_in, n_out))
+
+    def forward(self, x: Tensor, counts: Tensor | None = None) -> Tensor:
+        """(M, n_in) -> (M, n_out); for ``counts``, see :class:`RepeatedBatchNorm`."""
+        norm, relu, linear = self
+        y: Tensor = linear(relu(norm(x, counts)))
+        return y
 
 
 class QueryNetwork(nn.Module):
@@ -40,26 +71,33 @@ class QueryNetwork(nn.Module):
         ):
             check_int(name, value, least)
         self.n_similarity = n_similarity
-        self.region_path = nn.Sequential(query_layer(n_features, 256), query_layer(256, 128), query_layer(128, 1))
-        self.state_layer = query_layer(n_regions, 128)
-        self.action_path = nn.Sequential(query_layer(n_features, 512), query_layer(512, 256), query_layer(256, 128))
-        self.score_layer = query_layer(256, 1)
-        self.gate_layer = query_layer(n_similarity, 1) if n_similarity > 0 else None
+        self.region_path = nn.Sequential(QueryLayer(n_features, 256), QueryLayer(256, 128), QueryLayer(128, 1))
+        self.state_layer = QueryLayer(n_regions, 128)
+        self.action_path = nn.Sequential(QueryLayer(n_features, 512), QueryLayer(512, 256), QueryLayer(256, 128))
+        self.score_layer = QueryLayer(256, 1)
+        self.gate_layer = QueryLayer(n_similarity, 1) if n_similarity > 0 else None
 
-    def describe_state(self, state: Tensor) -> Tensor:
-        """Encode states: (B, S, F) -> (B, 128)."""
+    def describe_state(self, state: Tensor, counts: Tensor | None = None) -> Tensor:
+        """Encode states: (U, S, F) -> (U, 128); ``counts`` (U,) tells how often each occurs in the batch."""
         n_states, n_regions, n_features = state.shape
-        per_region = self.region_path(state.reshape(-1, n_features))  # (B * S, 1)
-        described: Tensor = self.state_layer(per_region.view(n_states, n_regions))  # (B, 128)
+        per_region = state.reshape(-1, n_features)  # (U * S, F)
+        of_regions = None if counts is None else counts.repeat_interleave(n_regions)  # (U * S,)
+        for layer in self.region_path:
+            per_region = layer(per_region, of_regions)  # at last (U * S, 1)
+        described: Tensor = self.state_layer(per_region.view(n_states, n_regions), counts)  # (U, 128)
         return described
 
-    def q_values(self, state: Tensor, candidates: Tensor, similarity: Tensor | None = None) -> Tensor:
+    def q_values(
+        self, state: Tensor, candidates: Tensor, similarity: Tensor | None = None, state_of: Tensor | None = None
+    ) -> Tensor:
         """Value of every candidate. The state path runs once for each state, however many candidates it has.
 
         Args:
-            state: (B, S, F), float32.
+            state: (B, S, F), float32; (U, S, F) with ``state_of``.
             candidates: (B, ..., F), float32.
             similarity: (B, ..., D), float32; ``None`` if D is 0.
+            state_of: (B,), int64: which of the U states each row belongs to, where rows share states. Values and batch
+                statistics are those of a batch in which each row has a copy of its state.
 
         Returns:
             (B, ...), float32.
@@ -74,7 +112,11 @@ class QueryNetwork(nn.Module):
             )
         shape = candidates.shape[:-1]  # (B, ...)
         described = self.action_path(candidates.reshape(-1, candidates.shape[-1]))  # (M, 128), M = all candidates
-        states = self.describe_state(state)  # (B, 128)
+        if state_of is None:
+            states = self.describe_state(state)  # (B, 128)
+        else:
+            counts = torch.bincount(state_of, minlength=len(state)).to(state.dtype)  # (U,)
+            states = self.describe_state(state, counts)[state_of]  # (B, 128)
         states = states.unsqueeze(1).expand(-1, shape[1:].numel(), -1).reshape(-1, states.shape[-1])  # (M, 128)
         q: Tensor = self.score_layer(torch.cat([states, described], dim=1))  # (M, 1)
         if self.gate_layer is not None and similarity is not None:
@@ -159,13 +201,15 @@ class CandidateNetwork(nn.Module):
                 for parameter in member[-1].parameters():  # type: ignore[index]
                     nn.init.zeros_(parameter)
 
-    def q_values(self, state: Tensor, candidates: Tensor, similarity: Tensor | None = None) -> Tensor:
+    def q_values(
+        self, state: Tensor, candidates: Tensor, similarity: Tensor | None = None, state_of: Tensor | None = None
+    ) -> Tensor:
         """Value of every candidate; in training mode, a random member values each candidate.
 
         Args:
             state: Not used.
             candidates: (B, ..., F), float32.
-            similarity: Not used.
+            similarity, state_of: Not used.
 
         Returns:
             (B, ...), float32.

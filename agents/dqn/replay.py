@@ -33,16 +33,18 @@ class DecomposedBatch(NamedTuple):
     """B decomposed transitions (s_t, a_t^k, r_{t+1}, s_{t+1}); ``next_...`` is 0 where terminated.
 
     With n-step targets the reward is the discounted sum of n rewards, and s_{t+n} comes next; of fewer steps where the
-    episode ends, or is not further yet.
+    episode ends, or is not further yet. Sub-actions of one step share its state, so a batch holds each state once.
     """
 
-    state: Tensor  # (B, S, F)
+    state: Tensor  # (U, S, F), the different states
+    state_of: Tensor  # (B,), int64, which of them is s_t
     chosen: Tensor  # (B, F), the candidate that was chosen
     similarity: Tensor | None  # (B, D), None if the environment has no such features
     reward: Tensor  # (B,), or (B, C) of classes
     discount: Tensor  # (B,), factor of the next value: gamma, or gamma^n
     terminated: Tensor  # (B,), bool
-    next_state: Tensor  # (B, S, F)
+    next_state: Tensor  # (V, S, F), the different next states
+    next_state_of: Tensor  # (B,), int64, which of them is s_{t+1}
     next_candidates: Tensor  # (B, N, F), one pool of the next step
     next_similarity: Tensor | None  # (B, N, D), None likewise
 
@@ -333,27 +335,32 @@ class DecomposedReplayBuffer(ReplayBuffer):
         terminated = self.terminated[last, lane]
         next_k = k % np.maximum(self.next_active[last, lane], 1)
         action = self.actions[slot, lane, k]
-        now = {
-            name: stored[slot, lane] if name == "state" else stored[slot, lane, k, action]
-            for name, stored in self.stored.items()
-        }
-        after = {
-            name: stored[following, lane] if name == "state" else stored[following, lane, next_k]
-            for name, stored in self.stored.items()
-        }
+        of_candidates = {name: stored for name, stored in self.stored.items() if name != "state"}
+        now = {name: stored[slot, lane, k, action] for name, stored in of_candidates.items()}
+        after = {name: stored[following, lane, next_k] for name, stored in of_candidates.items()}
         for array in after.values():
             array[terminated] = 0.0
+        state, state_of = self._states(slot, lane)
+        next_state, next_state_of = self._states(following, lane)
+        next_state[next_state_of[terminated]] = 0.0
         return DecomposedBatch(
-            state=self.to_torch(now["state"], copy=False),
+            state=self.to_torch(state, copy=False),
+            state_of=self.to_torch(state_of, copy=False),
             chosen=self.to_torch(now["candidates"], copy=False),
             similarity=self._similarity(now),
             reward=self.to_torch(reward, copy=False),
             discount=self.to_torch(discount, copy=False),
             terminated=self.to_torch(terminated, copy=False),
-            next_state=self.to_torch(after["state"], copy=False),
+            next_state=self.to_torch(next_state, copy=False),
+            next_state_of=self.to_torch(next_state_of, copy=False),
             next_candidates=self.to_torch(after["candidates"], copy=False),
             next_similarity=self._similarity(after),
         )
+
+    def _states(self, slot: Indices, lane: Indices) -> tuple[npt.NDArray[np.float32], Indices]:
+        """The different states (U, S, F) in these slots (B,) and lanes (B,), and which of them each is (B,)."""
+        rows, state_of = np.unique(slot * self.n_envs + lane, return_inverse=True)
+        return self.stored["state"][np.divmod(rows, self.n_envs)], state_of
 
     def _returns(
         self, slot: Indices, lane: Indices, k: Indices, env: VecNormalize | None

@@ -91,13 +91,13 @@ def test_update_is_the_gradient_step_of_eq_2():
     reference = type(agent.policy.q_net)(5, 6, 4)
     reference.load_state_dict(agent.q_net.state_dict())
     reference.eval()
-    after = (batch.next_state, batch.next_candidates, batch.next_similarity)
+    after = (batch.next_state[batch.next_state_of], batch.next_candidates, batch.next_similarity)
     with torch.no_grad():
         best = agent.q_net_target(*after).argmax(dim=1)
         value = reference(*after)[torch.arange(8), best]
     target = batch.reward + 0.5 * value * (~batch.terminated)
     reference.train()
-    loss = ((target - reference(batch.state, batch.chosen, batch.similarity)) ** 2).mean()
+    loss = ((target - reference(batch.state[batch.state_of], batch.chosen, batch.similarity)) ** 2).mean()
     loss.backward()
     with torch.no_grad():
         for parameter in reference.parameters():

@@ -2,9 +2,12 @@ import numpy as np
 import pytest
 import torch
 from agents_fakes import FakeRegionEnv
+from hypothesis import example, given
+from hypothesis import strategies as st
 from torch import nn
 
 from agents.dqn import QueryNetwork, QueryPolicy
+from agents.dqn.network import QueryLayer
 
 B, S, F, D, K, N = 2, 5, 6, 4, 3, 7
 
@@ -44,9 +47,12 @@ def test_layers_are_those_of_figure_b1(network):
     assert widths(network.action_path) == [(F, 512), (512, 256), (256, 128)]
     assert widths(network.score_layer) == [(256, 1)]
     assert widths(network.gate_layer) == [(D, 1)]
-    layers = [m for m in network.modules() if isinstance(m, nn.Sequential) and isinstance(m[0], nn.BatchNorm1d)]
+    layers = [m for m in network.modules() if isinstance(m, QueryLayer)]
     assert len(layers) == 9
-    assert all([type(part) for part in m] == [nn.BatchNorm1d, nn.ReLU, nn.Linear] for m in layers)
+    for layer in layers:
+        assert all(map(isinstance, layer, (nn.BatchNorm1d, nn.ReLU, nn.Linear)))
+        x = torch.rand(4, layer[0].num_features)
+        assert torch.equal(layer(x), nn.Sequential(*layer)(x))
 
 
 def test_state_computed_once_equals_state_repeated_for_each_candidate(network):
@@ -60,11 +66,41 @@ def test_state_computed_once_equals_state_repeated_for_each_candidate(network):
     assert naive.std() > 0
 
 
+@given(
+    st.lists(st.integers(0, 4), min_size=2, max_size=12),
+    st.booleans(),
+    st.integers(0, 2**32 - 1),
+)
+@example([0] * 12, True, 0)  # all rows share a state
+@example([3, 1], True, 0)  # each has its own, and two states are of none
+def test_shared_states_are_those_of_a_batch_with_copies(rows, training, seed):
+    torch.manual_seed(seed)
+    shared, copied = QueryNetwork(S, F, D).double(), QueryNetwork(S, F, D).double()
+    for parameter in shared.parameters():  # so that no unit is exactly zero, where the gradient of ReLU has a step
+        nn.init.normal_(parameter)
+    copied.load_state_dict(shared.state_dict())
+    shared.train(training)
+    copied.train(training)
+    state_of, n = torch.tensor(rows), len(rows)
+    state = torch.rand(5, S, F, dtype=torch.double)
+    candidates, similarity, wanted = (torch.rand(n, *shape, dtype=torch.double) for shape in ((F,), (D,), ()))
+    values = shared(state, candidates, similarity, state_of), copied(state[state_of], candidates, similarity)
+    torch.testing.assert_close(*values)
+    for each in values:
+        (each - wanted).square().mean().backward()
+    for ours, theirs in zip(shared.parameters(), copied.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-6, rtol=1e-6)
+    for ours, theirs in zip(shared.buffers(), copied.buffers(), strict=True):  # the running statistics
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_state_path_sees_each_state_once(network, monkeypatch):
     rows = []
-    network.region_path.register_forward_hook(lambda module, args, output: rows.append(args[0].shape[0]))
-    network(*inputs())
-    assert rows == [B * S]
+    network.region_path[0].register_forward_hook(lambda module, args, output: rows.append(args[0].shape[0]))
+    state, candidates, similarity = inputs()
+    network(state, candidates, similarity)
+    network(state[:1], candidates, similarity, torch.zeros(B, dtype=torch.int64))
+    assert rows == [B * S, S]
 
 
 def test_gate_scales_the_score(network):

@@ -112,8 +112,10 @@ def expected_rows(lanes, n_steps=1, gamma=0.99):
 
 
 def sampled_rows(batch):
-    n = len(batch.reward)
-    return torch.cat([part.reshape(n, -1).float() for part in batch], dim=1).numpy()
+    n, copies = len(batch.reward), batch._asdict()
+    for states, state_of in (("state", "state_of"), ("next_state", "next_state_of")):
+        copies[states] = copies[states][copies.pop(state_of)]
+    return torch.cat([part.reshape(n, -1).float() for part in copies.values()], dim=1).numpy()
 
 
 @pytest.mark.parametrize("n_envs", [1, 2])
