@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
@@ -95,15 +96,16 @@ def evaluate(
     made_with = {**identity(spec), "budgets": budgets, "fit": asdict(settings)}
     with claimed(folder, "evaluate", made_with, (RESULTS, NUMERICS, "report", f"{THETA_0}/result-*", "trials")):
         spec = environment_spec(spec, **_numerics(first, folder / NUMERICS))
+        players = _Players(spec)
         set_damaged_aside(folder / THETA_0, THETA_0, 0)
-        measure_theta_0(make_again(spec), folder / THETA_0)
+        measure_theta_0(players.with_arguments({}), folder / THETA_0)
         trials = [(named, seed) for seed in seeds for named in compared]
         for (named, maker), seed in tqdm(trials, desc="trials"):
             trial = folder / "trials" / f"{named.name}-{seed}"
             with claimed(trial, "trial", {**_plain(named, maker), "seed": seed}, ("result-*", PICTURE)):
                 set_damaged_aside(trial, named.name, seed)
                 if not is_acquired(trial, budgets):
-                    player = make_again(spec, **named.arguments)
+                    player = players.with_arguments(named.arguments)
                     policy = maker(player, seed)
                     acquire(player, policy, trial, method=named.name, seed=seed, budgets=budgets, fit=settings)
         for seed in seeds[:full]:
@@ -115,6 +117,21 @@ def evaluate(
         rows = list(_rows(folder))
         write_rows(folder / RESULTS, rows)
     return folder / RESULTS
+
+
+class _Players:
+    """Environments that trials play in one after the other, so that what they keep of images is computed once."""
+
+    def __init__(self, spec: EnvSpec) -> None:
+        self.spec = spec
+        self._made: dict[str, RegionSelectionEnv] = {}
+
+    def with_arguments(self, arguments: Mapping[str, Any]) -> RegionSelectionEnv:
+        """Return the environment with some arguments changed."""
+        named = json.dumps(arguments, sort_keys=True)
+        if named not in self._made:
+            self._made[named] = make_again(self.spec, **arguments)
+        return self._made[named]
 
 
 def _named(policies: Sequence[str] | Mapping[str, PolicyMaker]) -> list[tuple[NamedPolicy, PolicyMaker]]:

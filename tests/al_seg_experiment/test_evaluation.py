@@ -17,8 +17,9 @@ from processes import in_child
 from agents import EntropyPolicy, UniformPolicy
 from al_seg_env.learner.fitting import FitSettings
 from al_seg_env.learner.weights import weights_digest
+from al_seg_env.registration import make_again
 from al_seg_env.storage import folder_lock, write_png
-from al_seg_experiment import Stage, acquire, acquisition, evaluate, pretrain, train_agent, train_forecast
+from al_seg_experiment import Stage, acquire, acquisition, evaluate, evaluation, pretrain, train_agent, train_forecast
 from al_seg_experiment.acquisition import is_acquired
 from al_seg_experiment.folders import claimed
 from al_seg_experiment.plotting import plot_lines
@@ -56,6 +57,21 @@ def test_policies_are_compared_as_functions_and_by_name(tmp_path):
         ValueError, match=r"uniform-0/made_with.json is of another configuration: policy is '.*lambda.*' th"
     ):
         evaluate(env, ["uniform"], tmp_path / "functions", seeds=[0], budgets=[2, 4], fit=FIT)
+
+
+def test_trials_share_environments_and_are_those_in_environments_of_their_own(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        evaluation, "make_again", lambda env, **arguments: made.append(arguments) or make_again(env, **arguments)
+    )
+    settings = {"budgets": [2, 4], "fit": FIT}
+    together = evaluate(tiny(), ["uniform", "bald", "rare"], tmp_path / "together", seeds=[0, 1, 2], **settings)
+    # One to check the arguments, one for uniform choice and theta_0, one for each score.
+    assert made == [{}, {}, parse_policy("bald").arguments, parse_policy("rare").arguments]
+    alone = []
+    for method, seed in [(method, seed) for method in ("bald", "rare", "uniform") for seed in (0, 1, 2)]:
+        alone += rows_of(evaluate(tiny(), [method], tmp_path / f"{method}-{seed}", seeds=[seed], **settings))
+    assert rows_of(together) == alone
 
 
 def test_a_damaged_result_is_made_again(tmp_path):
