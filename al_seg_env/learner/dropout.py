@@ -50,5 +50,8 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Draw torch's random numbers from ``seed``, and restore the global random state afterwards."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed % 2**63)
+        if device.type == "cpu":  # torch.manual_seed formats a stack trace each time, in case CUDA is used later
+            torch.default_generator.manual_seed(seed % 2**63)
+        else:
+            torch.manual_seed(seed % 2**63)
         yield
