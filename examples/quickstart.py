@@ -24,12 +24,12 @@ EPISODES, SEEDS, BUDGET = 20, range(12), 32
 SETTING: dict[str, Any] = {
     "images": 560, "splits": {"seed": 0, "state": 4, "train": 160, "eval": 256},  # D_V of more regions than are offered
     "image_size": (192, 256), "region_size": (48, 64), "regions_per_step": 16, "pool_size": 60, "budget": BUDGET,
-    "architecture": "Light", "network_options": {"width": 64},  # a head on an encoder that knows only renderings
+    "architecture": "Light", "network_options": {"width": 64, "stride": 8},  # on an encoder of renders
     "trainable": "decoder", "fit_iterations": 40, "learning_rate": 0.05, "replay": 0.5, "fit_regions": "all",
     "labelled_before": "state", "label_stride": 4, "observation_stride": 4, "reward_stride": 2, "sub_rewards": True,
     "similarity": [], "region_features": ["mean_probability", "forecast", "labelled"],
 }  # fmt: skip
-FIT = {"batch_size": 24, "updates": 150, "replay": 0.5, "learning_rate": 0.05, "crop_size": None}
+FIT = {"batch_size": 10, "updates": 250, "replay": 0.5, "learning_rate": 0.05, "crop_size": None}
 
 torch.set_num_threads(1)  # for such a small head, more threads are slower
 print("1/4  theta_0 learns drawn streets from the few images of D_S")
@@ -40,7 +40,7 @@ theta_0 = str(pretrain(env, [stage], OUT / "theta_0"))
 
 print("2/4  Networks that know the labels of D_T learn to forecast what regions of other images hold")
 env = gym.make(STREETS, weights=theta_0, **without_forecast)
-forecasting = ForecastTraining(networks=3, updates=600, batch_size=16, learning_rate=0.05)
+forecasting = ForecastTraining(networks=3, updates=600, batch_size=10, learning_rate=0.05)
 forecast = str(train_forecast(env, OUT / "forecast", forecasting))
 
 print("3/4  The agent plays on D_T, begins with the forecast, and learns what each class is worth")

@@ -28,9 +28,10 @@ SMALLEST = {
     "reward_signal": ["--episodes=2", "--settings=0.01:1", "--sets=2", "--fits=2", "--labels=4", "--updates=1"],
     "scaling": ["--steps", "1", "--only", "pixels per image"],
     "score_cost": ["--steps", "1"],
+    "shared_states": ["--regions", "3", "--features", "2", "--batch", "4", "--steps", "1", "2", "--rounds", "1"],
     "step_cost": ["--steps", "1"],
 }
-WITHOUT_ENVIRONMENT = ("kl_cost", "scaling")
+WITHOUT_ENVIRONMENT = ("kl_cost", "scaling", "shared_states")
 
 
 @pytest.fixture
