@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from tyro.conf import FlagCreatePairsOff, Positional, arg, subcommand
 
 from agents import SubActionDQN
+from al_seg_env import __version__
 from al_seg_env.command_line import Assignments, EnvironmentOptions, assignments, run
 from al_seg_env.datasets import SegmentationData
 from al_seg_env.labelling.label_studio import LabelStudioOracle
@@ -591,7 +592,11 @@ Command = (
 
 def main(argv: Sequence[str] | None = None, *, prog: str = PROGRAM) -> int:
     """Run the console script; return the exit status."""
-    return run(_call, Command, _with_ray_address(argv), prog=prog)
+    given = _with_ray_address(argv)
+    if given == ["--version"]:
+        sys.stdout.write(f"al-seg-env {__version__}\n")
+        return 0
+    return run(_call, Command, given, prog=prog)
 
 
 def experiment_main(argv: Sequence[str] | None = None, *, prog: str = "python -m al_seg_experiment") -> int:

@@ -6,6 +6,7 @@ import json
 import re
 import runpy
 import sys
+from importlib.metadata import version
 
 import pytest
 from experiments import TINY, TINY_EXPERIMENT, assert_picture, rows_of
@@ -184,6 +185,11 @@ def test_after_a_mistake_the_same_folder_can_be_used(env_file, tmp_path, capsys)
     assert call(*pretrain) == 0
     assert call(*pretrain, "--source-arg", "style=render") == 2
     assert "out/made_with.json is of another configuration: stages is" in capsys.readouterr().err
+
+
+def test_the_version_is_that_of_the_installed_package(capsys):
+    assert call("--version") == 0
+    assert capsys.readouterr().out == f"al-seg-env {version('al-seg-env')}\n"
 
 
 @pytest.mark.parametrize("module", ["al_seg_env", "al_seg_experiment"])
