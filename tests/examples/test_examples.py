@@ -98,7 +98,7 @@ def test_the_quickstart_can_be_copied_and_run_again(tmp_path, monkeypatch, capsy
     for line, tiny in (
         ("EPISODES, SEEDS, BUDGET = .*", "EPISODES, SEEDS, BUDGET = 1, (0, 1), 4"),
         ("FIT = ", f"SETTING |= {small!r}\nFIT = "),
-        ('"updates": 150', '"updates": 1'),
+        (r'"updates": \d+', '"updates": 1'),
         (r"updates=\d+", "updates=1"),
     ):
         source, count = re.subn(line, tiny, source)
