@@ -38,6 +38,8 @@ PolicyMaker: TypeAlias = Callable[[RegionSelectionEnv, int], Any]
 RESULTS = "results.csv"
 NUMERICS = "numerics.json"
 FULL, THETA_0 = "full", "theta_0"
+KEPT_ENVIRONMENTS = 4
+"""Number of environments that are kept from trial to trial, since each holds a network; others are made each time."""
 
 
 def evaluate(
@@ -124,14 +126,17 @@ class _Players:
 
     def __init__(self, spec: EnvSpec) -> None:
         self.spec = spec
-        self._made: dict[str, RegionSelectionEnv] = {}
+        self._kept: dict[str, RegionSelectionEnv] = {}
 
     def with_arguments(self, arguments: Mapping[str, Any]) -> RegionSelectionEnv:
         """Return the environment with some arguments changed."""
         named = json.dumps(arguments, sort_keys=True)
-        if named not in self._made:
-            self._made[named] = make_again(self.spec, **arguments)
-        return self._made[named]
+        if named in self._kept:
+            return self._kept[named]
+        env = make_again(self.spec, **arguments)
+        if len(self._kept) < KEPT_ENVIRONMENTS:
+            self._kept[named] = env
+        return env
 
 
 def _named(policies: Sequence[str] | Mapping[str, PolicyMaker]) -> list[tuple[NamedPolicy, PolicyMaker]]:

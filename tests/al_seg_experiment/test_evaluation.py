@@ -64,10 +64,11 @@ def test_trials_share_environments_and_are_those_in_environments_of_their_own(tm
     monkeypatch.setattr(
         evaluation, "make_again", lambda env, **arguments: made.append(arguments) or make_again(env, **arguments)
     )
+    monkeypatch.setattr(evaluation, "KEPT_ENVIRONMENTS", 2)
     settings = {"budgets": [2, 4], "fit": FIT}
     together = evaluate(tiny(), ["uniform", "bald", "rare"], tmp_path / "together", seeds=[0, 1, 2], **settings)
-    # One to check the arguments, one for uniform choice and theta_0, one for each score.
-    assert made == [{}, {}, parse_policy("bald").arguments, parse_policy("rare").arguments]
+    # One to check the arguments, one for uniform choice and theta_0, one for BALD, and a third is not kept.
+    assert made == [{}, {}, parse_policy("bald").arguments, *[parse_policy("rare").arguments] * 3]
     alone = []
     for method, seed in [(method, seed) for method in ("bald", "rare", "uniform") for seed in (0, 1, 2)]:
         alone += rows_of(evaluate(tiny(), [method], tmp_path / f"{method}-{seed}", seeds=[seed], **settings))
