@@ -20,7 +20,7 @@ from al_seg_experiment.report.method_comparison import verdict_table
 from al_seg_experiment.report.results import read_results
 
 OUT, STREETS = Path("runs/quickstart"), "al_seg_env/SyntheticStreets-v0"
-EPISODES, SEEDS, BUDGET = 20, range(12), 32
+EPISODES, SEEDS, BUDGET = 20, range(10), 32
 SETTING: dict[str, Any] = {
     "images": 560, "splits": {"seed": 0, "state": 4, "train": 160, "eval": 256},  # D_V of more regions than are offered
     "image_size": (192, 256), "region_size": (48, 64), "regions_per_step": 16, "pool_size": 60, "budget": BUDGET,
