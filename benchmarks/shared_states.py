@@ -3,7 +3,7 @@
 A gradient step on decomposed transitions drawn from a replay of so many environment steps, in turn with a batch in
 which each transition has its own copy of the state. The sizes are those of CamVid at the paper's size, with 3H:
 
-    python benchmarks/shared_states.py
+    OMP_NUM_THREADS=1 python benchmarks/shared_states.py
 
 Prints times and ratios; writes OUT/shared_states.csv.
 """
