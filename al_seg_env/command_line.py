@@ -10,6 +10,7 @@ import io
 import itertools
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ def assignments(items: Iterable[str], option: str) -> dict[str, Any]:
     {'root': 'data/camvid', 'image_size': [180, 240]}
 
     Raises:
-        ValueError: If an item has no name; the message names the ``option``.
+        ValueError: If an item has no name, or its value is in brackets and not JSON; the message names the ``option``.
     """
     values: dict[str, Any] = {}
     for item in items:
@@ -103,7 +104,12 @@ def assignments(items: Iterable[str], option: str) -> dict[str, Any]:
             raise ValueError(f"{option} is {item!r}; expected NAME=VALUE")
         try:
             values[name] = json.loads(value)
-        except (json.JSONDecodeError, RecursionError):
+        except (json.JSONDecodeError, RecursionError) as error:
+            if (value[:1], value[-1:]) in (("[", "]"), ("{", "}")):  # a list of bare names would be taken for a text
+                raise ValueError(
+                    f"{option} is {item!r}; a value in brackets must be JSON, with names in double quotes and the "
+                    f'whole in single ones: \'{name}=["one", "two"]\' ({error})'
+                ) from error
             values[name] = value
     return values
 
@@ -136,6 +142,9 @@ def run(
         if stop.code:
             sys.stderr.write(f"{prog}: {_one_line(messages.getvalue())}\n")
             return WRONG_USE
+        return 0
+    except BrokenPipeError:  # the reader of --help, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left would fail at the exit
         return 0
     try:
         action(chosen)

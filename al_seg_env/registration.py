@@ -42,7 +42,7 @@ from al_seg_env.observation.scores import (
     location_rarity,
 )
 from al_seg_env.regions import RegionGrid, sixteenth
-from al_seg_env.storage.validation import MOST_REPEATS, check_choices, check_int
+from al_seg_env.storage.validation import MOST_REPEATS, check_choices, check_int, close_match
 from al_seg_env.types import IntArray
 
 ENV_OPTIONS = frozenset(field.name for field in fields(EnvConfig))
@@ -312,7 +312,8 @@ def check_options(options: Iterable[str]) -> None:
     """Raise a ``TypeError`` that names the options unknown to :func:`make_env`, and all known ones."""
     known = ENV_OPTIONS | LEARNER_OPTIONS | BUILD_OPTIONS
     if unknown := sorted(set(options) - known):
-        raise TypeError(f"unknown options {unknown}; known are {', '.join(sorted(known))}")
+        hint = close_match(unknown[0], known)
+        raise TypeError(f"unknown options {unknown}{hint}; known are {', '.join(sorted(known))}")
 
 
 def _build(

@@ -30,7 +30,8 @@ from al_seg_env.env import RegionSelectionEnv
 from al_seg_env.learner.building import LearnerConfig
 from al_seg_env.registration import ENV_OPTIONS, LEARNER_OPTIONS, named_scores
 from al_seg_env.storage.comparison import differences
-from al_seg_experiment.experiment import LEARNT, METHODS, Experiment, Method, Query, Stage, check_learning, close_match
+from al_seg_env.storage.validation import close_match
+from al_seg_experiment.experiment import LEARNT, METHODS, Experiment, Method, Query, Stage, check_learning
 from al_seg_experiment.pieces import experiment_of, pieces
 from al_seg_experiment.policies import policy_function
 

@@ -40,6 +40,7 @@ from al_seg_experiment.suggesting import suggest
 
 Flag = FlagCreatePairsOff[bool]
 PROGRAM = "al-seg-env"
+DESCRIPTION = "Active learning for image segmentation. With --version alone, print the version."
 GIVEN = {"policy", "env", "seed", "epsilon", "_init_setup_model"}
 """Arguments of the agent that other options set."""
 
@@ -596,7 +597,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = PROGRAM) -> int:
     if given == ["--version"]:
         sys.stdout.write(f"al-seg-env {__version__}\n")
         return 0
-    return run(_call, Command, given, prog=prog)
+    return run(_call, Command, given, prog=prog, description=DESCRIPTION)
 
 
 def experiment_main(argv: Sequence[str] | None = None, *, prog: str = "python -m al_seg_experiment") -> int:

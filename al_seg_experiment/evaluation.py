@@ -18,10 +18,10 @@ from al_seg_env.env import RegionSelectionEnv
 from al_seg_env.learner.fitting import FitSettings
 from al_seg_env.registration import environment_spec, make_again
 from al_seg_env.storage import read_json, well_formed, write_json
-from al_seg_env.storage.validation import check_int
+from al_seg_env.storage.validation import check_int, close_match
 from al_seg_experiment.acquisition import PICTURE, acquire, is_acquired, measure_theta_0, supervise_fully
 from al_seg_experiment.checking import equal_budgets
-from al_seg_experiment.experiment import MOST, close_match
+from al_seg_experiment.experiment import MOST
 from al_seg_experiment.folders import acquiring, claimed, identity
 from al_seg_experiment.policies import NamedPolicy, make_policy, parse_policy, policy_function
 from al_seg_experiment.trial_results import (

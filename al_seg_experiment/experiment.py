@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -12,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from agents import ExponentialRate, LinearEpsilon
 from al_seg_env.learner.fitting import FitSettings
 from al_seg_env.registration import ENV_OPTIONS
-from al_seg_env.storage.validation import LARGEST_BATCH, LARGEST_NUMBER, check, check_int
+from al_seg_env.storage.validation import LARGEST_BATCH, LARGEST_NUMBER, check, check_int, close_match
 
 if TYPE_CHECKING:
     JsonValue = Any  # the union of all that json has would have to be narrowed wherever an argument is passed on
@@ -125,13 +124,9 @@ def _named_methods(value: Any) -> Any:
 
 
 def _named_variants(value: Any) -> Any:
+    if isinstance(value, list | tuple):  # one that selects from a preset's has become a mapping
+        raise ValueError("expected a mapping; a list of different names selects from the variants of a preset")
     return {"": {}} if value is None or value == {} else value
-
-
-def close_match(name: Any, known: Any) -> str:
-    """Return `` (did you mean ...?)`` if a known name is close to a wrong one, else an empty string."""
-    close = difflib.get_close_matches(str(name), list(known), 1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def agent_arguments(settings: Mapping[str, Any], steps: int) -> dict[str, Any]:
@@ -388,9 +383,9 @@ class Experiment(Entry):
         dict[
             Annotated[str, AfterValidator(_variant_name)], Annotated[Variant, BeforeValidator(_nothing_is_the_default)]
         ],
-        BeforeValidator(_named_variants, json_schema_input_type=dict[str, Variant | None] | None),
+        BeforeValidator(_named_variants, json_schema_input_type=dict[str, Variant | None] | list[str] | None),
     ] = Field(default={"": Variant()})
-    """Named settings to compare (appendix E)."""
+    """Named settings to compare (appendix E); a list of names selects from those of a preset."""
     cache: bool = False
     """Keep decoded images as memory-mapped files in the experiment's folder, for data larger than memory."""
     cpus: Annotated[float, Field(ge=0, le=MOST)] = 1

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
 
+from al_seg_env.storage.validation import close_match
 from al_seg_experiment.checking import mistakes, refusal
-from al_seg_experiment.experiment import Entry, Experiment, close_match
+from al_seg_experiment.experiment import Entry, Experiment
 
 PRESETS = Path(__file__).parent / "presets"
+SELECTED = ("methods", "variants")
+"""Entries in which a list of names selects from what a preset has."""
 LARGEST_FILE = 2**17  # bytes
 MOST_VALUES = 20_000
 """Values in a file, each as often as aliases repeat it."""
@@ -26,7 +29,8 @@ def load_experiment(source: str | Path | Mapping[str, Any], overrides: Mapping[s
 
     Args:
         source: A yaml, json or toml file; the name of a preset; or a mapping. A file or mapping may start from a
-            preset, named under ``preset``, and override single entries.
+            preset, named under ``preset``, and override single entries. Its ``methods`` replace those of the preset,
+            and a list of names under ``methods`` or ``variants`` selects from those of the preset.
         overrides: Entries to change, with dots between levels: ``{"arguments.root": "data/camvid"}``.
 
     Raises:
@@ -90,12 +94,32 @@ def read_preset(name: Any) -> dict[str, Any]:
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``base`` with the entries of ``over``; mappings are merged, everything else is replaced."""
+    """Return ``base`` with the entries of ``over``; mappings are merged, everything else is replaced.
+
+    A list of names under ``methods`` or ``variants`` selects from those of ``base``.
+    """
     result = dict(base)
     for name, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(result.get(name), Mapping) and name != "methods"
-        result[name] = merged(result[name], value) if both else value
+        known = result.get(name)
+        if isinstance(known, Mapping) and isinstance(value, Mapping) and name != "methods":
+            value = merged(known, value)
+        elif isinstance(known, Mapping) and name in SELECTED and _are_names(value):
+            value = _selected(name, known, value)
+        result[name] = value
     return result
+
+
+def _are_names(value: Any) -> bool:
+    listed = isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(each, str) for each in value)
+    return listed and len(set(value)) == len(value)
+
+
+def _selected(name: str, known: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Return the entries of these names; a method that is not among them may be one that needs no settings."""
+    if name == "variants" and (unknown := [each for each in names if each not in known]):
+        hint = close_match(unknown[0], known)
+        raise refusal([f"variants names {unknown[0]!r}{hint}; the preset's are {', '.join(known)}"])
+    return {each: known.get(each) for each in names}
 
 
 def read_json(text: str) -> Any:

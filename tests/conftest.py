@@ -52,6 +52,14 @@ def the_disk_is_not_waited_for():
 
 
 @pytest.fixture(autouse=True, scope="session")
+def folders_of_loggers_are_removed_with_those_of_tests(tmp_path_factory):
+    """Stable-Baselines3 makes a folder for each training's logger, even where nothing is written to it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SB3_LOGDIR", str(tmp_path_factory.getbasetemp()))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def how_encoders_are_divided_is_looked_up_once():
     """For each network, segmentation-models-pytorch makes its encoder a second time, only to read its strides."""
     import timm

@@ -5,6 +5,7 @@ Each check returns the value in the form in which it is stored: numpy numbers as
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import math
 import os
@@ -18,7 +19,7 @@ import torch
 
 LARGEST = 2**63 - 1
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
-"""Names of the precisions in which torch computes."""
+"""The largest number that float32 can hold."""
 MOST_REPEATS = 10_000
 """Most repetitions within a step, such as passes over its regions. More are a mistake, and would look like a hang."""
 LARGEST_BATCH = 2**16
@@ -29,6 +30,12 @@ def check(name: str, value: Any, good: bool, expected: str) -> None:
     """Raise a ``ValueError`` that says what was found and what was expected, unless ``good``."""
     if not good:
         raise ValueError(f"{name} is {reprlib.repr(value)}; expected {expected}")
+
+
+def close_match(name: Any, known: Collection[str]) -> str:
+    """Return `` (did you mean ...?)`` if a known name is close to a wrong one, else an empty string."""
+    close = difflib.get_close_matches(str(name), known, 1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def check_int(name: str, value: Any, least: int = 0, most: int = LARGEST) -> int:

@@ -22,6 +22,10 @@ def test_values_are_json_or_text():
     for wrong in ("a", "=1", ""):
         with pytest.raises(ValueError, match=f"--set is '{wrong}'; expected NAME=VALUE"):
             assignments([wrong], "--set")
+    assert assignments(["a=[1]-images"], "--set") == {"a": "[1]-images"}  # may be the name of a folder
+    for wrong in ("a=[one]", "a={b: 1}", "a=['x']"):
+        with pytest.raises(ValueError, match=r"--set is .*; a value in brackets must be JSON, with names in double"):
+            assignments([wrong], "--set")
 
 
 def test_arguments_take_precedence_over_the_file(tmp_path):

@@ -143,7 +143,10 @@ def test_a_root_is_needed(name):
 
 
 def test_an_unknown_option_names_the_known_ones():
-    with pytest.raises(TypeError, match=r"unknown options \['lerning_rate'\]; known are architecture, .*learning_rate"):
+    with pytest.raises(
+        TypeError,
+        match=r"\['lerning_rate'\] \(did you mean 'learning_rate'\?\); known are architecture, .*learning_rate",
+    ):
         gym.make(ID, lerning_rate=1)
 
 
@@ -183,7 +186,7 @@ def test_any_data_become_an_environment():
     assert info["labelled"] == 4
     other = make_env(data, splits={"seed": 1, "train": 5}, budget=8, **QUICK)
     assert (len(other.splits.train), other.config.budget) == (5, 8)
-    with pytest.raises(TypeError, match=r"unknown options \['bugdet'\]; known are architecture, "):
+    with pytest.raises(TypeError, match=r"unknown options \['bugdet'\] \(did you mean 'budget'\?\); known are "):
         make_env(data, bugdet=8)
     with pytest.raises(ValueError, match="budget is 0"):
         make_env(data, budget=0)
@@ -230,7 +233,7 @@ def test_an_environment_is_made_again_with_other_arguments():
     assert env.oracle is oracle
     assert make_again(env, budget=9).oracle is oracle
     assert env is env.unwrapped
-    with pytest.raises(ValueError, match=r"can't be made: unknown options \['bugdet'\]"):
+    with pytest.raises(ValueError, match=r"can't be made: unknown options \['bugdet'\] \(did you mean 'budget'\?\)"):
         make_again(env, bugdet=9)
     with pytest.raises(ValueError, match=r"can't be made: unknown options \['env'\]"):
         make_again(ID, **{"env": "x"})  # as --source-arg env=x has it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import subprocess
 import sys
 from importlib.metadata import version
 
@@ -127,7 +128,10 @@ def test_help_shows_every_option_with_its_default(command, capsys):
         (("pretrain", "--images", "none"), "nothing to train on: give --source-arg, or --images train or state"),
         (("pretrain", "--env", "al_seg_env/Streets-v0"), "environment 'al_seg_env/Streets-v0' is unknown"),
         (("pretrain", "--env", "al_seg_env/CamVid-v0"), "missing 1 required keyword-only argument: 'root'"),
-        (("pretrain", "--env-arg", "lerning_rate=1"), "unknown options ['lerning_rate']; known are architecture"),
+        (
+            ("pretrain", "--env-arg", "lerning_rate=1"),
+            "unknown options ['lerning_rate'] (did you mean 'learning_rate'?); known",
+        ),
         (("pretrain", "--updates", "-1"), "updates is -1; expected greater than or equal to 1"),
         (("pretrain", "--learning-rate", "nan"), "learning_rate is nan; expected a finite number"),
         (("pretrain", "--seed", "-1"), "seed is -1; expected a whole number of at least 0"),
@@ -190,6 +194,16 @@ def test_after_a_mistake_the_same_folder_can_be_used(env_file, tmp_path, capsys)
 def test_the_version_is_that_of_the_installed_package(capsys):
     assert call("--version") == 0
     assert capsys.readouterr().out == f"al-seg-env {version('al-seg-env')}\n"
+    assert call("--help") == 0
+    assert "--version" in capsys.readouterr().out
+
+
+def test_help_may_be_cut_off_by_its_reader():
+    program = subprocess.Popen(
+        [sys.executable, "-m", "al_seg_env", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    program.stdout.close()
+    assert (program.wait(), program.stderr.read()) == (0, "")
 
 
 @pytest.mark.parametrize("module", ["al_seg_env", "al_seg_experiment"])

@@ -440,7 +440,10 @@ def test_settings_that_do_not_work_can_be_mended(photos):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"options": {"lerning_rate": 1}}, r"unknown options \['lerning_rate'\]; known are architecture"),
+        (
+            {"options": {"lerning_rate": 1}},
+            r"unknown options \['lerning_rate'\] \(did you mean 'learning_rate'\?\); known",
+        ),
         ({"options": {"budget": 5}}, r"options has \['budget'\]; these are settings of the session itself"),
         (
             {"options": {"reward_classes": ["a"]}, "reward_images": 2},

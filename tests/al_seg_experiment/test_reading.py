@@ -29,6 +29,13 @@ from al_seg_experiment.reading import LARGEST_FILE, PRESETS, read_json, read_yam
             {"methods": {"mine": {"policy": "uniform", "x": 1}}},
             "methods.mine has the unknown entry 'x'; known are policy, arguments",
         ),
+        ({"variants": ["a"]}, "variants is .*; expected a mapping; a list of different names selects from"),
+        (
+            {"preset": "camvid_frozen_e1", "variants": ["3H + K"]},
+            r"variants names '3H \+ K' \(did you mean '3H \+ KL'\?\); the preset's are 1H, 3H, 3H \+ KL",
+        ),
+        ({"preset": "camvid_frozen_e1", "variants": ["1H", "1H"]}, "variants is .*; expected a mapping"),
+        ({"preset": "camvid_frozen_e1", "methods": ["x"]}, "method 'x' is unknown"),
         ({"methods": []}, "methods is .*; .*at least 1"),
         ({"methods": ["uniform", "uniform"]}, "expected different names"),
         ({"budget": [3]}, r"unknown entry 'budget' \(did you mean 'budgets'\?\); known are name, env"),
@@ -193,6 +200,17 @@ def bomb(levels):
     lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, levels)]
     return "\n".join(lines)
+
+
+def test_a_list_of_names_selects_from_a_preset():
+    whole = load_experiment("camvid_frozen_ablations")
+    one = load_experiment({"preset": "camvid_frozen_ablations", "variants": ["N = 10", "all features"]})
+    assert one.variants == {name: whole.variants[name] for name in ("N = 10", "all features")}
+    assert one.model_copy(update={"variants": whole.variants}) == whole
+    frozen = load_experiment("camvid_frozen")
+    some = load_experiment("camvid_frozen", {"methods": ["dqn_shared", "greedy"]}).methods
+    assert some["dqn_shared"] == frozen.methods["dqn_shared"]
+    assert (list(some), some["greedy"].policy) == (["dqn_shared", "greedy"], "greedy")
 
 
 @pytest.mark.parametrize(

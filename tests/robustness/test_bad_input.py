@@ -171,7 +171,7 @@ def test_a_malformed_image_is_named_when_it_is_met(wrong, message):
     ("options", "error", "message"),
     [
         ({"budget": 10**6}, ValueError, "lower the budget"),
-        ({"learning_rat": 1}, TypeError, r"unknown options \['learning_rat'\]; known are"),
+        ({"learning_rat": 1}, TypeError, r"options \['learning_rat'\] \(did you mean 'learning_rate'\?\); known are"),
         ({"scores": "entropy"}, ValueError, "scores is 'entropy'; expected a list of different ones"),
         ({"scores": ["entropi"]}, ValueError, "scores is .*'entropi'.*; expected a list of different ones"),
         ({"weights": "nowhere.safetensors"}, ValueError, "weights 'nowhere.safetensors': there is no such file"),
