@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import VecMonitor, is_vecenv_wrapped
 
 from al_seg_env.storage import parse_float, parse_int, require_file, well_formed, write_text
 from al_seg_env.storage.validation import check, check_int, check_names, check_path
@@ -73,6 +75,9 @@ class EpisodeRecorder(BaseCallback):
         self.rows: list[dict[str, Any]] = []
 
     def _on_training_start(self) -> None:
+        monitored = is_vecenv_wrapped(self.training_env, VecMonitor) or all(self.training_env.env_is_wrapped(Monitor))
+        if not monitored:
+            raise ValueError("the agent's environments are not monitored; wrap them in Monitor or VecMonitor")
         # Checkpoints store the model's attributes. The key is the file's name alone, since folders may be moved.
         self._recorded: dict[str, str] = vars(self.model).setdefault("recorded", {})
         name = self.path.name

@@ -95,7 +95,7 @@ class Checkpoint(BaseCallback):
         """Write a checkpoint, remove all but the last two, and return the new file's path."""
         began, steps = time.monotonic(), self.model.num_timesteps
         path = self.folder / f"checkpoint-{steps:09d}.safetensors"
-        remove_unfinished(self.folder, "checkpoint-*.safetensors")  # left by killed processes
+        remove_unfinished(self.folder)  # left by killed processes
         save_tree(path, KIND, training_state(self.model))
         self._written = steps
         for old in [old for old in self._paths() if _steps(old) <= steps][KEPT:]:

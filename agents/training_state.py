@@ -141,14 +141,9 @@ def _comparable(value: Any) -> Any:
 
 def _differing_settings(stored: Tree, model: BaseAlgorithm) -> list[str]:
     present = _settings(model)
-    complete = "seed" in stored  # older checkpoints lack arguments whose values were None, dicts or classes
-    for name in present.keys() - stored.keys():  # an argument added after the checkpoint had its default value
-        default = _comparable(inspect.signature(type(model).__init__).parameters[name].default)
-        if complete or present[name] == default:
-            stored = {**stored, name: default}
+    for name in present.keys() - stored.keys():  # an argument that was added since had its default value
+        stored = {**stored, name: _comparable(inspect.signature(type(model).__init__).parameters[name].default)}
     ignored: set[str] = set()
-    if not complete:
-        ignored = {name for name in present if isinstance(getattr(model, name, None), type | dict | list)}
     if None in (stored.get("seed"), present.get("seed")):  # the random states are the checkpoint's anyway
         ignored.add("seed")
     return differences(stored, present, ignored)

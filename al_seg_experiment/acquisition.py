@@ -136,16 +136,17 @@ def measure_theta_0(env: RegionSelectionEnv, folder: str | Path) -> None:
 
 
 def _acquired(folder: Path, budgets: Sequence[int], trial: Mapping[str, Any]) -> tuple[int, dict[str, Any]] | None:
-    """Return the largest budget with a stored acquisition, and that acquisition.
+    """Return the largest budget with a stored acquisition and all results before it, and that acquisition.
 
     A file that is damaged, or of another trial or budget, is set aside.
     """
-    for budget in reversed(budgets):
+    missing = [budget for budget in budgets if not (folder / f"result-{budget}.json").exists()]
+    for budget in reversed([budget for budget in budgets if budget <= min(missing, default=budgets[-1])]):
         path = folder / f"acquired-{budget}.safetensors"
         if path.exists():
             try:
                 tree = load_tree(path, ACQUISITION)
-                of = {name: tree.get(name, here) for name, here in trial.items()}  # earlier versions did not store it
+                of = {name: tree.get(name) for name in trial}
                 if of != trial:
                     raise ValueError(f"{path} is of the trial {of}; expected {trial}")
                 return budget, tree

@@ -31,7 +31,7 @@ from al_seg_env.learner.building import LearnerConfig
 from al_seg_env.registration import ENV_OPTIONS, LEARNER_OPTIONS, named_scores
 from al_seg_env.storage.comparison import differences
 from al_seg_env.storage.validation import close_match
-from al_seg_experiment.experiment import LEARNT, METHODS, Experiment, Method, Query, Stage, check_learning
+from al_seg_experiment.experiment import LEARNT, METHODS, Experiment, Method, Query, Stage, Variant, check_learning
 from al_seg_experiment.pieces import experiment_of, pieces
 from al_seg_experiment.policies import policy_function
 
@@ -86,6 +86,8 @@ def mistakes(experiment: Experiment) -> list[str]:
                 told.add(message)
                 found[f"{where}: {message}"] = None
 
+    add("variants", _unnamed(experiment))
+    add("query", _episodes(experiment.query))
     places = list(_places(experiment))
     for place in places:
         add(place.where, _fixed(place))
@@ -108,6 +110,17 @@ def mistakes(experiment: Experiment) -> list[str]:
             for name, query in queries.items():
                 add(f"{where}{name}.agent", _agent(part, query), part.arguments, query)
     return list(found)
+
+
+def _unnamed(experiment: Experiment) -> Iterator[str]:
+    """Yield a message if the variant without a name has settings: theta_0 that all variants share would have them."""
+    if experiment.variants.get("", Variant()) != Variant():
+        yield "the one without a name has settings; give it a name, or set the experiment's own entries"
+
+
+def _episodes(query: Query) -> Iterator[str]:
+    if query.episodes % query.envs:
+        yield f"episodes is {query.episodes}; expected a multiple of envs ({query.envs}), which play side by side"
 
 
 def refusal(found: Sequence[str]) -> ValueError:

@@ -93,8 +93,6 @@ def evaluate(
     if "crop_size" not in (fit or {}):
         settings = replace(settings, crop_size=first.config.crop_size)
     folder = Path(folder)
-    if (folder / "protocol.json").exists():
-        raise ValueError(f"{folder} holds results of an earlier version; choose another folder")
     made_with = {**identity(spec), "budgets": budgets, "fit": asdict(settings)}
     with claimed(folder, "evaluate", made_with, (RESULTS, NUMERICS, "report", f"{THETA_0}/result-*", "trials")):
         spec = environment_spec(spec, **_numerics(first, folder / NUMERICS))
@@ -104,7 +102,7 @@ def evaluate(
         trials = [(named, seed) for seed in seeds for named in compared]
         for (named, maker), seed in tqdm(trials, desc="trials"):
             trial = folder / "trials" / f"{named.name}-{seed}"
-            with claimed(trial, "trial", {**_plain(named, maker), "seed": seed}, ("result-*", PICTURE)):
+            with claimed(trial, "trial", {**_plain(named), "seed": seed}, ("result-*", PICTURE)):
                 set_damaged_aside(trial, named.name, seed)
                 if not is_acquired(trial, budgets):
                     player = players.with_arguments(named.arguments)
@@ -164,7 +162,7 @@ def _maker(named: NamedPolicy) -> PolicyMaker:
     return lambda env, seed: make_policy(named.policy, env, seed, named.agent)
 
 
-def _plain(named: NamedPolicy, maker: PolicyMaker) -> dict[str, Any]:
+def _plain(named: NamedPolicy) -> dict[str, Any]:
     agent = None if named.agent is None else hashlib.sha256(named.agent.read_bytes()).hexdigest()
     return {"policy": named.policy, "arguments": dict(named.arguments), "agent": agent}
 

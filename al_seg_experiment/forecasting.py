@@ -86,7 +86,7 @@ def _trained(path: Path, images: list[str]) -> dict[str, Any] | None:
     try:
         tree: dict[str, Any] = load_tree(path, NETWORK)
         with well_formed(path):
-            if tree.get("images", images) != images:  # earlier versions did not store them
+            if tree["images"] != images:
                 raise ValueError("it was trained on other images; was it moved?")
             tree = {"state": dict(tree["state"]), "miou": float(tree["miou"])}
     except ValueError as error:

@@ -55,7 +55,7 @@ NETWORK_OPTIONS: Mapping[str, Any] = {
 """What differs from an environment's defaults: a frozen encoder, so that a step takes seconds on a CPU."""
 KNOWS_TRUTH = ("rare", "greedy")
 """Policies that know what the people have yet to say."""
-WEIGHS_CLASSES = ("foreground", "rarity", "rarity_entropy", "location_entropy", "rarity_regression")
+WEIGHS_CLASSES = ("foreground", "rarity", "rarity_entropy", "location_entropy", "rarity_regression", "balanced_margin")
 """Policies that need labelled images, to know how often each class occurs."""
 TOOLS: dict[str, Callable[[SegmentationData, Path], AnswersRequests]] = {
     "folder": FolderOracle,
@@ -485,7 +485,7 @@ def _begun(out: Path) -> bool:
 
 
 def _continues(settings: SessionSettings, stored: SessionSettings) -> bool:
-    """Return whether the differences are allowed: a larger budget, or moved files."""
+    """Return whether the differences are allowed: another budget, or moved files."""
     changed: dict[str, Any] = {"budget": stored.budget, "images": stored.images, "classes": stored.classes}
     if settings.masks and stored.masks:
         changed["masks"] = stored.masks

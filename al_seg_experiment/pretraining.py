@@ -101,7 +101,7 @@ def _is_trained(weights: Path, history: Path, made_with: Mapping[str, Any]) -> b
     try:
         done = load_tree(history, HISTORY)
         found = {**made_with, "weights": weights_digest(weights)}
-        if any(done.get(name, value) != value for name, value in found.items()):  # earlier versions stored less
+        if any(done.get(name) != value for name, value in found.items()):
             raise ValueError(f"{weights} and {history} are not of one training of this stage")
     except ValueError as error:
         warnings.warn(f"{error}; they are set aside, and the stage is trained again", stacklevel=3)

@@ -8,10 +8,10 @@ import multiprocessing
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -20,21 +20,21 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv,
 
 from agents import Checkpoint, EpisodeRecorder, InfoLogger, SubActionDQN
 from al_seg_env.registration import make_again, make_wrapped
-from al_seg_env.storage import folder_lock, write_csv
+from al_seg_env.storage import folder_lock, write_bytes, write_csv
 from al_seg_env.storage.locking import LOCK
-from al_seg_env.storage.validation import check_choices, check_int
+from al_seg_env.storage.validation import check, check_choices, check_int
 from al_seg_experiment.experiment import LEARNT, METHODS, agent_arguments, check_learning
 from al_seg_experiment.folders import acquiring, refuse_others
-from al_seg_experiment.plotting import Line, plot_lines
 from al_seg_experiment.policies import make_policy
 from al_seg_experiment.records import PIECE, read_references
+from al_seg_experiment.report.figures import episode_returns
+from al_seg_experiment.report.tables import Table
+from al_seg_experiment.report.training_curves import ALL
 
 AGENT = "agent.safetensors"
 EPISODES, PICTURE, REFERENCES = "episodes.csv", "episodes.png", "references.csv"
 REFERENCE_EPISODES = 5
 CHECKPOINTS = "checkpoints"
-AVERAGED = 10
-"""Episodes in a moving mean."""
 
 
 def train_agent(
@@ -62,7 +62,7 @@ def train_agent(
     Args:
         env: The environment to train in: an id, an environment or its ``spec``. Regions of D_T are acquired.
         folder: Folder for the results, which may hold earlier ones.
-        episodes: Total number of episodes.
+        episodes: Total number of episodes, a multiple of ``envs``.
         seed: Seed of agent and environment.
         resume: Whether to resume from the newest checkpoint in the folder; if false, a folder with one is refused.
         envs: Number of parallel environments; if more than one, each runs in its own process.
@@ -87,6 +87,7 @@ def train_agent(
     folder = Path(folder)
     check_int("episodes", episodes, 0)
     check_int("envs", envs, 1)
+    check("episodes", episodes, episodes % envs == 0, f"a multiple of envs ({envs}), which play side by side")
     if checkpoint_every is not None:
         check_int("checkpoint_every", checkpoint_every, 1)
     references = check_choices("references", list(references), [name for name in METHODS if name != LEARNT])
@@ -100,12 +101,11 @@ def train_agent(
     steps = episodes * per_episode
     agent = SubActionDQN(policy, players, seed=seed, **agent_arguments(settings, steps))
     with folder_lock(folder):  # and not before: a mistake leaves nothing behind
-        means = play_references(spec, references, folder, seed=seed)
+        returns = play_references(spec, references, folder, seed=seed)
 
         def draw() -> None:
-            if plot and importlib.util.find_spec("matplotlib"):
-                returns = [float(row["return"]) for row in recorder.rows]
-                plot_returns(returns, folder / PICTURE, title="Training of the query agent on D_T", means=means)
+            if plot and recorder.rows and importlib.util.find_spec("matplotlib"):
+                plot_returns(recorder.rows, folder / PICTURE, references=returns)
 
         def after_episode() -> None:
             agent.save(folder / AGENT)
@@ -131,8 +131,8 @@ def train_agent(
     return folder / AGENT
 
 
-def play_references(spec: EnvSpec, references: Sequence[str], folder: Path, *, seed: int) -> dict[str, float]:
-    """Let heuristics play some episodes; return the mean return of each, and write all returns to ``references.csv``.
+def play_references(spec: EnvSpec, references: Sequence[str], folder: Path, *, seed: int) -> dict[str, list[float]]:
+    """Let heuristics play some episodes; return the returns of each, and write all of them to ``references.csv``.
 
     Raises:
         ValueError: If an earlier record is damaged.
@@ -158,7 +158,7 @@ def play_references(spec: EnvSpec, references: Sequence[str], folder: Path, *, s
                 total += float(reward)
             rows.append({"method": method, "episode": episode + 1, "return": round(total, 4)})
         write_csv(path, rows)
-    return {method: float(np.mean([r["return"] for r in rows if r["method"] == method])) for method in references}
+    return {method: [float(r["return"]) for r in rows if r["method"] == method] for method in references}
 
 
 def make_players(spec: EnvSpec, envs: int) -> VecEnv:
@@ -220,11 +220,19 @@ def _refuse_training(folder: Path) -> None:
         )
 
 
-def plot_returns(returns: Sequence[float], path: Path, *, title: str, means: Mapping[str, float] | None = None) -> None:
-    """Draw the return of each episode, the mean of the last ten, and the mean returns of the references as lines."""
-    numbers = range(1, len(returns) + 1)
-    smooth = [float(np.mean(returns[max(0, i - AVERAGED) : i])) for i in numbers]
-    lines: dict[str, Line] = {"return": (numbers, returns), f"mean of the last {AVERAGED}": (numbers, smooth)}
-    for name, mean in (means or {}).items():
-        lines[f"{name}, mean of {REFERENCE_EPISODES}"] = ((1, len(returns)), (mean, mean))
-    plot_lines(path, lines, xlabel="episode", ylabel="gain in mean IoU [points]", title=title)
+def plot_returns(
+    rows: Sequence[Mapping[str, Any]], path: Path, *, references: Mapping[str, Sequence[float]] = MappingProxyType({})
+) -> None:
+    """Draw the return of each episode by the policy that was followed in it, and the mean of the agent's last ten.
+
+    Args:
+        rows: The rows of ``episodes.csv``; at least one.
+        path: The picture.
+        references: Returns of heuristics, whose means are lines.
+    """
+    episodes = tuple(
+        (0, int(row["episode"]), float(row["return"]), row.get("followed", ALL).removeprefix("score_")) for row in rows
+    )
+    table = Table(("seed", "episode", "return", "followed"), episodes)
+    picture = episode_returns({"": table}, {"": references}, ylabel="return: gain in mean IoU on D_R [points]")
+    write_bytes(path, picture)

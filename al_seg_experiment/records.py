@@ -27,8 +27,6 @@ FORMAT, VERSION = "al-seg-env experiment", 2
 EXPERIMENT, NUMERICS, RESULTS = "experiment.json", "numerics.json", "results.csv"
 PIECE, FINISHED = "piece.json", "finished.json"
 PLACE = "root"  # argument with the path of the data, which may differ between machines
-IRREPLACEABLE = ("episodes.csv",)
-"""Files that can only be made again by running the whole piece again."""
 EXTENSIBLE = ("methods", "seeds", "variants", "full", "cache", "cpus", "gpus")
 """Entries that may grow between two runs of an experiment in one folder, since finished pieces stay valid."""
 
@@ -155,18 +153,9 @@ def finished(experiment: Experiment, folder: Path, piece: Piece) -> bool:
 
 
 def set_aside(experiment: Experiment, folder: Path, piece: Piece) -> None:
-    """Set aside the damaged or unreadable files of a piece, with a warning, so that they are made again.
-
-    Raises:
-        ValueError: If a file is damaged or missing that can only be made again with the whole piece.
-    """
+    """Set aside the damaged or unreadable files of a piece, with a warning, so that they are made again."""
     piece_folder = folder / piece.name
     found = damage(experiment, folder, piece)
-    for path, problem in found.items():
-        if path.name in IRREPLACEABLE:
-            raise ValueError(
-                f"{problem}. Restore it, or remove {piece_folder} to run that piece again from its beginning"
-            )
     for name in products(experiment, piece):
         if name.startswith("result-") and (piece_folder / name).is_file():
             try:
@@ -253,13 +242,10 @@ def made_with(
     plain = experiment.as_dict()
     variant = experiment.variants.get(piece.variant, Variant())
     shared = variant == Variant() or (not piece.variant and piece.kind in ("theta_0", "query_theta_0", "forecast"))
-    method = plain["methods"].get(piece.method)
-    if method is not None and not method["agent"]:  # pieces from before have no such entry
-        del method["agent"]
     return {
         "kind": piece.kind,
         "variant": None if shared else variant.model_dump(mode="json"),
-        "method": method,
+        "method": plain["methods"].get(piece.method),
         "seed": piece.seed,
         "needs": {name: weights[name] for name in piece.needs},
         "numerics": dict(numerics),

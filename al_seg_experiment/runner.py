@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 WITH_WEIGHTS = ("theta_0", "query_theta_0", "forecast", "query")
 """Kinds of pieces that leave weights which others need."""
 
-_UNFINISHED = re.compile(rf"\..+\.unfinished|\.{re.escape(EXPERIMENT)}\.\d+")
+_UNFINISHED = re.compile(r"\..+\.unfinished")
 
 
 def run(experiment: Experiment, folder: str | Path, ray_address: str | None = None) -> Path:
@@ -144,7 +144,7 @@ def _check_folder(experiment: Experiment, folder: Path) -> bool:
         return False
     if not folder.is_dir():
         raise ValueError(f"{folder} is a file; choose a folder for the results")
-    remove_unfinished(folder, EXPERIMENT)
+    remove_unfinished(folder)
     begun = any(folder.rglob(PIECE))
     if (folder / EXPERIMENT).exists():
         if begun:

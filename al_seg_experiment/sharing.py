@@ -44,6 +44,8 @@ RESULTS = "results.csv"
 FIGURES = ("figure_4_val.png", "figure_4_test.png")
 OF_THIS_MACHINE = ("cache", "device", "oracle", "render_mode")
 """Arguments of environments that others choose for themselves."""
+PATHS = ("root", "splits", "weights", "encoder_weights", "forecast")
+"""Arguments that may be a relative path; elsewhere, only an absolute one is known to be a path."""
 NAMES = {"val": "validation", "test": "test"}
 
 
@@ -97,7 +99,7 @@ def share(
     made = make_again(spec)
     played = None if agent is None else SubActionDQN.load(agent, made)
     out.parent.mkdir(parents=True, exist_ok=True)
-    remove_unfinished(out.parent, "")
+    remove_unfinished(out.parent)
     folder = out.parent / unfinished_name(out.name)
     try:
         folder.mkdir()
@@ -203,7 +205,7 @@ def _without_paths(spec: EnvSpec, env: RegionSelectionEnv, folder: Path) -> dict
         given.pop("encoder_weights", None)  # which theta_0 replaces
         files["weights"] = _write_theta_0(spec, env, folder)
     for name, value in given.items():
-        if not _is_path(value):
+        if not _is_path(name, value):
             arguments[name] = value
         elif name == "splits":
             env.splits.save(folder / SPLITS, env.data)
@@ -216,8 +218,11 @@ def _without_paths(spec: EnvSpec, env: RegionSelectionEnv, folder: Path) -> dict
     return {"env": spec.id, "arguments": arguments, "files": files, "needed": needed}
 
 
-def _is_path(value: Any) -> bool:
-    return isinstance(value, os.PathLike) or (isinstance(value, str) and (os.sep in value or Path(value).exists()))
+def _is_path(name: str, value: Any) -> bool:
+    """Return whether the value of an argument is a place on this machine."""
+    if not isinstance(value, str):
+        return isinstance(value, os.PathLike)
+    return os.path.isabs(value) or (name in PATHS and (os.sep in value or Path(value).exists()))
 
 
 def _inside(folder: Path, name: str) -> str:

@@ -29,10 +29,12 @@ def unsealed(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return plain values without the digest.
 
     Raises:
-        ValueError: If the digest does not match. Values without one, from earlier versions, are accepted.
+        ValueError: If the digest is missing, or does not match.
     """
     values = {name: value for name, value in content.items() if name != "digest"}
-    if "digest" in content and content["digest"] != _digest(values):
+    if "digest" not in content:
+        raise ValueError("it has no digest")
+    if content["digest"] != _digest(values):
         raise ValueError("its digest does not match its content")
     return values
 
@@ -60,8 +62,8 @@ def read_result(path: Path, method: str | None = None, seed: int | None = None) 
             raise ValueError(f"expected {known[0]!r}, version {known[1]}")
         result = unsealed(result)
         _check_figures(result)
-        found = {"name": result.get("name", path.stem), "method": result["method"], "seed": result["seed"]}
-        given = {"name": path.stem, "method": method, "seed": seed}  # earlier versions did not store the name
+        found = {name: result[name] for name in ("name", "method", "seed")}
+        given = {"name": path.stem, "method": method, "seed": seed}
         if any(value not in (None, found[name]) for name, value in given.items()):
             raise ValueError(f"it is of {found}; expected {given}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -60,8 +60,9 @@ def main(options: Options) -> None:
     if not episodes.exists():
         raise ValueError(f"no episode ended within {options.steps} steps; request more")
     with episodes.open(newline="") as file:
-        returns = [float(row["return"]) for row in csv.DictReader(file)]
-    plot_returns(returns, options.out / "episodes.png", title=options.algorithm)
+        rows = list(csv.DictReader(file))
+    plot_returns(rows, options.out / "episodes.png")
+    returns = [float(row["return"]) for row in rows]
     print(f"{len(returns)} episodes; mean gain of the last 10: {sum(returns[-10:]) / len(returns[-10:]):.2f} points")
 
 

@@ -108,7 +108,7 @@ class SubActionDQN(OffPolicyAlgorithm):
             Cityscapes.
         buffer_size: Capacity of the replay in decomposed transitions. Paper: 600 on CamVid, 3200 on
             Cityscapes.
-        learning_starts: Environment steps with uniform actions before learning starts.
+        learning_starts: Environment steps before learning starts, in which all exploration follows ``guides``.
         batch_size: Decomposed transitions per gradient step; at least 2, for batch normalisation.
         tau: Soft update coefficient of the target network; 1 copies the network.
         gamma: Discount factor. The paper gives none; the released code's 0.999 looks about 1000 steps ahead,
@@ -548,13 +548,13 @@ class SubActionDQN(OffPolicyAlgorithm):
         if not hasattr(self, "_logger"):
             self._logger = configure_logger(self.verbose)
         remaining, self._current_progress_remaining = self._current_progress_remaining, 1.0
+        if self.credit == "class_rewards":
+            self._learn_worth()  # by which targets choose
         for step in range(1, gradient_steps + 1):
             self.train(1, self.batch_size)
             if step % self.target_update_interval == 0:
                 self._update_target()
         self._current_progress_remaining = remaining
-        if self.credit == "class_rewards":
-            self._learn_worth()
         return self
 
     def learn(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -69,7 +69,7 @@ class ExponentialRate:
 
     initial: float
     decay: float
-    steps: int
+    steps: int = field(repr=False)  # a longer training has the same rates, so it may continue a shorter one
 
     def __post_init__(self) -> None:
         check_number("initial", self.initial, above=0)

@@ -318,7 +318,7 @@ class DecomposedReplayBuffer(ReplayBuffer):
         return part[: self.n_regions] if name == "state" else part
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> DecomposedBatch:  # type: ignore[override]
-        """Draw ``batch_size`` decomposed transitions; ``env``, if given, normalises the rewards."""
+        """Draw ``batch_size`` decomposed transitions; ``env``, if given, normalises shared rewards."""
         up_to = np.cumsum(self.counted)  # (n_slots * n_envs,), pairs up to and including each slot
         if up_to[-1] == 0:
             raise ValueError("The replay has no transitions yet. Add some first, or raise learning_starts.")
@@ -377,7 +377,8 @@ class DecomposedReplayBuffer(ReplayBuffer):
             if not goes_on.any():
                 break
             last = np.where(goes_on, following, last)
-            gained = discount[each] * self._rewards_of(last, lane, k, env)
+            later = k % np.maximum(self.counted[last, lane], 1)  # a step may count fewer sub-actions
+            gained = discount[each] * self._rewards_of(last, lane, later, env)
             reward = np.where(goes_on[each], reward + gained, reward).astype(np.float32)
             discount = np.where(goes_on, discount * np.float32(self.gamma), discount)
         return last, reward, discount

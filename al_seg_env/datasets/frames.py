@@ -50,7 +50,7 @@ class Frames:
                     "changes whenever its images or masks do: add it, or omit the cache"
                 )
             self._folder = Path(cache) / hashlib.sha256(fingerprint.encode()).hexdigest()[:16]
-            remove_unfinished(self._folder, "*.npy")
+            remove_unfinished(self._folder)
 
     @classmethod
     def shared(cls, data: SegmentationData, cache: str | Path | None = None) -> Frames:

@@ -225,7 +225,7 @@ class _Kept:
             return None
         try:
             state: dict[str, Any] = load_tree(self.path, kind)
-            if state.get("training", self.training) != self.training:  # earlier versions did not store it
+            if state.get("training") != self.training:
                 raise ValueError(f"{self.path} belongs to another training; was the file or its folder moved?")
         except ValueError as error:
             warnings.warn(f"the training starts again from the beginning: {error}", stacklevel=5)

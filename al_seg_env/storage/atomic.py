@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import fnmatch
-import glob
 import hashlib
 import json
 import os
@@ -17,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 _UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.(?P<machine>[0-9a-f]{8})\.(?P<process>[0-9]+)\.unfinished")
-_UNFINISHED_BEFORE = re.compile(r"\.(?P<name>.+)\.(?P<process>[0-9]+)")  # names that earlier versions used
 
 
 @contextmanager
@@ -34,7 +31,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     unfinished = path.with_name(unfinished_name(path.name))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        remove_unfinished(path.parent, glob.escape(path.name))
+        remove_unfinished(path.parent)
         with unfinished.open("wb") as file:
             mode = os.fstat(file.fileno()).st_mode  # of a new file under the umask
         yield unfinished
@@ -58,13 +55,10 @@ def unfinished_name(name: str) -> str:
     return f".{_digest(name, 8)}.{_digest(socket.gethostname(), 4)}.{os.getpid()}.unfinished"
 
 
-def remove_unfinished(folder: str | Path, name: str) -> None:
+def remove_unfinished(folder: str | Path) -> None:
     """Remove unfinished files and folders in a folder that processes of this machine left when they were killed.
 
-    Args:
-        folder: The folder; it need not exist.
-        name: Name of the finished files, which may have wildcards. It only matters for files that earlier versions of
-            this project left: names such as ``.results.csv.4321`` may belong to other programs, too.
+    The folder need not exist.
     """
     machine = _digest(socket.gethostname(), 4)
     try:
@@ -72,13 +66,8 @@ def remove_unfinished(folder: str | Path, name: str) -> None:
     except OSError:  # the folder does not exist or cannot be listed
         return
     for entry in entries:
-        if not entry.startswith("."):
-            continue
-        if (found := _UNFINISHED.fullmatch(entry)) is not None:
-            ours = found["machine"] == machine
-        elif (found := _UNFINISHED_BEFORE.fullmatch(entry)) is not None:
-            ours = fnmatch.fnmatchcase(found["name"], name)
-        if found is not None and ours and not _is_running(int(found["process"])):
+        found = _UNFINISHED.fullmatch(entry)
+        if found is not None and found["machine"] == machine and not _is_running(int(found["process"])):
             left = Path(folder, entry)
             if left.is_dir() and not left.is_symlink():
                 shutil.rmtree(left, ignore_errors=True)

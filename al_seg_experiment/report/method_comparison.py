@@ -103,6 +103,9 @@ def _family(values: Mapping[Any, Mapping[str, BySeed]], role: str) -> list[tuple
 
 def _best_baseline(values: Mapping[str, BySeed]) -> str | None:
     known = [method for method in values if method in HEURISTICS]
+    # One that has not finished must not be the best by a lucky seed.
+    most = max((len(values[method]) for method in known), default=0)
+    known = [method for method in known if len(values[method]) == most]
     return max(known, key=lambda method: summary(list(values[method].values())).mean, default=None)
 
 
@@ -173,16 +176,17 @@ def saved_table(results: Results, split: str, method: str, seed: int = 0) -> Tab
     bootstrap: seeds are resampled 2,000 times.
 
     Columns: the heuristic; its best mean IoU in percent, and the budget at which it reaches it; the number n of seeds
-    that both have; the regions that the method needs (None if it does not reach the target); the percentage of labels
-    saved, and its interval. Savings are cut off at -100, which stands for a target not reached within the budgets.
+    that both have at all budgets; the regions that the method needs (None if it does not reach the target); the
+    percentage of labels saved, and its interval. Savings are cut off at -100, which stands for a target not reached
+    within the budgets.
     """
     ours = results.curves(split, method)
     start = [row.miou[split] for row in results.rows if row.budget == 0]
     rows: list[tuple[Any, ...]] = []
     for heuristic in (name for name in results.methods if name in HEURISTICS and name != method):
         theirs = results.curves(split, heuristic)
-        seeds = sorted(set(ours) & set(theirs))
-        budgets = sorted(set.intersection(*({*ours[s]} & {*theirs[s]} for s in seeds)) - {0}) if seeds else []
+        budgets = sorted(set(results.budgets(method)) & set(results.budgets(heuristic)) - {0})
+        seeds = sorted(s for s in set(ours) & set(theirs) if set(budgets) <= set(ours[s]) & set(theirs[s]))
         if len(seeds) > 1 and budgets:
             a, b = (np.array([[curves[s][budget] for budget in budgets] for s in seeds]) for curves in (ours, theirs))
             race = _Race(tuple(budgets), a, b, float(np.mean(start)) if start else None)

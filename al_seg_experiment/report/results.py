@@ -30,7 +30,7 @@ HEURISTICS = (
     "rarity_regression",
     "forecast_rarity",
 )
-"""Methods that need neither reward nor ground truth: those that an agent must beat."""
+"""Methods that need neither reward nor labels of the images acquired from: those that an agent must beat."""
 ORDER = (*HEURISTICS, "dqn")
 """Methods that are listed first, in this order. Others follow by name, and full supervision comes last."""
 

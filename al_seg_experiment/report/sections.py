@@ -183,9 +183,11 @@ def penalties(out: Document, results: Results, split: str, suffix: str) -> None:
     if not any(value is not None for row in table.rows for value in row[1:]):
         out.omit("the pairwise penalty matrix: no two methods share 2 seeds")
         return
+    budgets = ", ".join(str(budget) for budget in results.budgets() if budget > 0)
     caption = (
-        f"Share of the budgets at which the column's method is above the row's on {NAMES[split]} (paired t-test, "
-        "p < 0.05). The last column is the mean of the row: how often a method is beaten."
+        f"Share of the budgets {budgets}, which all methods have, at which the column's method is above the row's on "
+        f"{NAMES[split]} (paired t-test, p < 0.05). The last column is the mean of the row: how often a method is "
+        "beaten."
     )
     rows = tuple((row[0], *("" if v is None else f"{v:.2f}" for v in row[1:])) for row in table.rows)
     picture = figures.matrix(table, label="share of budgets")

@@ -74,10 +74,10 @@ def returns_by_followed(episodes: Table, references: Mapping[str, Mapping[str, l
 
     The rows of ``references`` (:func:`reference_returns`) come last: heuristics that played before the training.
     """
-    half = max(episodes.column("episode")) / 2
     rows = []
     for variant in dict.fromkeys(episodes.column("variant")):
         of_variant = episodes.where(variant=variant)
+        half = max(of_variant.column("episode")) / 2
         for followed in dict.fromkeys(of_variant.column("followed")):
             records = of_variant.where(followed=followed).records()
             halves = [[r for r in records if r["episode"] <= half], [r for r in records if r["episode"] > half]]
@@ -90,20 +90,24 @@ def returns_by_followed(episodes: Table, references: Mapping[str, Mapping[str, l
 def returns_between_variants(episodes: Table) -> Table:
     """Return each variant's mean return in the second half of training, with paired tests against the first variant.
 
-    The returns are those of the agents' own choices. The table is empty if there are fewer than two variants.
+    The returns are those of the agents' own choices. The table is empty if the first variant has none, or no other.
     """
-    half = max(episodes.column("episode")) / 2
     returns: dict[str, dict[int, list[float]]] = {}
-    for r in episodes.records():
-        if r["episode"] > half and r["followed"] in (ALL, GREEDY):
-            returns.setdefault(r["variant"], {}).setdefault(r["seed"], []).append(r["return"])
+    for variant in dict.fromkeys(episodes.column("variant")):
+        of_variant = episodes.where(variant=variant)
+        half = max(of_variant.column("episode")) / 2
+        by_seed = returns.setdefault(variant, {})
+        for r in of_variant.records():
+            if r["episode"] > half and r["followed"] in (ALL, GREEDY):
+                by_seed.setdefault(r["seed"], []).append(r["return"])
     means = {
         variant: {seed: sum(values) / len(values) for seed, values in by_seed.items()}
         for variant, by_seed in returns.items()
     }
-    if len(means) < 2:
-        return Table((), ())
     first, *others = means
+    others = [variant for variant in others if means[variant]]
+    if not (means[first] and others):
+        return Table((), ())
     tests = {variant: paired_test(means[variant], means[first]) for variant in others}
     corrected = iter(holm([test.t_p for test in tests.values() if test]).tolist())
     rows: list[tuple[Any, ...]] = [(first or "-", _estimate(list(means[first].values())), None, None, None)]

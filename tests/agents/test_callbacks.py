@@ -6,6 +6,7 @@ import pytest
 from agents_fakes import FakeRegionEnv
 from fakes import closed_form_env
 from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from agents import Checkpoint, EpisodeRecorder, SubActionDQN
 from al_seg_env.storage import load_tree, save_tree
@@ -100,6 +101,13 @@ def test_the_file_of_a_continued_training_is_that_of_an_undisturbed_one(kind, tm
     assert [row["episode"] for row in rows] == [str(number) for number in range(1, len(rows) + 1)]
     assert len(rows) >= 3
     assert ("followed" in rows[0]) == ("epsilon" in rows[0]) == (kind == "dqn")
+
+
+def test_environments_without_a_monitor_are_refused_at_once(tmp_path):
+    model = SubActionDQN("QueryPolicy", DummyVecEnv([closed_form_env] * 2), seed=0, device="cpu")
+    with pytest.raises(ValueError, match="environments are not monitored; wrap them in Monitor or VecMonitor"):
+        model.learn(8, callback=EpisodeRecorder(tmp_path / "episodes.csv"))
+    assert model.num_timesteps == 0
 
 
 def test_a_checkpoint_without_rows_continues_the_file(tmp_path):

@@ -90,6 +90,16 @@ def test_the_last_checkpoint_has_the_worth_of_all_rewards(tmp_path):
     np.testing.assert_array_equal(resumed.policy.worth.numpy(), whole.policy.worth.numpy())
 
 
+def test_targets_of_a_refit_choose_by_the_worth_that_rewards_taught(monkeypatch):
+    settings = {"gamma": 0.5, "credit": "class_rewards", "gradient_steps": 0, "buffer_size": 400, "worth_spread": 2.0}
+    agent = SubActionDQN("CandidatePolicy", CreditedEnv(pools=4, candidates=6, budget=16), seed=0, **settings).learn(8)
+    learnt, used = agent.policy.worth.tolist(), []
+    monkeypatch.setattr(agent, "train", lambda *_: used.append(agent.policy.worth.tolist()))
+    agent.refit(2)
+    assert len(set(learnt)) > 1
+    assert used == [learnt, learnt]
+
+
 def test_worth_stays_the_same_for_all_classes_where_little_spread_is_believed():
     env = CreditedEnv(pools=4, candidates=6, budget=16)
     env.worth = 4.0

@@ -307,6 +307,25 @@ def test_credit_of_sub_actions_is_their_own_reward():
     np.testing.assert_array_equal(copied.sample(200).reward, buffer.sample(200).reward)
 
 
+def test_returns_of_a_sub_action_take_those_of_the_step_that_counts_fewer():
+    """The budget ends in the midst of the last step: beyond its sub-actions, those before them take part again."""
+    env = CreditedEnv(budget=8)  # steps of 3, 3 and 2
+    buffer = DecomposedReplayBuffer(
+        9, env.observation_space, env.action_space, seed=0, credit="sub_rewards", gamma=0.5, n_steps=3
+    )
+    observation, _ = env.reset(seed=0)
+    own, action = [], np.zeros(3, np.int64)
+    for done in (False, False, True):
+        following, reward, _, _, info = env.step(action)
+        buffer.add(*(add_dimension(part) for part in (observation, following, action, reward, done)), [info])
+        own.append(np.array(info["sub_rewards"]))
+        observation = following
+    assert [len(rewards) for rewards in own] == [3, 3, 2]
+    last = own[2][[0, 1, 0]]
+    expected = {*(own[0] + 0.5 * own[1] + 0.25 * last), *(own[1] + 0.5 * last), *own[2]}
+    np.testing.assert_allclose(sorted(set(buffer.sample(500).reward.tolist())), sorted(expected), rtol=1e-6)
+
+
 def test_td_targets_of_classes_value_apart_what_q_chooses():
     reward = torch.tensor([[1.0, 2.0], [5.0, 6.0]])
     terminated = torch.tensor([False, True])

@@ -91,6 +91,29 @@ def test_a_damaged_result_is_made_again(tmp_path):
             evaluate(env, ["uniform"], tmp_path, seeds=[0], budgets=[2, 4], fit=FIT)
 
 
+def test_a_result_before_the_one_that_was_interrupted_is_made_again(tmp_path, monkeypatch):
+    """The acquisition that is stored is of the later budget, from which the earlier one cannot be fitted."""
+    settings = {"seeds": [0], "budgets": [2, 4], "fit": FIT}
+    whole = evaluate(tiny(), ["uniform"], tmp_path / "whole", **settings)
+    fitted, fit_and_test = [], acquisition.fit_to_convergence
+
+    def interrupted(*arguments, **options):
+        fitted.append(1)
+        if len(fitted) == 2:
+            raise KeyboardInterrupt
+        return fit_and_test(*arguments, **options)
+
+    monkeypatch.setattr(acquisition, "fit_to_convergence", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(tiny(), ["uniform"], tmp_path / "run", **settings)
+    trial = tmp_path / "run" / "trials" / "uniform-0"
+    assert (trial / "acquired-4.safetensors").exists()
+    (trial / "result-2.json").write_text("{")
+    with pytest.warns(UserWarning, match=r"set aside as result-2.damaged, and made again"):
+        again = evaluate(tiny(), ["uniform"], tmp_path / "run", **settings)
+    assert again.read_bytes() == whole.read_bytes()
+
+
 def test_fits_from_theta_0_take_labels_that_were_there_before(tmp_path):
     """With a share of known images, other images are trained on, so the figures differ."""
     found = []
@@ -137,6 +160,11 @@ def test_an_agent_is_trained_with_short_names_for_schedules(tmp_path):
     policy = make_policy("dqn", tiny().unwrapped, 0, agent)
     assert policy.epsilon(4) == pytest.approx(0.05)
     assert not (tmp_path / "episodes.png").exists()
+    longer = {"batch_size": 2, "epsilon_steps": 4, "learning_rate_decay": 0.5, "plot": False}
+    train_agent(tiny(budget=2), tmp_path, episodes=2, **longer)  # the same rates, for longer
+    assert len((tmp_path / "episodes.csv").read_text().splitlines()) == 3
+    with pytest.raises(ValueError, match="episodes is 3; expected a multiple of envs .2., which play side by side"):
+        train_agent(tiny(), tmp_path / "side by side", episodes=3, envs=2)
     with pytest.raises(ValueError, match="epsilon and epsilon_steps both set"):
         train_agent(tiny(), tmp_path / "other", episodes=1, epsilon_steps=4, epsilon=0.5)
 
@@ -273,12 +301,6 @@ def test_a_record_of_somebodys_is_not_replaced(tmp_path):
     with pytest.raises(ValueError, match="made_with.json holds .*; expected 'al-seg-env experiment'"):
         train_forecast(tiny(), tmp_path)
     assert record.read_text() == '{"made with": "love"}'
-
-
-def test_results_of_an_earlier_version_are_refused(tmp_path):
-    (tmp_path / "protocol.json").write_text("{}")
-    with pytest.raises(ValueError, match="holds results of an earlier version; choose another folder"):
-        evaluate(tiny(), ["uniform"], tmp_path, seeds=[0], budgets=[2])
 
 
 def test_policies_by_name(tmp_path):

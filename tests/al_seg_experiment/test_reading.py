@@ -29,6 +29,11 @@ from al_seg_experiment.reading import LARGEST_FILE, PRESETS, read_json, read_yam
             {"methods": {"mine": {"policy": "uniform", "x": 1}}},
             "methods.mine has the unknown entry 'x'; known are policy, arguments",
         ),
+        (
+            {"variants": {"": {"arguments": {"learning_rate": 0.5}}, "b": {}}},
+            "variants: the one without a name has set",
+        ),
+        ({"query": {"episodes": 3, "envs": 2}}, "query: episodes is 3; expected a multiple of envs .2., which play"),
         ({"variants": ["a"]}, "variants is .*; expected a mapping; a list of different names selects from"),
         (
             {"preset": "camvid_frozen_e1", "variants": ["3H + K"]},
@@ -204,8 +209,8 @@ def bomb(levels):
 
 def test_a_list_of_names_selects_from_a_preset():
     whole = load_experiment("camvid_frozen_ablations")
-    one = load_experiment({"preset": "camvid_frozen_ablations", "variants": ["N = 10", "all features"]})
-    assert one.variants == {name: whole.variants[name] for name in ("N = 10", "all features")}
+    one = load_experiment({"preset": "camvid_frozen_ablations", "variants": ["no surroundings", "all features"]})
+    assert one.variants == {name: whole.variants[name] for name in ("no surroundings", "all features")}
     assert one.model_copy(update={"variants": whole.variants}) == whole
     frozen = load_experiment("camvid_frozen")
     some = load_experiment("camvid_frozen", {"methods": ["dqn_shared", "greedy"]}).methods

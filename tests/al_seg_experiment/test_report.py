@@ -325,6 +325,7 @@ def test_verdict_and_penalties_by_hand(tmp_path):
     assert penalties["entropy"] == (None, 0.5, 0.5, 1.0, pytest.approx(2 / 3))
     assert penalties["rare"] == (0, 0, 0, None, 0)
     text = report(tmp_path / "results.csv", tmp_path / "out").read_text()
+    assert "Share of the budgets 24, 48, which all methods have, at which" in text
     assert (
         "dqn is not above every heuristic at every budget on validation:** it is above, each with p < 0.05, in 1 of 4"
         in text
@@ -385,6 +386,25 @@ def test_labels_saved_by_hand(tmp_path):
     )
     assert (entropy["saved"], entropy["ci_low"], entropy["ci_high"]) == (62.5, 62.5, 62.5)
     assert (margin["regions"], margin["saved"], margin["ci_low"]) == (None, None, -100)  # 49 is never reached
+
+
+def test_a_seed_that_has_not_finished_is_left_out_of_savings(tmp_path):
+    curves = {"entropy": dict.fromkeys(range(3), (40, 45, 46)), "dqn": {0: (40, 48, 47), 1: (40, 48, 47), 2: (40, 44)}}
+    rows = [
+        make_row(method, seed, budget, miou)
+        for method, by_seed in curves.items()
+        for seed, values in by_seed.items()
+        for budget, miou in zip((0, 100, 200), values, strict=False)
+    ]
+    (entropy,) = saved_table(read_results(write(tmp_path / "results.csv", rows)), "val", "dqn").records()
+    assert (entropy["n"], entropy["target_miou"], entropy["budget"], entropy["regions"]) == (2, 46, 200, 75)
+
+
+def test_a_rule_with_one_lucky_seed_is_not_the_best_baseline(tmp_path):
+    values = {"dqn": (52, 54, 56), "bald": (51, 52, 53), "entropy": (60,), "uniform": (50, 50, 50)}
+    rows = [make_row(method, seed, 24, v) for method, of in values.items() for seed, v in enumerate(of)]
+    table = comparison_table(read_results(write(tmp_path / "results.csv", rows)), "val").records()
+    assert {r["reference"] for r in table if r["compared_with"] == "best baseline"} == {"bald"}
 
 
 def test_savings_are_cut_off_where_twice_as_many_labels_are_needed(tmp_path):

@@ -22,6 +22,7 @@ from agents import SubActionDQN
 from al_seg_env import ArrayData, Splits, make_env, save_weights
 from al_seg_experiment import load_shared, push, share, sharing
 from al_seg_experiment.cli import main
+from al_seg_experiment.trial_results import sealed
 
 ID = "al_seg_env/SyntheticStreets-v0"
 RESULTS = """variant,method,seed,budget,val_miou,test_miou
@@ -200,12 +201,13 @@ def test_mistakes(trained, shared, tmp_path):
         share(gym.make(ID, **other), tmp_path / "other", licence="mit", agent=folder / "agent.safetensors")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["streets"]  # nothing half-written
     stored = json.loads((shared / "environment.json").read_text())
-    del stored["digest"]  # as somebody would who does not stop at that
-    (shared / "environment.json").write_text(json.dumps({**stored, "files": {"weights": "../../secret"}}))
+    del stored["digest"]
+    hostile = sealed({**stored, "files": {"weights": "../../secret"}})  # as somebody would write it
+    (shared / "environment.json").write_text(json.dumps(hostile))
     with pytest.raises(ValueError, match=r"'../../secret' is outside of the folder"):
         load_shared(shared)
     (shared / "environment.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"environment\.json is malformed"):
+    with pytest.raises(ValueError, match=r"environment\.json: it has no digest"):
         load_shared(shared)
     with pytest.raises(OSError, match=r"environment\.json does not exist"):
         load_shared(tmp_path)

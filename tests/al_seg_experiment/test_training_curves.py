@@ -95,3 +95,13 @@ def test_the_training_of_variants_is_compared_seed_by_seed():
     assert second[2].startswith(f"{(huber - paper).mean():+.2f} [")
     assert second[3:] == (f"{p:.4f}", f"{p:.4f}")
     assert not returns_between_variants(Table(COLUMNS, tuple(rows[:12]))).rows
+    # The second half of a variant is that of its own training, and only the first variant is the reference.
+    longer = [("long", seed, episode + 5, -1.0, "all") for seed in range(3) for episode in range(8)]
+    longer += [("long", seed, episode + 1, 9.0, "all") for seed in range(3) for episode in range(4)]
+    first, *_, last = returns_between_variants(Table(COLUMNS, (*rows, *longer))).rows
+    assert (first[1], last[:2]) == (
+        f"{paper.mean():.2f} ± {paper.std(ddof=1):.2f} (n = 3)",
+        ("long", "-1.00 ± 0.00 (n = 3)"),
+    )
+    guided = [(*row[:4], "uniform") if row[0] == "paper" else row for row in rows]
+    assert not returns_between_variants(Table(COLUMNS, tuple(guided))).rows
