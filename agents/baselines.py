@@ -209,7 +209,8 @@ class RareClassPolicy(ScorePolicy):
 
 
 def _scores(observation: Observation, key: str) -> npt.NDArray[Any]:
-    return _entry(observation, key, f" Make the environment with scores=({key.removeprefix('score_')!r},).")
+    score = key.removeprefix("score_")
+    return _entry(observation, key, f" Make the environment with scores=[{score!r}]; a score's key is 'score_{score}'.")
 
 
 def _log(scores: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -13,6 +13,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker
 
 from al_seg_env.config import EnvConfig
 from al_seg_env.datasets import GTA5, CamVid, Cityscapes, ImageFolder, SegmentationData, SyntheticStreets
@@ -42,15 +43,22 @@ from al_seg_env.observation.scores import (
     location_rarity,
 )
 from al_seg_env.regions import RegionGrid, sixteenth
-from al_seg_env.storage.validation import MOST_REPEATS, check_choices, check_int, close_match
+from al_seg_env.storage.validation import MOST_REPEATS, check, check_choices, check_int, close_match
 from al_seg_env.types import IntArray
 
 ENV_OPTIONS = frozenset(field.name for field in fields(EnvConfig))
 LEARNER_OPTIONS = frozenset(field.name for field in fields(LearnerConfig))
-BUILD_OPTIONS = frozenset({"scores", "bald_samples", "render_mode", "cache", "oracle", "forecast"})
+BUILD_OPTIONS = frozenset(
+    {"scores", "bald_samples", "render_mode", "cache", "oracle", "forecast", "network", "features"}
+)
 """What :func:`make_env` takes besides the fields of the two configurations."""
 STREETS_THETA_0 = Path(__file__).parent / "datasets/synthetic/theta_0.safetensors"
 """theta_0 of ``al_seg_env/SyntheticStreets-v0``, trained on renders by ``docs/tools/streets_theta_0.py``."""
+WATCHING = frozenset(
+    {"PassiveEnvChecker", "OrderEnforcing", "TimeLimit", "Monitor", "RecordEpisodeStatistics", "RecordVideo"}
+    | {"RenderCollection", "HumanRendering"}
+)
+"""Wrappers that gymnasium adds by itself, or that change neither observations nor actions nor rewards."""
 OWN_START = frozenset({"encoder", "encoder_weights", "weights", "weights_seed"})
 """Options that replace :data:`STREETS_THETA_0`: they choose another encoder or other initial weights."""
 
@@ -243,10 +251,12 @@ def make_env(data: SegmentationData, *, splits: SplitChoice | Splits = 0, **opti
             twentieth in D_S (from one to ten), and the rest in D_T. With fewer than three labelled images, D_S is a
             twentieth of the unlabelled ones.
         options: Fields of :class:`~al_seg_env.config.EnvConfig` and
-            :class:`~al_seg_env.learner.building.LearnerConfig`; ``scores`` (names; see :func:`named_scores`),
-            ``bald_samples``, ``render_mode``, ``oracle``, ``cache``, a folder for decoded images and stored features,
-            and ``forecast``, the file of the networks that the feature ``"forecast"`` needs. By default a region is a
-            sixteenth of an image, K is 4, N is 8 and the budget 40.
+            :class:`~al_seg_env.learner.building.LearnerConfig`; ``scores`` (names, see :func:`named_scores`, and
+            objects of one's own), ``bald_samples``, ``render_mode``, ``oracle``, ``cache``, a folder for decoded images
+            and stored features, ``forecast``, the file of the networks that the feature ``"forecast"`` needs,
+            ``network``, a function that returns a network of one's own for a number of classes, and ``features``,
+            objects that describe a region instead of the configured features. By default a region is a sixteenth of an
+            image, K is 4, N is 8 and the budget 40.
 
     Raises:
         TypeError: If an option is unknown; the error lists the known ones.
@@ -343,7 +353,9 @@ def _build(
             "crop_labels='all' needs trainable='all': with a frozen encoder there are no crops, and an update shows "
             "the labels of its regions alone; omit it, or see replay"
         )
-    for names, used, why in _conditions(config, learner, options.get("scores", ())):
+    network = options.get("network")
+    check("network", network, network is None or callable(network), "a function from a number of classes to a network")
+    for names, used, why in _conditions(config, learner, options.get("scores", ()), network is not None):
         if not used and (idle := [name for name in names if given.get(name) is not None]):
             warnings.warn(f"{', '.join(idle)} has no effect, since {why}; omit it", stacklevel=3)
     chosen = splits if isinstance(splits, Splits) else resolve_splits(data, splits, sizes, sources or {})
@@ -360,10 +372,11 @@ def _build(
     return RegionSelectionEnv(
         data,
         chosen,
-        learner.build(data.classes, data.image_size, cache),
+        learner.build(data.classes, data.image_size, cache, network),
         config=config,
         oracle=options.get("oracle"),
         scores=named_scores(options.get("scores", ()), options.get("bald_samples", 20), counts),
+        features=options.get("features"),
         render_mode=options.get("render_mode"),
         cache=cache,
         forecast=options.get("forecast"),
@@ -371,7 +384,7 @@ def _build(
 
 
 def _conditions(
-    config: EnvConfig, learner: LearnerConfig, scores: Sequence[str]
+    config: EnvConfig, learner: LearnerConfig, scores: Sequence[str], own_network: bool
 ) -> Iterator[tuple[tuple[str, ...], bool, str]]:
     """Yield options that only count where others ask for it, whether these do, and how they do not."""
     yield ("entropy_bins",), bool(config.entropy_pools), "entropy_pools is empty"
@@ -380,15 +393,17 @@ def _conditions(
     yield rewarding, config.reward is not None, "reward is None"
     yield ("bald_samples",), "bald" in scores if isinstance(scores, list | tuple) else True, "scores lacks 'bald'"
     yield ("feature_precision",), learner.trainable == "decoder", "trainable is 'all', and no features are stored"
+    named = "architecture", "encoder_weights", "network_options"
+    yield named, not own_network, "network makes the network"
     yield ("crop_size",), learner.trainable == "all", "trainable is 'decoder', which is trained on whole images"
 
 
 def named_scores(
-    names: Sequence[str],
+    names: Sequence[str | Score],
     bald_samples: int = 20,
     counts: Callable[[bool], IntArray] = lambda _: np.ones((1, 1), np.int64),
 ) -> list[Score]:
-    """Return the scores of these names.
+    """Return the scores of these names; scores that are objects already stay as they are.
 
     Args:
         names: From ``"entropy"``, ``"bald"``, ``"margin"``, ``"balanced_margin"``, ``"ripu"``, ``"rarity"``,
@@ -418,7 +433,9 @@ def named_scores(
         "foreground": lambda: Foreground(foreground_classes(of_classes())),
         "privileged_rarity": lambda: PrivilegedRarity(class_rarity(counts(True).sum(axis=0))),
     }
-    return [known[name]() for name in check_choices("scores", names, sorted(known))]
+    own = {each.name: each for each in names if hasattr(each, "name")} if isinstance(names, list | tuple) else {}
+    asked = [getattr(each, "name", each) for each in names] if own else names
+    return [own.get(name) or known[name]() for name in check_choices("scores", asked, sorted({*known, *own}))]
 
 
 def environment_spec(env: str | gym.Env | EnvSpec, /, **arguments: Any) -> EnvSpec:
@@ -430,7 +447,7 @@ def environment_spec(env: str | gym.Env | EnvSpec, /, **arguments: Any) -> EnvSp
             ``forecast`` removes that argument, too.
 
     Raises:
-        ValueError: If the id is unknown, or the environment has no specification.
+        ValueError: If the id is unknown, or the environment has no specification, or wrappers that would be lost.
     """
     if isinstance(env, str):
         module, separator, name = env.rpartition(":")
@@ -449,6 +466,11 @@ def environment_spec(env: str | gym.Env | EnvSpec, /, **arguments: Any) -> EnvSp
                 f"{env} has no spec, so it can't be made again with other arguments; register a function that returns "
                 "it (gymnasium.register), and make it with gymnasium.make"
             )
+        if lost := changing_wrappers(env, since_made=True):
+            raise ValueError(
+                f"{env} is wrapped in {', '.join(lost)}, which is lost where the environment is made again; register a "
+                "function that returns the wrapped environment (gymnasium.register), and name its id"
+            )
         spec = copy.copy(gym.registry.get(made_with.id, made_with))
         spec.kwargs = made_with.kwargs
     changed = copy.copy(spec)
@@ -457,6 +479,20 @@ def environment_spec(env: str | gym.Env | EnvSpec, /, **arguments: Any) -> EnvSp
     if isinstance(named, list | tuple) and FORECAST not in named and "forecast" not in arguments:
         changed.kwargs.pop("forecast", None)
     return changed
+
+
+def changing_wrappers(env: gym.Env, since_made: bool = False) -> list[str]:
+    """Return the names of an environment's wrappers that may change what an agent sees, does or earns.
+
+    Args:
+        env: The environment.
+        since_made: Leave out those that :func:`gymnasium.make` returned, whose outermost is one of its own.
+    """
+    found = []
+    while isinstance(env, gym.Wrapper) and not (since_made and isinstance(env, OrderEnforcing | PassiveEnvChecker)):
+        found.append(type(env).__name__)
+        env = env.env
+    return [name for name in found if name not in WATCHING]
 
 
 def make_again(env: str | gym.Env | EnvSpec, /, **arguments: Any) -> RegionSelectionEnv:

@@ -6,6 +6,7 @@ again after a kill, it resumes from there, on a CPU bit for bit.
 
 from __future__ import annotations
 
+import inspect
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -59,6 +60,7 @@ def acquire(
             f"budgets is {budgets} and the environment's budget {env.config.budget}; expected increasing numbers of "
             "regions, the last of which is the environment's"
         )
+    _check_policy(policy)
     asked: np.ndarray = np.zeros(len(env.data.classes), dtype=np.int64)
     observation, info = env.reset(seed=seed)
     trial = {"method": method, "seed": seed}
@@ -99,6 +101,17 @@ def acquire(
     with replacing(folder / PICTURE) as unfinished:
         Image.fromarray(overlay_requests(env.data, env.frames, env.grid, env.labels)).save(unfinished, format="png")
     _remove_others(folder)
+
+
+def _check_policy(policy: Any) -> None:
+    """Raise a ValueError unless a policy can be called as this module does."""
+    try:
+        inspect.signature(policy.predict).bind({}, deterministic=True)
+    except (AttributeError, TypeError) as error:
+        raise ValueError(
+            f"the policy is a {type(policy).__name__} ({error}); expected an object with predict(observation, "
+            "state=None, episode_start=None, deterministic=False), which returns the action and a state, or None"
+        ) from error
 
 
 def is_acquired(folder: Path, budgets: Sequence[int]) -> bool:

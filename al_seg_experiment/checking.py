@@ -28,7 +28,7 @@ from al_seg_env.config import EnvConfig
 from al_seg_env.datasets.splits import Splits
 from al_seg_env.env import RegionSelectionEnv
 from al_seg_env.learner.building import LearnerConfig
-from al_seg_env.registration import ENV_OPTIONS, LEARNER_OPTIONS, named_scores
+from al_seg_env.registration import ENV_OPTIONS, LEARNER_OPTIONS, environment_spec, named_scores
 from al_seg_env.storage.comparison import differences
 from al_seg_env.storage.validation import close_match
 from al_seg_experiment.experiment import LEARNT, METHODS, Experiment, Method, Query, Stage, Variant, check_learning
@@ -155,7 +155,12 @@ def _places(experiment: Experiment) -> Iterator[_Place]:
         for name, method in part.methods.items():
             arguments = method.arguments
             fixed = {**weights, "budget": "the experiment's budgets say how many regions are labelled"}
-            fixed |= dict.fromkeys(_own_parameters(part.env), "methods are compared on the same images")
+            of_data = _own_parameters(part.env).keys() - {
+                *ENV_OPTIONS,
+                *LEARNER_OPTIONS,
+                *OPTIONS,
+            }  # it may add to scores
+            fixed |= dict.fromkeys(of_data, "methods are compared on the same images")
             given = {name: value for name, value in arguments.items() if part.arguments.get(name, base) != value}
             place = f"{where}methods[{name!r}].arguments"
             yield _Place(place, part.env, given, {**part.arguments, **arguments}, fixed)
@@ -197,7 +202,7 @@ def _takes_options(env: str) -> bool:
 
 @cache
 def _creator(env: str) -> Any:
-    entry_point = gym.spec(env).entry_point
+    entry_point = environment_spec(env).entry_point
     return load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
 
 

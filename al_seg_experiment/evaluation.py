@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import reprlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,11 +18,11 @@ from al_seg_env.env import RegionSelectionEnv
 from al_seg_env.learner.fitting import FitSettings
 from al_seg_env.registration import environment_spec, make_again
 from al_seg_env.storage import read_json, well_formed, write_json
-from al_seg_env.storage.validation import check_int, close_match
+from al_seg_env.storage.validation import check, check_int, close_match
 from al_seg_experiment.acquisition import PICTURE, acquire, is_acquired, measure_theta_0, supervise_fully
 from al_seg_experiment.checking import equal_budgets
 from al_seg_experiment.experiment import MOST
-from al_seg_experiment.folders import acquiring, claimed, identity
+from al_seg_experiment.folders import acquiring, claimed, described, identity
 from al_seg_experiment.policies import NamedPolicy, make_policy, parse_policy, policy_function
 from al_seg_experiment.trial_results import (
     read_results_of,
@@ -140,9 +140,14 @@ class _Players:
 def _named(policies: Sequence[str] | Mapping[str, PolicyMaker]) -> list[tuple[NamedPolicy, PolicyMaker]]:
     """Return the policies and the function that makes each."""
     if isinstance(policies, Mapping):
-        found = [(NamedPolicy(name, _described(make)), make) for name, make in policies.items()]
+        for name, make in policies.items():
+            check(f"policies[{name!r}]", make, callable(make), "a function from environment and seed to a policy")
+        found = [(NamedPolicy(name, described(make)), make) for name, make in policies.items()]
     else:
-        parsed = [parse_policy(text) for text in ([policies] if isinstance(policies, str) else policies)]
+        names = [policies] if isinstance(policies, str) else list(policies)
+        good = all(isinstance(name, str) for name in names)
+        check("policies", names, good, "names, or a mapping from names to functions of environment and seed")
+        parsed = [parse_policy(text) for text in names]
         for own in (each.policy for each in parsed if ":" in each.policy):
             policy_function(own)
         found = [(each, _maker(each)) for each in parsed]
@@ -150,12 +155,6 @@ def _named(policies: Sequence[str] | Mapping[str, PolicyMaker]) -> list[tuple[Na
     if not names or len(set(names)) != len(names):
         raise ValueError(f"policies are {names}; expected at least one, and a name for each")
     return found
-
-
-def _described(make: PolicyMaker) -> str:
-    """Return what identifies a function that makes policies."""
-    kind = make if hasattr(make, "__qualname__") else type(make)
-    return f"{kind.__module__}:{kind.__qualname__}"
 
 
 def _maker(named: NamedPolicy) -> PolicyMaker:
@@ -168,6 +167,7 @@ def _plain(named: NamedPolicy) -> dict[str, Any]:
 
 
 def _whole(values: Sequence[int], name: str, least: int) -> list[int]:
+    check(name, values, isinstance(values, Iterable) and not isinstance(values, str), "a list of whole numbers")
     found = [check_int(name, value, least, MOST) for value in values]
     if not found or len(set(found)) != len(found):
         raise ValueError(f"{name} is {found}; expected different whole numbers, at least one")

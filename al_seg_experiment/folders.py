@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from al_seg_env.learner.weights import weights_digest
@@ -87,13 +89,27 @@ def claimed(folder: str | Path, job: str, made_with: Mapping[str, Any], writes: 
         yield folder
 
 
+def described(value: Any) -> Any:
+    """Return plain values as they are, and for functions and other objects what tells them apart: their names."""
+    if isinstance(value, Mapping):
+        return {name: described(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [described(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, os.PathLike | np.generic):
+        return os.fspath(value) if isinstance(value, os.PathLike) else value.item()
+    kind = value if hasattr(value, "__qualname__") else type(value)
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
 def identity(spec: EnvSpec) -> dict[str, Any]:
     """Return values that identify an environment on any machine: theta_0 and forecast by tensors, not by paths.
 
     Raises:
         ValueError: If the weights can't be read.
     """
-    arguments = {name: value for name, value in spec.kwargs.items() if name != "cache"}
+    arguments = {name: described(value) for name, value in spec.kwargs.items() if name != "cache"}
     if isinstance(weights := arguments.get("weights"), str | Path):
         arguments["weights"] = weights_digest(weights)
     if isinstance(forecast := arguments.get("forecast"), str | Path):

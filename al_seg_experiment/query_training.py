@@ -19,7 +19,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecMonitor
 
 from agents import Checkpoint, EpisodeRecorder, InfoLogger, SubActionDQN
-from al_seg_env.registration import make_again, make_wrapped
+from al_seg_env.registration import changing_wrappers, make_again, make_wrapped
 from al_seg_env.storage import folder_lock, write_bytes, write_csv
 from al_seg_env.storage.locking import LOCK
 from al_seg_env.storage.validation import check, check_choices, check_int
@@ -165,6 +165,11 @@ def make_players(spec: EnvSpec, envs: int) -> VecEnv:
     """Return a vector environment; if there are several environments, each runs in its own process."""
     if envs == 1:
         return DummyVecEnv([lambda: Monitor(make_wrapped(spec))])
+    if lost := changing_wrappers(make_wrapped(spec)):
+        raise ValueError(
+            f"envs is {envs}, and {spec.id} is wrapped in {', '.join(lost)}; expected envs=1, since wrappers are not "
+            "kept in other processes"
+        )
     multiprocessing.set_forkserver_preload(["al_seg_env", "stable_baselines3"])  # once, and not by each
     # Without gymnasium's wrappers, whose state in other processes can't be restored.
     return VecMonitor(SubprocVecEnv([partial(make_again, spec)] * envs))

@@ -40,11 +40,14 @@ class LinearAgent:
         parts = [classes, entropy.mean(-1, keepdims=True), similarity[..., :1], np.ones((*classes.shape[:2], 1))]
         return np.concatenate(parts, axis=-1)
 
-    def predict(self, observation: Observation) -> np.ndarray:
-        """Return the action ``(K,)``: greedy, or random with probability ``explore`` per pool."""
+    def predict(
+        self, observation: Observation, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[np.ndarray, Any]:
+        """Return the action ``(K,)``, random with probability ``explore`` per pool unless ``deterministic``."""
+        explore = 0.0 if deterministic else self.explore
         gain = self.describe(observation) @ np.linalg.solve(self.precision, self.moment)  # (K, N)
         random = self.rng.integers(gain.shape[1], size=gain.shape[0])
-        return np.where(self.rng.random(gain.shape[0]) < self.explore, random, gain.argmax(axis=1))
+        return np.where(self.rng.random(gain.shape[0]) < explore, random, gain.argmax(axis=1)), state
 
     def learn(self, observation: Observation, action: np.ndarray, reward: float) -> None:
         """Learn from one step."""
@@ -75,7 +78,7 @@ def main(options: Options) -> None:
         observation, info = env.reset(seed=options.seed + episode)
         start, done = info["miou"], False
         while not done:
-            action = agent.predict(observation)
+            action, _ = agent.predict(observation)
             following, reward, terminated, truncated, info = env.step(action)
             agent.learn(observation, action, float(reward))
             observation, done = following, terminated or truncated

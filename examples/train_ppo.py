@@ -57,6 +57,7 @@ def main(options: Options) -> None:
         checkpoint_every=options.n_steps,
         callbacks=[EpisodeRecorder(episodes), InfoLogger()],
     )
+    agent.save(options.out / "agent")
     if not episodes.exists():
         raise ValueError(f"no episode ended within {options.steps} steps; request more")
     with episodes.open(newline="") as file:

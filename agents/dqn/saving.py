@@ -88,7 +88,8 @@ def load_agent(path: AnyPath) -> Any:
     if path.is_file() and zipfile.is_zipfile(path):
         raise ValueError(
             f"{path} is a zip, the format of Stable-Baselines3. It is not read, since unpickling may execute any code. "
-            "Use the .safetensors file that save() of this agent writes"
+            "Use the .safetensors file that save() of SubActionDQN writes, or, for another algorithm, a function that "
+            "loads it (docs/guide/agents.md)"
         )
     return load_tree(path, AGENT_KIND)
 

@@ -330,7 +330,7 @@ def _like_the_rest(data: SegmentationData, group: Sequence[int], count: int, rng
     """Return ``count`` images of ``group`` whose class distribution is close to that of the others."""
     if count == len(group):
         return list(group)
-    pixels = np.stack([_class_counts(data.mask(i), len(data.classes)) for i in group])  # (n, C)
+    pixels = np.stack([_class_counts(data, i) for i in group])  # (n, C)
     order = rng.random((_SUBSETS, len(group))).argsort(axis=1)  # (subsets, n)
     member = np.zeros(order.shape)
     np.put_along_axis(member, order[:, :count], 1.0, axis=1)
@@ -341,8 +341,13 @@ def _like_the_rest(data: SegmentationData, group: Sequence[int], count: int, rng
     return [group[i] for i in order[best, :count]]
 
 
-def _class_counts(mask: npt.NDArray[np.uint8], num_classes: int) -> npt.NDArray[np.float64]:
-    return np.bincount(mask.reshape(-1), minlength=256)[:num_classes].astype(np.float64)
+def _class_counts(data: SegmentationData, image: int) -> npt.NDArray[np.float64]:
+    mask = np.asarray(data.mask(image))
+    if mask.dtype != np.uint8:
+        raise ValueError(
+            f"mask {data.names[image]!r} is of {mask.dtype}; expected uint8, with 255 for unlabelled pixels"
+        )
+    return np.bincount(mask.reshape(-1), minlength=256)[: len(data.classes)].astype(np.float64)
 
 
 def _shares(pixels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

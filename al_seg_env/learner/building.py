@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import segmentation_models_pytorch as smp
 import timm
@@ -34,6 +34,8 @@ from al_seg_env.types import Size
 
 PIXELS_PER_PASS = 3 * 2**19
 DEEP = 4  # factor on the batch size if only a head on deep strides runs
+NetworkMaker: TypeAlias = Callable[[int], nn.Module]
+"""Returns a network for a number of classes."""
 CLASSIFIERS = ("classifier.", "fc.", "head.")  # entries of ImageNet weights that are not the encoder's
 
 
@@ -113,7 +115,11 @@ class LearnerConfig:
 
     @torch.inference_mode(mode=False)  # what is made in inference mode can't be trained
     def build(
-        self, classes: Sequence[str], image_size: Size = (360, 480), cache: str | Path | None = None
+        self,
+        classes: Sequence[str],
+        image_size: Size = (360, 480),
+        cache: str | Path | None = None,
+        network: NetworkMaker | None = None,
     ) -> TorchLearner:
         """Return a learner.
 
@@ -122,6 +128,8 @@ class LearnerConfig:
             image_size: Size of the images, which determines the default ``batch_size``.
             cache: Folder for the features of a frozen encoder, shared by all processes; by default they are kept in
                 memory.
+            network: Returns a network of one's own for a number of classes, which maps normalised images
+                ``(B, 3, H, W)`` to logits ``(B, C, H, W)``, instead of that of ``architecture`` and ``encoder``.
 
         Raises:
             ValueError: If a name is unknown, weights don't match the network, or there are too many classes.
@@ -129,16 +137,16 @@ class LearnerConfig:
         classes = check_classes(classes)
         if self.tune_cpu:
             run_forks_on_one_thread()  # a forked worker would hang when weights are copied
-        network = (
-            build_network(self, len(classes)) if self.weights is None else network_with(self, self.weights, classes)
-        )
+        made = build_network(self, len(classes)) if network is None else _made_by(network, len(classes), self)
+        if self.weights is not None:
+            load_weights(made, self.weights, classes)
         mean, std = normalisation(self.encoder)
         build: Callable[..., TorchLearner] = TorchLearner
         deep = self.trainable == "decoder" and self.architecture.lower() == "light"
         if self.trainable == "decoder":
             build = partial(FeatureLearner, feature_precision=self.feature_precision, cache=cache)
         return build(
-            network,
+            made,
             len(classes),
             learning_rate=self.learning_rate,
             momentum=self.momentum,
@@ -147,7 +155,7 @@ class LearnerConfig:
             max_grad_norm=self.max_grad_norm,
             mean=mean,
             std=std,
-            output_stride=int(getattr(network.encoder, "output_stride", 32)),
+            output_stride=int(getattr(getattr(made, "encoder", None), "output_stride", 32)),
             device=self.device,
             precision=self.precision,
             channels_last=self.channels_last,
@@ -204,6 +212,15 @@ def build_network(config: LearnerConfig, num_classes: int) -> nn.Module:
     if isinstance(decoder, FPNDecoder) and decoder.merge.policy == "add":
         decoder.merge = _Sum()
     return network
+
+
+def _made_by(network: NetworkMaker, num_classes: int, config: LearnerConfig) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.weights_seed)
+        made = network(num_classes)
+    if not isinstance(made, nn.Module):
+        raise ValueError(f"network returned a {type(made).__name__} for {num_classes} classes; expected an nn.Module")
+    return made
 
 
 def network_with(config: LearnerConfig, weights: str | Path, classes: Sequence[str]) -> nn.Module:

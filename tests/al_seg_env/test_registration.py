@@ -7,12 +7,15 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from fakes import ID, IMAGE_SIZE, TINY, closed_form_env, make, numbered_data
+from fakes import ID, IMAGE_SIZE, TINY, closed_form_env, make, numbered_data, same
 from safetensors.torch import load_file
+from stable_baselines3.common.monitor import Monitor
+from torch import nn
 
 import al_seg_env
-from al_seg_env import CallbackOracle, Splits, SyntheticStreets, make_env, save_weights
+from al_seg_env import CallbackOracle, Entropy, Splits, SyntheticStreets, make_env, save_weights
 from al_seg_env.datasets.splits import resolve_splits
+from al_seg_env.observation.features import ClassDistribution
 from al_seg_env.registration import (
     BUILD_OPTIONS,
     ENV_OPTIONS,
@@ -267,3 +270,57 @@ def test_what_ids_choose_themselves_is_not_named(recwarn):
 def test_a_forecast_without_its_feature_is_refused():
     with pytest.raises(ValueError, match=r"forecast is 'x'; .*region_features does not name 'forecast'; or name it"):
         make(forecast="x")
+
+
+class Doubled:
+    """A score of one's own: twice the entropy."""
+
+    name = "doubled"
+
+    def high(self, num_classes, region_size):
+        return 2 * Entropy().high(num_classes, region_size)
+
+    def __call__(self, prediction):
+        return 2 * Entropy()(prediction)
+
+
+def small_network(num_classes):
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, num_classes, 1))
+
+
+def test_a_network_and_scores_and_features_of_ones_own(tmp_path):
+    data, options = SyntheticStreets(24, (32, 40)), {"precision": "float32", "budget": 8}
+    env = make_env(
+        data, network=small_network, scores=["entropy", Doubled()], features=[ClassDistribution()], **options
+    )
+    observation, _ = env.reset(seed=0)
+    assert observation["candidates"].shape[-1] == len(data.classes)
+    np.testing.assert_allclose(observation["score_doubled"], 2 * observation["score_entropy"], rtol=1e-6)
+    env.step(np.zeros(4, np.int64))
+    save_weights(env.learner, tmp_path / "weights.safetensors", data.classes)
+    again = make_env(data, network=small_network, weights=str(tmp_path / "weights.safetensors"), **options)
+    assert same(again.learner.network.state_dict(), env.learner.network.state_dict())
+    fresh = make_env(data, network=small_network, **options).learner.network.state_dict()
+    assert same(fresh, make_env(data, network=small_network, **options).learner.network.state_dict())  # weights_seed
+    assert not same(
+        fresh, make_env(data, network=small_network, weights_seed=1, **options).learner.network.state_dict()
+    )
+    with pytest.raises(ValueError, match="network returned a int for 10 classes; expected an nn.Module"):
+        make_env(data, network=lambda num_classes: num_classes, **options)
+    with pytest.raises(ValueError, match="network is 'FPN'; expected a function from a number of classes to a network"):
+        make_env(data, network="FPN", **options)
+    with pytest.warns(UserWarning, match="architecture has no effect, since network makes the network"):
+        make_env(data, network=small_network, architecture="Unet", **options)
+    with pytest.raises(ValueError, match="scores is .*; expected a list of different ones out of .*'doubled'"):
+        make_env(data, scores=[Doubled(), "tripled"], **options)
+
+
+def test_wrappers_that_would_be_lost_are_named():
+    class Twice(gym.RewardWrapper):
+        def reward(self, reward):
+            return 2 * reward
+
+    env = gym.make("al_seg_env/SyntheticStreets-v0", **QUICK)
+    assert environment_spec(Monitor(env)).id == "al_seg_env/SyntheticStreets-v0"
+    with pytest.raises(ValueError, match="is wrapped in Twice, which is lost where .*; register a function"):
+        environment_spec(Monitor(Twice(env)))

@@ -13,13 +13,25 @@ import pytest
 from experiments import TINY, assert_picture, rows_of
 from fakes import closed_form_env
 from processes import in_child
+from torch import nn
 
 from agents import EntropyPolicy, UniformPolicy
+from al_seg_env import SyntheticStreets, make_env
 from al_seg_env.learner.fitting import FitSettings
 from al_seg_env.learner.weights import weights_digest
 from al_seg_env.registration import make_again
 from al_seg_env.storage import folder_lock, write_png
-from al_seg_experiment import Stage, acquire, acquisition, evaluate, evaluation, pretrain, train_agent, train_forecast
+from al_seg_experiment import (
+    Stage,
+    acquire,
+    acquisition,
+    evaluate,
+    evaluation,
+    load_experiment,
+    pretrain,
+    train_agent,
+    train_forecast,
+)
 from al_seg_experiment.acquisition import is_acquired
 from al_seg_experiment.folders import claimed
 from al_seg_experiment.plotting import plot_lines
@@ -428,3 +440,68 @@ def test_folders_of_trials_and_numerics_belong_to_their_results(tmp_path):
     (tmp_path / "numerics.json").unlink()
     with pytest.raises(ValueError, match="numerics.json is missing: .*restore it"):
         again()
+
+
+def small_network(num_classes):
+    return nn.Conv2d(3, num_classes, 1)
+
+
+def own_streets(scores=(), **options):
+    own = {name: value for name, value in TINY.items() if name not in ("image_size", "images", "weights")}
+    return make_env(SyntheticStreets(24, (32, 40)), network=small_network, scores=[*scores], **{**own, **options})
+
+
+class Doubled(gym.RewardWrapper):
+    def reward(self, reward):
+        return 1000.0
+
+
+def test_a_network_of_ones_own_is_trained_and_compared(tmp_path):
+    gym.register("tests/Own-v0", entry_point=own_streets)
+    weights = pretrain("tests/Own-v0", [Stage(images="state", epochs=1, updates=1)], tmp_path / "theta_0")
+    env = gym.make("tests/Own-v0", weights=str(weights))
+    rows = rows_of(evaluate(env, ["uniform", "entropy"], tmp_path / "out", seeds=[0], budgets=[4], fit=FIT))
+    assert [row["method"] for row in rows] == ["entropy", "entropy", "uniform", "uniform"]
+    given = {"arguments": {}, "env": f"{__name__}:tests/Own-v0", "methods": ["uniform", "entropy"], "query_theta_0": []}
+    assert load_experiment({**given, "name": "own", "seeds": [0], "budgets": [2, 4], "theta_0": []}).env == given["env"]
+    # A function among the arguments is known by its name.
+    made_with = json.loads((tmp_path / "out" / "made_with.json").read_text())
+    assert "network" not in made_with["arguments"]
+    named = gym.make(ID, **{**TINY, "network": small_network})
+    evaluate(named, ["uniform"], tmp_path / "named", seeds=[0], budgets=[2], fit=FIT)
+    made_with = json.loads((tmp_path / "named" / "made_with.json").read_text())
+    assert made_with["arguments"]["network"] == f"{__name__}:small_network"
+
+
+def test_a_reward_of_ones_own_needs_an_id(tmp_path):
+    with pytest.raises(ValueError, match="is wrapped in Doubled, which is lost"):
+        train_agent(Doubled(gym.make(ID, **TINY)), tmp_path / "lost", episodes=1)
+    gym.register("tests/Doubled-v0", entry_point=lambda **options: Doubled(make_again(ID, **options)))
+    train_agent(gym.make("tests/Doubled-v0", **{**TINY, "budget": 2}), tmp_path / "kept", episodes=1, plot=False)
+    assert float(rows_of(tmp_path / "kept" / "episodes.csv")[0]["return"]) == 1000.0
+    with pytest.raises(ValueError, match="envs is 2, and tests/Doubled-v0 is wrapped in Doubled; expected envs=1"):
+        train_agent("tests/Doubled-v0", tmp_path / "side by side", episodes=2, envs=2)
+
+
+@pytest.mark.parametrize(
+    ("policies", "seeds", "message"),
+    [
+        (
+            [UniformPolicy(0)],
+            [0],
+            "policies is .*; expected names, or a mapping from names to functions",
+        ),
+        ({"mine": 3}, [0], r"policies\['mine'\] is 3; expected a function from environment and seed to a policy"),
+        ({"mine": lambda env, seed: None}, [0], "the policy is a NoneType .*; expected an object with predict"),
+        ({"mine": lambda env, seed: Bare()}, [0], "the policy is a Bare .*deterministic.*; expected an object with"),
+        (["uniform"], 2, "seeds is 2; expected a list of whole numbers"),
+    ],
+)
+def test_policies_that_cannot_play_are_named(policies, seeds, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        evaluate(tiny(), policies, tmp_path, seeds=seeds, budgets=[2], fit=FIT)
+
+
+class Bare:
+    def predict(self, observation):
+        return np.zeros(2, np.int64), None
