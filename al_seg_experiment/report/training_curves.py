@@ -18,6 +18,8 @@ from al_seg_experiment.report.tables import Table, estimate
 ALL = "all"
 """Value of the column ``followed`` where an agent explores step by step, so that no single policy is followed."""
 COLUMNS = ("variant", "seed", "episode", "return", "followed")
+EPISODES, REFERENCES = "query_episodes.csv", "query_references.csv"
+"""Names of files beside a csv file of results that hold what an experiment's folder has of its trainings."""
 
 
 def episodes_table(experiment: Experiment, folder: Path) -> Table:
@@ -33,24 +35,48 @@ def episodes_table(experiment: Experiment, folder: Path) -> Table:
     for piece in pieces(experiment):
         path = folder / piece.name / "episodes.csv"
         if piece.kind == "query" and path.exists():
-            try:
-                with path.open(newline="", encoding="utf-8") as file:
-                    for row in csv.DictReader(file, strict=True):
-                        followed = row.get("followed", ALL).removeprefix("score_")
-                        rows.append(
-                            (
-                                " ".join(filter(None, (piece.variant, piece.method))),
-                                piece.seed,
-                                parse_int(row["episode"], "episode"),
-                                parse_float(row["return"], "return"),
-                                followed,
-                            )
-                        )
-            except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
-                raise ValueError(
-                    f"{path} is damaged ({type(error).__name__}: {error}); remove it, and the report omits it"
-                ) from error
+            variant = " ".join(filter(None, (piece.variant, piece.method)))
+            rows += _episodes(path, {"variant": variant, "seed": str(piece.seed)})
     return Table(COLUMNS, tuple(rows))
+
+
+def training_beside(results: Path) -> tuple[Table, dict[str, dict[str, list[float]]]]:
+    """Return what :func:`episodes_table` and :func:`reference_returns` do, from files beside a csv file of results.
+
+    ``query_episodes.csv`` has the columns ``episode``, ``return`` and, where there are several of them, ``variant``,
+    ``seed`` and ``followed``; ``query_references.csv`` has ``method``, ``episode`` and ``return``, of the agents
+    without a variant. The first may be the report's ``figure_training.csv``. Without the files, there is nothing.
+
+    Raises:
+        ValueError: If one of them is damaged. The message names it.
+    """
+    episodes, references = results.parent / EPISODES, results.parent / REFERENCES
+    table = Table(COLUMNS, tuple(_episodes(episodes, {}) if episodes.is_file() else ()))
+    returns: dict[str, list[float]] = {}
+    for row in read_references(references) if references.is_file() else ():
+        returns.setdefault(row["method"], []).append(row["return"])
+    return table, {"": returns} if returns else {}
+
+
+def _episodes(path: Path, of_all: Mapping[str, str]) -> list[tuple[Any, ...]]:
+    """Return the rows of a file of episodes, with the columns that it does not have itself."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            read = [{**row, **of_all} for row in csv.DictReader(file, strict=True)]
+        return [
+            (
+                row.get("variant", ""),
+                parse_int(row.get("seed", "0"), "seed"),
+                parse_int(row["episode"], "episode"),
+                parse_float(row["return"], "return"),
+                row.get("followed", ALL).removeprefix("score_"),
+            )
+            for row in read
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+        raise ValueError(
+            f"{path} is damaged ({type(error).__name__}: {error}); remove it, and the report omits it"
+        ) from error
 
 
 def reference_returns(experiment: Experiment, folder: Path) -> dict[str, dict[str, list[float]]]:

@@ -14,7 +14,7 @@ from al_seg_experiment.report.requests import request_pictures, stacked
 from al_seg_experiment.report.results import FULL, SPLITS, Results, read_results
 from al_seg_experiment.report.sections import NAMES, Document
 from al_seg_experiment.report.tables import Table, markdown
-from al_seg_experiment.report.training_curves import episodes_table, reference_returns
+from al_seg_experiment.report.training_curves import episodes_table, reference_returns, training_beside
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +48,9 @@ def report(
     and ``figure_C1`` (the requested classes and their entropy).
 
     If there are several variants, each has all of these, and ``table_E``, ``comparisons_E`` and ``figure_E`` compare
-    them. The report of an experiment's folder also has ``figure_training`` (returns of the agent's episodes) and
-    ``figure_D1`` (pictures of the requests). The same results give the same csv and markdown, byte for byte.
+    them. The report of an experiment's folder also has ``figure_training`` (returns of the agent's episodes; of a csv
+    file, where ``query_episodes.csv`` lies beside it) and ``figure_D1`` (pictures of the requests). The same results
+    give the same csv and markdown, byte for byte.
 
     Args:
         source: The folder of an experiment, finished or not, whose ``results.csv`` is written first; or a csv file of
@@ -92,6 +93,11 @@ def report(
             sections.training(document, episodes_table(experiment, source), reference_returns(experiment, source))
         pictures = request_pictures(experiment, source)
         sections.requests(document, stacked(pictures) if pictures else None, experiment.seeds[0])
+    else:
+        episodes, references = training_beside(source)
+        if episodes.rows:
+            document.heading("The query agent")
+            sections.training(document, episodes, references)
     path = document.folder / "REPORT.md"
     omitted = ["## Omitted\n", "".join(f"- {reason}\n" for reason in dict.fromkeys(document.omitted))]
     lines = ["# Report\n", _INTRODUCTION, _contents(results), *document.lines, *(omitted if document.omitted else [])]

@@ -6,6 +6,7 @@ from experiments import TINY_EXPERIMENT as TINY
 from scipy.stats import ttest_rel
 
 from al_seg_experiment import load_experiment
+from al_seg_experiment.report import report
 from al_seg_experiment.report.sections import Document, training
 from al_seg_experiment.report.tables import Table
 from al_seg_experiment.report.training_curves import (
@@ -105,3 +106,21 @@ def test_the_training_of_variants_is_compared_seed_by_seed():
     )
     guided = [(*row[:4], "uniform") if row[0] == "paper" else row for row in rows]
     assert not returns_between_variants(Table(COLUMNS, tuple(guided))).rows
+
+
+def test_the_training_beside_a_csv_file_of_results_is_drawn(tmp_path):
+    """The same as in the report of an experiment's folder, whose figure_training.csv may lie there."""
+    results = tmp_path / "results.csv"
+    results.write_text("method,seed,budget,val_miou\ndqn,0,4,30\ndqn,1,4,31\n")
+    assert "query agent" not in report(results, tmp_path / "without").read_text()
+    episodes = "variant,seed,episode,return,followed\n,0,1,0.5,uniform\n,0,2,1.5,greedy\n,1,1,2.5,greedy\n"
+    (tmp_path / "query_episodes.csv").write_text(episodes)
+    (tmp_path / "query_references.csv").write_text("seed,method,episode,return\n0,rarity,1,0.75\n1,rarity,1,1.25\n")
+    text = report(results, tmp_path / "with").read_text()
+    assert "| - | greedy | 2.50 (n = 1) | 1.50 (n = 1) |" in text
+    assert "| - | the rule rarity | 1.00 ± 0.35 (n = 2) | - |" in text
+    drawn = tmp_path / "with" / "figure_training.csv"
+    assert drawn.read_text().splitlines()[1:3] == [",0,1,0.5000,uniform", ",0,2,1.5000,greedy"]
+    (tmp_path / "query_episodes.csv").write_text(episodes + ",0,x,1,greedy\n")
+    with pytest.raises(ValueError, match=r"query_episodes.csv is damaged .*episode is 'x'"):
+        report(results, tmp_path / "with")
