@@ -492,13 +492,52 @@ def test_photographs_may_be_moved_and_none_may_join(photos):
     with pytest.raises(ValueError, match="images is 'nowhere'; expected a folder"):
         LabelSession(out, settings(photos, images="nowhere"))
     shutil.copy(photos / "elsewhere" / "house" / "0.png", photos / "elsewhere" / "new.png")
-    with pytest.raises(ValueError, match=r"has 1 images that were not there when .* began \('new'\), and lacks 0"):
+    with pytest.raises(ValueError, match=r"has 1 images that were not there when it began \('new'\): remove them\. "):
         LabelSession(out, settings(photos, **moved)).run("folder")
     (photos / "elsewhere" / "new.png").unlink()
     assert label_all(photos, out, **moved) == 1
     assert LabelSession(out).settings.images == moved["images"]
     with pytest.raises(ValueError, match="other settings: masks is None there, "):
         LabelSession(out, settings(photos, **moved, masks=str(photos)))
+
+
+def test_d_r_stays_as_it_was_when_photographs_join_or_leave(photos):
+    """Names decide, before and after the first answers: drawn again, D_R would consist of other images."""
+    out, extra = photos / "out", photos / "photos" / "a.png"
+    session = LabelSession(out, settings(photos, reward_images=2))
+    session.make_env(session.data, reward=None)  # stores splits
+    shutil.copy(photos / "photos" / "house" / "0.png", extra)
+    with pytest.raises(LabelsPending):  # nothing was requested yet, so that the splits are made again
+        LabelSession(out, settings(photos, reward_images=2)).run("folder")
+    requested = sorted((out / "labels" / "requests").iterdir())
+    splits = json.loads((out / "splits.json").read_text())
+    assert {*splits["reward"], *splits["state"], *splits["eval"]} > {"a", "house/0"}
+    extra.rename(photos / "a.png")
+    for use in (lambda session: session.run("folder"), lambda session: export(session, photos / "masks")):
+        with pytest.raises(ValueError, match=r"lacks 1 images that were there when it began \('a'\): restore them\. "):
+            use(LabelSession(out, settings(photos, reward_images=2)))
+    shutil.copy(photos / "a.png", photos / "photos" / "b.png")
+    with pytest.raises(ValueError, match=r"has 1 images .*\('b'\): remove them; it lacks 1 images .*\('a'\): restore"):
+        LabelSession(out, settings(photos, reward_images=2)).run("folder")
+    (photos / "photos" / "b.png").unlink()
+    (photos / "a.png").rename(extra)
+    assert label_all(photos, out, reward_images=2) == 3
+    assert {path.name for path in requested} < {path.name for path in (out / "labels" / "answers").iterdir()}
+    assert json.loads((out / "splits.json").read_text()) == splits
+
+
+def test_a_refused_budget_is_not_stored(photos):
+    out = photos / "out"
+    label_all(photos, out, budget=2)
+    before = (out / "session.json").read_bytes()
+    with pytest.raises(ValueError, match="budget is 400, but split 'eval' has only"):
+        LabelSession(out, settings(photos, budget=400)).run("folder")
+    assert (out / "session.json").read_bytes() == before
+    stored = json.loads(before)
+    (out / "session.json").write_text(json.dumps({**stored, "budget": 400}))  # as earlier versions did
+    assert export(LabelSession(out), photos / "masks", predictions=True).exists()
+    assert label_all(photos, out, budget=4) == 1
+    assert json.loads((out / "session.json").read_text()) == {**stored, "budget": 4}
 
 
 def test_through_cvat(photos):
