@@ -441,16 +441,18 @@ class LabelSession:
 
 def _until_answered(ask: Callable[[], Any], wait: bool) -> Any:
     """Return the question's result; while its labels are pending, ask again every few seconds if told to wait."""
-    told = False
+    told: set[str] | None = None
     while True:
         try:
             return ask()
         except LabelsPending as pending:
             if not wait:
                 raise
-            if not told:
-                logger.warning("%s", pending.told)
-            told = True
+            # At first everything, and then only what is wrong with answers that came later.
+            news = [pending.told] if told is None else [each for each in pending.problems if each not in told]
+            for message in news:
+                logger.warning("%s", message)
+            told = {*(told or ()), *pending.problems}
             time.sleep(POLL_SECONDS)
 
 

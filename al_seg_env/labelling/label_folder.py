@@ -94,6 +94,12 @@ class LabelFolder:
             found.append((path.stat().st_mtime_ns, path.name, region))
         return [region for *_, region in sorted(found)]
 
+    def strangers(self) -> list[Path]:
+        """Return the files in the folder that are no masks of these images, in order of their names."""
+        known = {*map(self.path, self.regions()), self.manifest}
+        files = sorted(path for path in self.folder.glob("*") if path.is_file() and not path.name.startswith("."))
+        return [path for path in files if path not in known]
+
     def bind(self, regions: Sequence[Box]) -> None:
         """Create the folder, and add digests of these regions' images to its manifest.
 

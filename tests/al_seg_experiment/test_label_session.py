@@ -643,6 +643,22 @@ def test_others_read_what_is_exported_of_turned_photographs(tmp_path, caplog):
     assert {item.id for item in dataset} == set(shown)
 
 
+def test_what_is_wrong_with_an_answer_is_told_while_the_session_waits(photos, caplog, monkeypatch):
+    session = LabelSession(photos / "out", settings(photos, budget=2))
+    answers = session.out / "labels" / "answers"
+
+    def people(seconds):
+        if not (wrong := answers / "a.jpg").exists():
+            wrong.touch()
+        elif "a.jpg" in caplog.text:
+            paint(session)
+
+    monkeypatch.setattr("time.sleep", people)
+    assert session.run("folder", wait=True)
+    told = [message for message in caplog.messages if "put a mask" in message or "a.jpg" in message]
+    assert [message[:9] for message in told] == ["2 regions", str(answers)[:9]]
+
+
 def test_two_labellers_do_not_use_one_folder_at_once(photos):
     session = LabelSession(photos / "out", settings(photos))
     with pytest.raises(LabelsPending):
