@@ -248,8 +248,9 @@ class FolderOracle(PeopleOracle):
     def _problems(self, requests: Sequence[Request]) -> list[str]:
         """Return what is wrong with the files that people have put into the folder so far."""
         there = [request.region for request in requests if self.labels.has(request.region)]
+        checks: list[Callable[[], object]] = [*(partial(self.labels.read, region) for region in there)]
         problems = []
-        for check in (*(partial(self.labels.read, region) for region in there), self._refuse_strangers):
+        for check in (*checks, self._refuse_strangers):
             try:
                 check()
             except ValueError as error:
