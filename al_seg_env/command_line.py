@@ -11,6 +11,7 @@ import itertools
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ Assignments = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE"), ty
 
 _TYPES = ConstructorRegistry()
 """Rules for reading values that replace tyro's own."""
+
+_MARKUP = re.compile(r"\[([a-z ]+)\](.*?)\[/\1\]")
+"""Text in rich's markup, such as ``[bold]INT INT[/bold]``, which tyro leaves in some messages."""
 
 USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError, MemoryError, gym.error.Error)
 """Exceptions that users' mistakes raise in this package. Their messages say how to correct the mistake."""
@@ -164,7 +168,7 @@ def _one_line(box: str) -> str:
     lines = [line.strip("│ ") for line in box.splitlines() if line.strip("│ ") and not line.startswith("╰")]
     below_title = 1 if box.startswith("╭") else 2  # without box-drawing characters, the title is ruled off, too
     message = itertools.takewhile(lambda line: set(line) - set("─-"), lines[below_title:])
-    return " ".join(" ".join(message).split())
+    return _MARKUP.sub(r"\2", " ".join(" ".join(message).split()))
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -716,13 +716,14 @@ def _check_budget(config: EnvConfig, regions: int) -> None:
     """Raise a ValueError if there are fewer regions to acquire than the configuration needs."""
     if config.budget_unit == "regions" and config.budget > regions:
         raise ValueError(
-            f"budget is {config.budget}, but split {config.split!r} has only {regions} regions; lower the budget"
+            f"budget is {config.budget}, but split {config.split!r} has only {regions} regions; lower the budget "
+            "(al-seg-env label: --budget)"
         )
     if config.regions_per_step * config.pool_size > regions:
         raise ValueError(
             f"{config.regions_per_step} pools of {config.pool_size} regions (K x N) need "
             f"{config.regions_per_step * config.pool_size} regions, but split {config.split!r} has {regions}; "
-            "lower regions_per_step or pool_size"
+            "lower regions_per_step or pool_size (al-seg-env label: --regions-per-step, or --set pool_size=...)"
         )
 
 

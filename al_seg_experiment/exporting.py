@@ -124,6 +124,7 @@ def export(session: LabelSession, out: str | Path, *, format: str = "png", predi
     """
     check_choice("format", format, tuple(FORMATS))
     out = Path(out)
+    session.check_names()
     session.check_answers()
     data = AnsweredData(session.data, session.label_folder)
     network = session.network()
@@ -134,7 +135,8 @@ def export(session: LabelSession, out: str | Path, *, format: str = "png", predi
     images = range(len(data.names)) if predictions else data.labelled
     if not len(images):
         raise ValueError(f"nothing is labelled in {session.out} yet; label some regions first")
-    env = session.make_env(data, weights=str(network)) if predictions else None
+    # Nothing is requested any more, so that no budget is too large.
+    env = session.make_env(data, weights=str(network), budget=1) if predictions else None
 
     def masks() -> FullMasks:
         turned = 0

@@ -19,6 +19,7 @@ from al_seg_env.datasets import ImageFolder, SegmentationData, Splits
 from al_seg_env.datasets.folder import read_classes
 from al_seg_env.datasets.originals import fitted
 from al_seg_env.datasets.pairing import SUFFIXES
+from al_seg_env.datasets.splits import read_names
 from al_seg_env.env import RegionSelectionEnv
 from al_seg_env.labelling.answered_data import AnsweredData
 from al_seg_env.labelling.cvat import CvatOracle
@@ -204,11 +205,15 @@ class LabelSession:
         with folder_lock(self.out):
             if not (self.out / STATE).exists():  # a session that has begun goes on
                 self._check_policy()
+            if not _begun(self.out) and any(self._changed_names()):
+                _remove_splits(self.out)
+            self.check_names()
             self.check_answers()
             self._tell_ignored()
             oracle = make(self.data, self.out / LABELS)
             data = self._with_reward(oracle, wait)
             env = self.make_env(data, oracle=oracle)
+            _write_settings(self.out, self.settings)  # the budget may be another now, and the files moved
             if env.splits.train and "weights" not in self.options:
                 self._fit_theta_0(env)
                 env = self.make_env(data, oracle=oracle)
@@ -275,6 +280,8 @@ class LabelSession:
         """Images whose first regions become D_R."""
         if self.data.labelled or not self.settings.reward_images:
             return []
+        if (self.out / SPLITS).exists():
+            return list(Splits.load(self.out / SPLITS, self.data).reward)
         count = min(self.settings.reward_images, max(1, len(self.data.names) // 2))
         drawn = np.random.default_rng(self.settings.seed).choice(len(self.data.names), count, replace=False)
         return sorted(drawn.tolist())
@@ -292,6 +299,37 @@ class LabelSession:
             original = self.data.original(image)
             boxes.append(rng.choice([i for i in grid.regions_of([image]) if original.holds(grid.box(i))]))
         return [grid.box(region) for region in boxes]
+
+    def check_names(self) -> None:
+        """Refuse added or removed images once something was requested: D_R and the pools are of the earlier ones.
+
+        Raises:
+            ValueError: If there are any. The message names them.
+        """
+        added, gone = self._changed_names()
+        if not (added or gone) or not _begun(self.out):
+            return
+        problems = []
+        if added:
+            names = ", ".join(map(repr, added[:3]))
+            problems.append(f"has {len(added)} images that were not there when it began ({names}): remove them")
+        if gone:
+            names = ", ".join(map(repr, gone[:3]))
+            problems.append(f"lacks {len(gone)} images that were there when it began ({names}): restore them")
+        raise ValueError(
+            f"the session in {self.out} can't continue: {self.settings.images} {'; it '.join(problems)}. For other "
+            "images begin a session of their own, with another --out"
+        )
+
+    def _changed_names(self) -> tuple[list[str], list[str]]:
+        """Return the names of the images that were added since the session began, and of those that are gone."""
+        before: Sequence[str] | None = None
+        if (self.out / STATE).exists():
+            before = load_tree(self.out / STATE, STATE_KIND).get("names")  # states from before it was stored lack it
+        if before is None and (self.out / SPLITS).exists():
+            before = read_names(self.out / SPLITS)
+        now = {*self.data.names}
+        return ([], []) if before is None else (sorted(now - {*before}), sorted({*before} - now))
 
     def check_answers(self) -> None:
         """Raise a ValueError that names answers that the session has used, and that are missing now."""
@@ -328,6 +366,7 @@ class LabelSession:
         if not images:
             return self.data
         self.make_env(self.data, reward=None)  # before anyone paints: what does not work can still be changed
+        _write_settings(self.out, self.settings)
         requests = requests_of(self.data, self._first_boxes())
         _until_answered(lambda: oracle.answer(requests), wait)
         return AnsweredData(self.data, self.label_folder, images=images)
@@ -356,7 +395,6 @@ class LabelSession:
         action = None
         if (self.out / STATE).exists():
             kept = load_tree(self.out / STATE, STATE_KIND)
-            self._check_names(kept.get("names", list(self.data.names)))
             with well_formed(f"{self.out / STATE}, in a session with {self.out / THETA_0} and {self.out / SPLITS}"):
                 observation, info = env.set_state(kept["state"])
             action = kept["action"]
@@ -392,16 +430,6 @@ class LabelSession:
         kept = {"state": env.get_state(), "names": list(self.data.names), "action": action, "network": digest}
         save_tree(self.out / STATE, STATE_KIND, kept)
 
-    def _check_names(self, before: Sequence[str]) -> None:
-        """Refuse added or removed images: the pools consist of the images that the session began with."""
-        added, gone = sorted({*self.data.names} - {*before}), sorted({*before} - {*self.data.names})
-        if added or gone:
-            raise ValueError(
-                f"{self.settings.images} has {len(added)} images that were not there when the session in {self.out} "
-                f"began ({', '.join(map(repr, added[:3]))}), and lacks {len(gone)} ({', '.join(map(repr, gone[:3]))}); "
-                "restore these images. For others begin a session of their own, with another --out"
-            )
-
     def _show(self, oracle: AnswersRequests, env: RegionSelectionEnv, info: Mapping[str, Any]) -> None:
         if isinstance(oracle, ShowsProgress):
             miou = float(info["miou"]) if info.get("rewarded", True) else None
@@ -413,16 +441,18 @@ class LabelSession:
 
 def _until_answered(ask: Callable[[], Any], wait: bool) -> Any:
     """Return the question's result; while its labels are pending, ask again every few seconds if told to wait."""
-    told = False
+    told: set[str] | None = None
     while True:
         try:
             return ask()
         except LabelsPending as pending:
             if not wait:
                 raise
-            if not told:
-                logger.warning("%s", pending.told)
-            told = True
+            # At first everything, and then only what is wrong with answers that came later.
+            news = [pending.told] if told is None else [each for each in pending.problems if each not in told]
+            for message in news:
+                logger.warning("%s", message)
+            told = {*(told or ()), *pending.problems}
             time.sleep(POLL_SECONDS)
 
 
@@ -448,7 +478,7 @@ def _bound(out: Path, settings: SessionSettings | None) -> SessionSettings:
         settings.check_out(out)
         refuse_others(out, (SPLITS, THETA_0, NETWORK, STATE), (f"{LABELS}/{MANIFEST}", LOCK))
         settings.data()  # so that a mistake leaves nothing behind
-        write_json(path, {"format": SESSION_FORMAT, "version": SESSION_VERSION, **asdict(settings)})
+        _write_settings(out, settings)
         return settings
     content = read_json(path, "expected the settings of a labelling session")
     try:
@@ -459,23 +489,29 @@ def _bound(out: Path, settings: SessionSettings | None) -> SessionSettings:
         stored = SessionSettings(**content, image_size=None if size is None else (int(size[0]), int(size[1])))
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} can't be used ({error}); restore it, or choose another folder") from error
-    if settings is not None and settings != stored and (_continues(settings, stored) or not _begun(out)):
+    if settings is None or settings == stored or _continues(settings, stored):
+        return settings or stored  # others are stored once an environment could be made with them
+    if not _begun(out):
         settings.data()  # so that a mistake leaves the session as it is
-        if not _continues(settings, stored):
-            for made in (SPLITS, THETA_0):  # with the other settings
-                (out / made).unlink(missing_ok=True)
-        write_json(path, {"format": SESSION_FORMAT, "version": SESSION_VERSION, **asdict(settings)})
+        _remove_splits(out)
+        _write_settings(out, settings)
         return settings
-    if settings is not None and settings != stored:
-        changed = [name for name, value in asdict(settings).items() if value != asdict(stored)[name]]
-        raise ValueError(
-            f"{path} is of a session with other settings: "
-            + "; ".join(
-                f"{name} is {asdict(stored)[name]!r} there, {asdict(settings)[name]!r} here" for name in changed
-            )
-            + ". Repeat the settings that it was begun with, or choose another folder with --out"
-        )
-    return stored
+    changed = [name for name, value in asdict(settings).items() if value != asdict(stored)[name]]
+    raise ValueError(
+        f"{path} is of a session with other settings: "
+        + "; ".join(f"{name} is {asdict(stored)[name]!r} there, {asdict(settings)[name]!r} here" for name in changed)
+        + ". Repeat the settings that it was begun with, or choose another folder with --out"
+    )
+
+
+def _write_settings(out: Path, settings: SessionSettings) -> None:
+    write_json(out / SESSION, {"format": SESSION_FORMAT, "version": SESSION_VERSION, **asdict(settings)})
+
+
+def _remove_splits(out: Path) -> None:
+    """Remove what was made of other settings or images, so that it is made again."""
+    for made in (SPLITS, THETA_0):
+        (out / made).unlink(missing_ok=True)
 
 
 def _begun(out: Path) -> bool:

@@ -331,7 +331,7 @@ def load_image(source: Path | bytes, name: str, kind: str) -> Image.Image:
             turned = ImageOps.exif_transpose(image) if orientation != 1 else image
     except Exception as error:  # decoders raise all sorts
         raise OSError(
-            f"{name} can't be read ({type(error).__name__}: {error}); restore it, or open the data again"
+            f"{name} can't be read ({type(error).__name__}: {error}); restore it, or remove it, and open the data again"
         ) from error
     if problem:
         raise ValueError(f"{name} {problem}." + f" {MASK_REMEDY}" * (kind == "mask"))

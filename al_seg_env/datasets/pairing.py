@@ -68,16 +68,18 @@ def pair_files(
     if not of_images:
         named = f" whose stem ends in {image_suffix!r}" if image_suffix else ""
         raise ValueError(f"no images{named} in {images}; expected files with one of {', '.join(SUFFIXES)}")
-    problems = [f"{of_images[k][0]} has no mask" for k in of_images if k not in of_masks and not unlabelled]
-    problems += [f"{of_masks[k][0]} has no image" for k in of_masks if k not in of_images]
-    for files in (*of_images.values(), *of_masks.values()):
-        if len(files) > 1:
-            problems.append(" and ".join(map(str, files)) + " have the same stem")
-    if problems:
+    unpaired = [f"{of_images[k][0]} has no mask" for k in of_images if k not in of_masks and not unlabelled]
+    unpaired += [f"{of_masks[k][0]} has no image" for k in of_masks if k not in of_images]
+    several = [files for files in (*of_images.values(), *of_masks.values()) if len(files) > 1]
+    twice = [f"{' and '.join(map(str, files))} have the same stem" for files in several]
+    if unpaired or twice:
+        expected = (
+            f"Expected one mask named like the image{f' plus {mask_suffix!r}' if mask_suffix else ''}; add, rename or "
+            "remove files, or allow images without a mask (ImageFolder: missing_masks='unlabelled')"
+        )
         raise ValueError(
-            f"images in {images} and masks in {masks} do not pair: {listed(problems)}. Expected one mask "
-            f"named like the image{f' plus {mask_suffix!r}' if mask_suffix else ''}; add or remove files, or allow "
-            "images without a mask (ImageFolder: missing_masks='unlabelled')"
+            f"images in {images} and masks in {masks} do not pair: {listed([*unpaired, *twice])}. "
+            + (expected if unpaired else "Rename one of them")
         )
     return {key: (of_images[key][0], of_masks[key][0] if key in of_masks else None) for key in of_images}
 

@@ -320,7 +320,10 @@ def _draw_groups(
         if size is not None and size > len(left):
             of = "all images" if source is None else f"partition {source!r}"
             of = f"the labelled ones of {of}" if name in need_labels else of
-            raise ValueError(f"{name}: {size} images are requested, but {len(left)} are left of {of}")
+            raise ValueError(
+                f"{name}: {size} images are requested, but {len(left)} are left of {of}; request fewer images: "
+                f'splits={{"{name.split("+")[-1]}": ...}}, or sizes of Splits.draw'
+            )
         drawn[name] = [int(left[i]) for i in rng.permutation(len(left))[:size]]
         taken.update(drawn[name])
     return drawn
@@ -354,6 +357,16 @@ def _shares(pixels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return the smoothed distribution for counts of pixels per class, both ``(..., C)``."""
     shares = pixels / np.maximum(pixels.sum(axis=-1, keepdims=True), 1.0) + _SMOOTHING
     return shares / shares.sum(axis=-1, keepdims=True)
+
+
+def read_names(path: str | Path) -> list[str]:
+    """Return the names of all images in a file of :meth:`Splits.save`.
+
+    Raises:
+        OSError, ValueError: If it cannot be read, or is anything else.
+    """
+    content = _read(Path(path))
+    return [name for split in SPLITS for name in content[split]]
 
 
 def _read(path: Path) -> dict[str, list[str]]:

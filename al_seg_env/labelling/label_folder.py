@@ -16,7 +16,7 @@ import numpy as np
 
 from al_seg_env.datasets.image_files import problem_of
 from al_seg_env.datasets.originals import Original, original_of
-from al_seg_env.datasets.segmentation_data import SegmentationData, check_labels
+from al_seg_env.datasets.segmentation_data import IGNORE_LABEL, SegmentationData, check_labels, palette_of
 from al_seg_env.labelling.request import Answer
 from al_seg_env.regions import Box
 from al_seg_env.storage import open_image, read_json, short_lock, write_bytes, write_json, write_png
@@ -94,6 +94,12 @@ class LabelFolder:
             found.append((path.stat().st_mtime_ns, path.name, region))
         return [region for *_, region in sorted(found)]
 
+    def strangers(self) -> list[Path]:
+        """Return the files in the folder that are no masks of these images, in order of their names."""
+        known = {*map(self.path, self.regions()), self.manifest}
+        files = sorted(path for path in self.folder.glob("*") if path.is_file() and not path.name.startswith("."))
+        return [path for path in files if path not in known]
+
     def bind(self, regions: Sequence[Box]) -> None:
         """Create the folder, and add digests of these regions' images to its manifest.
 
@@ -147,8 +153,9 @@ class LabelFolder:
         """Return the answer for a region.
 
         Raises:
-            ValueError: If the file is not a PNG with one channel, has the wrong size or labels that are not a class, or
-                is of another image or (by the text in the file) another region.
+            ValueError: If the file is not a PNG with one channel, has the wrong size or labels that are not a class,
+                shows (by its palette) the colour of another class than a label's, or is of another image or (by the
+                text in the file) another region.
         """
         self.bind([region])
         path = self.path(region)
@@ -165,6 +172,7 @@ class LabelFolder:
                 else:
                     mask = np.array(image)
                     text = image.info.get(TOLD)
+                    problem = _reordered(mask, image.getpalette() or [], self.data)
         except Exception as error:  # decoders raise all sorts
             raise ValueError(f"mask {path} can't be read ({type(error).__name__}: {error}); write it again") from error
         if problem:
@@ -256,6 +264,29 @@ def checked_mask(mask: Any, region: Box, num_classes: int, where: str) -> UInt8A
         raise ValueError(f"{where}: expected uint8 {region.size}, found {mask.dtype} {mask.shape}")
     check_labels(mask, num_classes, where)
     return mask
+
+
+def _reordered(mask: UInt8Array, colours: Sequence[int], data: SegmentationData) -> str | None:
+    """Return what shows that the palette of a mask was re-ordered, so that its numbers stand for other classes now.
+
+    Args:
+        mask: Numbers of the mask's pixels, ``(h, w)`` uint8.
+        colours: Red, green and blue of one number after the other; empty if the mask has no palette.
+        data: The classes and their colours.
+    """
+    palette = list(map(tuple, palette_of(data).tolist()))
+    for label in map(int, np.unique(mask)):
+        colour = tuple(colours[3 * label : 3 * label + 3])
+        if label == IGNORE_LABEL or colour not in palette or palette[label : label + 1] == [colour]:
+            continue
+        stands_for = repr(data.classes[label]) if label < len(palette) else "no class"
+        shown = data.classes[palette.index(colour)]
+        return (
+            f": the number {label} stands for {stands_for}, but has the colour of {shown!r} in the file's palette, "
+            "which was probably re-ordered by the program that saved it; save the mask without re-indexing its "
+            "palette, or without one (mode L), with the numbers of the classes as grey values"
+        )
+    return None
 
 
 def _told(text: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -146,18 +147,19 @@ class LabelsPending(RuntimeError):
     Args:
         missing: The missing answers, one entry for each region: files, or a tool's names of its tasks.
         remedy: What people have to do now, without a full stop.
+        problems: What is wrong with answers that are there.
 
     Attributes:
-        missing: The missing answers.
-        told: A message for people: how many regions wait, and the remedy.
+        missing, remedy, problems: The arguments.
+        told: A message for people: how many regions wait, the remedy, and the problems.
     """
 
-    def __init__(self, missing: Sequence[Any], remedy: str) -> None:
-        self.missing = list(missing)
+    def __init__(self, missing: Sequence[Any], remedy: str, problems: Sequence[str] = ()) -> None:
+        self.missing, self.remedy, self.problems = list(missing), remedy, list(problems)
         regions = (
             "1 region waits for its labels" if len(missing) == 1 else f"{len(missing)} regions wait for their labels"
         )
-        self.told = f"{regions}: {remedy}"
+        self.told = f"{regions}: {remedy}" + (f"; and correct what is there: {listed(problems)}" if problems else "")
         super().__init__(
             f"{self.told}; then make the same step again, in this process or, from a saved state, in another"
         )
@@ -230,6 +232,38 @@ class FolderOracle(PeopleOracle):
     Raises:
         ValueError: If the folder holds labels of other images, sizes or classes.
     """
+
+    def answer(self, requests: Sequence[Request]) -> list[Answer]:
+        """Return people's answers once all of them are there; see :meth:`PeopleOracle.answer`.
+
+        Raises:
+            LabelsPending: If an answer is missing. Its ``problems`` are those of the files that are there already.
+            ValueError: If answers are malformed, and none is missing.
+        """
+        try:
+            return super().answer(requests)
+        except LabelsPending as pending:
+            raise LabelsPending(pending.missing, pending.remedy, self._problems(requests)) from None
+
+    def _problems(self, requests: Sequence[Request]) -> list[str]:
+        """Return what is wrong with the files that people have put into the folder so far."""
+        there = [request.region for request in requests if self.labels.has(request.region)]
+        checks: list[Callable[[], object]] = [*(partial(self.labels.read, region) for region in there)]
+        problems = []
+        for check in (*checks, self._refuse_strangers):
+            try:
+                check()
+            except ValueError as error:
+                problems.append(str(error))
+        return problems
+
+    def _refuse_strangers(self) -> None:
+        pictures = self.folder / "requests"
+        if others := [path.name for path in self.labels.strangers() if not (pictures / path.name).exists()]:
+            raise ValueError(
+                f"{self.labels.folder} holds files of no request ({listed(others, 5)}); expected PNGs of the same "
+                f"names as in {pictures}"
+            )
 
     def exchange(self, requests: Sequence[Request]) -> None:
         """Export the requests' pictures.

@@ -14,6 +14,8 @@ class Options(EnvironmentOptions):
 
     count: int = 3
     """How many, in pieces."""
+    size: tuple[int, int] | None = None
+    """Height and width."""
 
 
 def test_values_are_json_or_text():
@@ -67,6 +69,7 @@ def test_help_has_each_option_with_its_default(capsys):
         (["--count"], "Missing value for argument '--count'"),
         (["--cuont", "3"], "Unrecognized options: --cuont, 3"),
         (["stray"], "Unrecognized options: stray"),
+        (["--size", "480"], "Error parsing --size: no type matching"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_line(argv, message, capsys):
@@ -74,6 +77,7 @@ def test_a_mistake_on_the_command_line_is_one_line(argv, message, capsys):
     printed = capsys.readouterr()
     assert printed.err.startswith(f"count: {message}")
     assert printed.err.count("\n") == 1
+    assert "[bold]" not in printed.err
     assert not printed.out
 
 

@@ -492,13 +492,52 @@ def test_photographs_may_be_moved_and_none_may_join(photos):
     with pytest.raises(ValueError, match="images is 'nowhere'; expected a folder"):
         LabelSession(out, settings(photos, images="nowhere"))
     shutil.copy(photos / "elsewhere" / "house" / "0.png", photos / "elsewhere" / "new.png")
-    with pytest.raises(ValueError, match=r"has 1 images that were not there when .* began \('new'\), and lacks 0"):
+    with pytest.raises(ValueError, match=r"has 1 images that were not there when it began \('new'\): remove them\. "):
         LabelSession(out, settings(photos, **moved)).run("folder")
     (photos / "elsewhere" / "new.png").unlink()
     assert label_all(photos, out, **moved) == 1
     assert LabelSession(out).settings.images == moved["images"]
     with pytest.raises(ValueError, match="other settings: masks is None there, "):
         LabelSession(out, settings(photos, **moved, masks=str(photos)))
+
+
+def test_d_r_stays_as_it_was_when_photographs_join_or_leave(photos):
+    """Names decide, before and after the first answers: drawn again, D_R would consist of other images."""
+    out, extra = photos / "out", photos / "photos" / "a.png"
+    session = LabelSession(out, settings(photos, reward_images=2))
+    session.make_env(session.data, reward=None)  # stores splits
+    shutil.copy(photos / "photos" / "house" / "0.png", extra)
+    with pytest.raises(LabelsPending):  # nothing was requested yet, so that the splits are made again
+        LabelSession(out, settings(photos, reward_images=2)).run("folder")
+    requested = sorted((out / "labels" / "requests").iterdir())
+    splits = json.loads((out / "splits.json").read_text())
+    assert {*splits["reward"], *splits["state"], *splits["eval"]} > {"a", "house/0"}
+    extra.rename(photos / "a.png")
+    for use in (lambda session: session.run("folder"), lambda session: export(session, photos / "masks")):
+        with pytest.raises(ValueError, match=r"lacks 1 images that were there when it began \('a'\): restore them\. "):
+            use(LabelSession(out, settings(photos, reward_images=2)))
+    shutil.copy(photos / "a.png", photos / "photos" / "b.png")
+    with pytest.raises(ValueError, match=r"has 1 images .*\('b'\): remove them; it lacks 1 images .*\('a'\): restore"):
+        LabelSession(out, settings(photos, reward_images=2)).run("folder")
+    (photos / "photos" / "b.png").unlink()
+    (photos / "a.png").rename(extra)
+    assert label_all(photos, out, reward_images=2) == 3
+    assert {path.name for path in requested} < {path.name for path in (out / "labels" / "answers").iterdir()}
+    assert json.loads((out / "splits.json").read_text()) == splits
+
+
+def test_a_refused_budget_is_not_stored(photos):
+    out = photos / "out"
+    label_all(photos, out, budget=2)
+    before = (out / "session.json").read_bytes()
+    with pytest.raises(ValueError, match="budget is 400, but split 'eval' has only"):
+        LabelSession(out, settings(photos, budget=400)).run("folder")
+    assert (out / "session.json").read_bytes() == before
+    stored = json.loads(before)
+    (out / "session.json").write_text(json.dumps({**stored, "budget": 400}))  # as earlier versions did
+    assert export(LabelSession(out), photos / "masks", predictions=True).exists()
+    assert label_all(photos, out, budget=4) == 1
+    assert json.loads((out / "session.json").read_text()) == {**stored, "budget": 4}
 
 
 def test_through_cvat(photos):
@@ -602,6 +641,22 @@ def test_others_read_what_is_exported_of_turned_photographs(tmp_path, caplog):
             found[np.asarray(annotation.image, bool)] = CLASSES.index(names[annotation.label])
         np.testing.assert_array_equal(found, shown[item.id])
     assert {item.id for item in dataset} == set(shown)
+
+
+def test_what_is_wrong_with_an_answer_is_told_while_the_session_waits(photos, caplog, monkeypatch):
+    session = LabelSession(photos / "out", settings(photos, budget=2))
+    answers = session.out / "labels" / "answers"
+
+    def people(seconds):
+        if not (wrong := answers / "a.jpg").exists():
+            wrong.touch()
+        elif "a.jpg" in caplog.text:
+            paint(session)
+
+    monkeypatch.setattr("time.sleep", people)
+    assert session.run("folder", wait=True)
+    told = [message for message in caplog.messages if "put a mask" in message or "a.jpg" in message]
+    assert [message[:9] for message in told] == ["2 regions", str(answers)[:9]]
 
 
 def test_two_labellers_do_not_use_one_folder_at_once(photos):

@@ -24,6 +24,7 @@ from al_seg_env import BALD, Entropy, EnvConfig, RegionSelectionEnv, Splits, Tor
     [
         ({"budget": 49}, r"budget is 49, but split 'train' has only 48 regions; lower the budget"),
         ({"regions_per_step": 7, "pool_size": 7}, r"7 pools of 7 regions \(K x N\) need 49 regions, but .* has 48"),
+        ({"regions_per_step": 7, "pool_size": 7}, r"\(al-seg-env label: --regions-per-step, or --set pool_size="),
         ({"budget": 33, "split": "eval"}, "split 'eval' has only 32 regions"),
         ({"region_size": (33, 10)}, r"region_size \(33, 10\): the height must be between 1 and the image's 32"),
         ({"region_size": (8, 41)}, "the width must be between 1 and the image's 40"),

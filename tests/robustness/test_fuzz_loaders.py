@@ -345,7 +345,7 @@ def test_what_becomes_no_file_after_opening(folder, name):
         path.unlink()
         IMPOSTORS[name][0](path)
     for load in (data.image, data.mask):
-        with pytest.raises(OSError, match=r"a\.png can't be read .*restore it, or open the data again"):
+        with pytest.raises(OSError, match=r"a\.png can't be read .*restore it, or remove it, and open"):
             load(0)
 
 

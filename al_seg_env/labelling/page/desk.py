@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import io
+import os
 import re
 import threading
 import time
@@ -187,28 +188,34 @@ class Desk(PeopleOracle):
                 del self._leases[name]
 
     def draft(self, name: str) -> Answer | None:
-        """Return the latest draft of a region that nobody has answered, whoever made it."""
+        """Return the latest draft of a region that nobody has answered, by whoever had the region at the time."""
         region = self.task(name).request.region
         with self._lock:
-            found = []
-            for folder in (self.folder / "drafts").glob("*"):
-                if _PERSON.fullmatch(folder.name) and self._drafts_of(folder.name).has(region):
-                    drafts = self._drafts_of(folder.name)
-                    found.append((drafts.path(region).stat().st_mtime_ns, folder.name, drafts))
-            return max(found)[2].read(region) if found else None
+            drafts = self._latest_drafts(region)
+            return None if drafts is None else drafts.read(region)
 
     def keep(self, person: str, name: str, work: Answer) -> None:
         """Store a person's work so far, even if someone else has the region by now.
 
         Raises:
             TaskUnknownError: If there is no such region.
-            TaskTakenError: If someone else has the region. The work is stored all the same.
+            TaskTakenError: If someone else has the region. The work is stored all the same, and :meth:`draft` still
+                returns what the other has painted.
             ValueError: If the mask has the wrong size, dtype or labels.
         """
         _check_person(person)
         with self._lock:
-            self._drafts_of(person).write(self.task(name).request.region, work, keep_earlier=False)
-            self.hold(person, name)
+            region = self.task(name).request.region
+            drafts, latest = self._drafts_of(person), self._latest_drafts(region)
+            drafts.write(region, work, keep_earlier=False)
+            try:
+                self.hold(person, name)
+            except TaskTakenError:
+                if latest is not None and latest is not drafts:
+                    # Dated before it, so that it does not replace the other's work when the page is loaded again.
+                    before = latest.path(region).stat().st_mtime_ns - 1
+                    os.utime(drafts.path(region), ns=(before, before))
+                raise
 
     def submit(self, person: str, name: str, answer: Answer) -> None:
         """Store a person's answer.
@@ -282,6 +289,15 @@ class Desk(PeopleOracle):
                 self.folder / "drafts" / person, self.data, manifest=self.folder / MANIFEST
             )
         return self._drafts[person]
+
+    def _latest_drafts(self, region: Box) -> LabelFolder | None:
+        """Return the drafts of the person with the latest one of a region; ``None`` if nobody has any."""
+        found = []
+        for folder in (self.folder / "drafts").glob("*"):
+            if _PERSON.fullmatch(folder.name) and self._drafts_of(folder.name).has(region):
+                drafts = self._drafts_of(folder.name)
+                found.append((drafts.path(region).stat().st_mtime_ns, folder.name, drafts))
+        return max(found)[2] if found else None
 
     def _count(self, mask: UInt8Array) -> IntArray:
         return np.bincount(mask[mask != IGNORE_LABEL], minlength=len(self.data.classes)).astype(np.int64)

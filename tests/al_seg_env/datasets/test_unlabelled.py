@@ -44,6 +44,13 @@ def test_without_a_folder_of_masks_nothing_is_labelled(tmp_path):
         ImageFolder(tmp_path, classes=CLASSES, missing_masks="none")
 
 
+def test_of_two_images_with_one_name_one_is_to_be_renamed(tmp_path):
+    photographs(tmp_path, [(20, 30)])
+    Image.new("RGB", (30, 20)).save(tmp_path / "images" / "a.jpg")
+    with pytest.raises(ValueError, match=r"a\.jpg and .*a\.png have the same stem\. Rename one of them$"):
+        ImageFolder(tmp_path, classes=CLASSES, missing_masks="unlabelled")
+
+
 def test_images_of_several_sizes_and_orientations_keep_their_proportions(tmp_path):
     photographs(tmp_path, [(20, 40), (40, 20), (20, 40), (6, 8)], masks=(0, 2), turned=(2,))
     data = ImageFolder(tmp_path, classes=CLASSES, missing_masks="unlabelled", image_size=(20, 20))

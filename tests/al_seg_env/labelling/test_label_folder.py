@@ -11,6 +11,7 @@ from processes import in_child
 
 from al_seg_env import Answer, ArrayData, FolderOracle, LabelsPending
 from al_seg_env.datasets import ImageFolder
+from al_seg_env.datasets.segmentation_data import palette_of
 from al_seg_env.labelling.label_folder import LabelFolder
 from al_seg_env.labelling.request import requests_of
 from al_seg_env.regions import Box
@@ -53,6 +54,28 @@ def test_masks_of_equal_size_that_changed_places_are_named(tmp_path):
     for region, origin in ((REGION, other), (other, REGION)):
         with pytest.raises(ValueError, match=f"{folder.path(region)} was painted as '{folder.path(origin).name}'"):
             LabelFolder(tmp_path, data).read(region)
+
+
+def test_a_mask_whose_palette_was_reordered_is_refused(tmp_path):
+    """Programs that save indexed pictures may number the colours by how often they occur."""
+    data = numbered_data(3)
+    folder, colours = LabelFolder(tmp_path, data), palette_of(data)
+    mask = np.repeat(np.array([0, 1, 2, 255], np.uint8), 20).reshape(REGION.size)
+    write_png(folder.path(REGION), mask, palette=colours)
+    np.testing.assert_array_equal(folder.read(REGION).mask, mask)
+
+    def save(numbers, shown):
+        write_png(folder.path(REGION), numbers.astype(np.uint8), palette=np.array(shown, np.uint8))
+
+    one, another, third = data.classes
+    save(np.where(mask < 2, 1 - mask, mask), colours[[1, 0, 2]])
+    with pytest.raises(ValueError, match=f"{folder.path(REGION)}: the number 0 stands for '{one}', but .* '{another}'"):
+        folder.read(REGION)
+    save(np.where(mask == 2, 3, mask), [*colours[:2], (1, 2, 3), colours[2]])
+    with pytest.raises(ValueError, match=f"number 3 stands for no class, but .* '{third}' .* without re-indexing"):
+        folder.read(REGION)
+    save(mask, [(1, 2, 3)] * 256)  # somebody's own colours
+    np.testing.assert_array_equal(folder.read(REGION).mask, mask)
 
 
 def test_an_answer_that_is_replaced_is_kept(tmp_path):

@@ -171,6 +171,33 @@ def test_a_malformed_answer_is_named(tmp_path, write, message):
         oracle.label([GRID.box(0)])
 
 
+def test_what_is_wrong_is_told_while_other_answers_are_missing(tmp_path):
+    data = numbered_data(3)
+    oracle = FolderOracle(data, tmp_path)
+    boxes = [GRID.box(region) for region in (0, 1, 2)]
+    with pytest.raises(LabelsPending) as pending:
+        oracle.label(boxes)
+    assert pending.value.problems == []
+    first, second, third = pending.value.missing
+    Image.new("RGB", (11, 9)).save(first)
+    Image.new("L", (11, 9)).save(second.with_suffix(".jpg"))
+    (second.parent / ".hidden").touch()
+    with pytest.raises(LabelsPending, match="2 regions wait for their labels: put .*; and correct what is") as pending:
+        oracle.label(boxes)
+    assert pending.value.missing == [second, third]
+    assert pending.value.problems == [
+        f"mask {first} is a PNG of mode RGB; expected a PNG with one channel of class numbers (mode L or P)",
+        f"{first.parent} holds files of no request ({second.stem}.jpg); expected PNGs of the same names as in "
+        f"{tmp_path / 'requests'}",
+    ]
+    second.with_suffix(".jpg").unlink()
+    for path in (first, second):
+        Image.new("L", (11, 9)).save(path)
+    with pytest.raises(LabelsPending, match=f"1 region waits .* beginning with {third.name};") as pending:
+        oracle.label(boxes)
+    assert not pending.value.problems
+
+
 def test_file_names_stay_inside_their_folder(tmp_path):
     names = ["../../evil", "/etc/passwd", "a/b", "..", "plain", "a_0_0_9x11", "\\back"]
     data = ArrayData([np.zeros((32, 40, 3), np.uint8)] * 7, [np.zeros((32, 40), np.uint8)] * 7, CLASSES, names)

@@ -113,6 +113,24 @@ def test_people_get_different_regions_until_a_lease_ends(office):
     assert office.next(BERT)["id"] == second["id"]
 
 
+def test_a_late_draft_does_not_hide_that_of_whoever_has_the_region(office, tmp_path):
+    task = office.next(BERT)
+    office.send(BERT, task, "draft", drawn(0))
+    office.clock.now += LEASE_SECONDS + 1
+    assert office.next(ANNA)["id"] == task["id"]
+    assert office.send(BERT, task, "draft", drawn(1)).status_code == 409
+    np.testing.assert_array_equal(mask_of(office.next(ANNA)["draft"], SIZE), drawn(1))  # she has painted nothing yet
+    assert office.send(ANNA, task, "draft", drawn(2)).status_code == 200
+    assert office.send(BERT, task, "draft", drawn(3)).status_code == 409
+    for desk in (office, Office(tmp_path)):  # also after a restart
+        np.testing.assert_array_equal(mask_of(desk.next(ANNA)["draft"], SIZE), drawn(2))
+    kept = LabelFolder(tmp_path / "drafts" / BERT, office.data, manifest=tmp_path / "manifest.json")
+    np.testing.assert_array_equal(kept.read(BOXES[0]).mask, drawn(3))
+    office.clock.now += LEASE_SECONDS + 1
+    assert office.send(BERT, task, "draft", drawn(4)).status_code == 200  # his again
+    np.testing.assert_array_equal(mask_of(office.next(BERT)["draft"], SIZE), drawn(4))
+
+
 def test_two_answers_to_one_region_are_both_kept(office, tmp_path):
     task = office.next(ANNA)
     office.clock.now += LEASE_SECONDS + 1
