@@ -98,7 +98,7 @@ def test_a_fitted_linear_policy_is_a_ridge_regression():
 
 def test_missing_scores_say_how_to_get_them():
     observation, info = FakeRegionEnv().reset(seed=0)
-    with pytest.raises(ValueError, match=r"scores=\('bald',\)"):
+    with pytest.raises(ValueError, match=r"scores=\['bald'\]; a score's key is 'score_bald'"):
         BALDPolicy().predict(observation)
     with pytest.raises(ValueError, match="obs, info"):
         UniformPolicy().predict((observation, info))
@@ -129,7 +129,7 @@ def test_evaluate_policy_takes_them():
 def test_rare_class_policy_takes_the_privileged_score():
     scores = np.array([[0.1, 0.9], [0.5, 0.2]])
     assert RareClassPolicy().predict({"score_privileged_rarity": scores})[0].tolist() == [1, 0]
-    with pytest.raises(ValueError, match=r"scores=\('privileged_rarity',\)"):
+    with pytest.raises(ValueError, match=r"scores=\['privileged_rarity'\]"):
         RareClassPolicy().predict({"state": scores})
 
 

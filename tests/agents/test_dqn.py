@@ -158,7 +158,7 @@ def test_sub_actions_are_those_of_who_is_followed():
     np.testing.assert_array_equal(follow(drawn, greedy, guides, observation, rng), expected)
     one_for_all = follow(np.array([[1], [2]]), greedy, guides, observation, rng)
     np.testing.assert_array_equal(one_for_all, [lowest[0], [9, 9, 9]])
-    with pytest.raises(ValueError, match=r"score_c.*scores=\('c',\)"):
+    with pytest.raises(ValueError, match=r"score_c.*scores=\['c'\]"):
         follow(drawn, greedy, ("score_c",), observation, rng)
 
 

@@ -31,6 +31,7 @@ from al_seg_experiment import (
 )
 from al_seg_experiment.label_session import LabelSession, SessionSettings
 from al_seg_experiment.report import writing
+from al_seg_experiment.trial_results import sealed
 
 QUICK = {"device": "cpu", "precision": "float32", "channels_last": False, "fold_batchnorm": False}  # not measured
 NETWORK = {"encoder": "tu-tf_mobilenetv3_small_minimal_100", "encoder_weights": None, "region_size": [32, 32], **QUICK}
@@ -113,7 +114,8 @@ def files(tmp_path_factory):
     arguments = {**TINY_EXPERIMENT["arguments"], **QUICK}
     small = {"name": "small", "arguments": arguments, "methods": ["uniform"], "seeds": [0], "budgets": [2, 4]}
     texts = {
-        **{"folder/mine.txt": "mine", "text.txt": "text", "shared/README.md": "#", "shared/environment.json": "{}"},
+        **{"folder/mine.txt": "mine", "text.txt": "text", "shared/README.md": "#"},
+        "shared/environment.json": json.dumps(sealed({})),
         **{"classes.json": '["dark", "bright"]', "tiny.json": json.dumps(tiny), "small.json": json.dumps(small)},
         "results.csv": "method,seed,budget,val_miou\na,0,0,10\na,0,4,20\nuniform,0,0,10\nuniform,0,4,19\n",
     }
