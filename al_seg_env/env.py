@@ -684,6 +684,9 @@ def _indices(names: Sequence[str], classes: Sequence[str]) -> list[int]:
 
 def _unshared(features: Sequence[Feature]) -> tuple[Feature, ...]:
     """Return features of which no other environment changes the precision; see :meth:`Forecast.adopt`."""
+    good = isinstance(features, list | tuple) and len(features) > 0
+    good = good and all(hasattr(each, "name") and hasattr(each, "bounds") and callable(each) for each in features)
+    check("features", features, good, "a list of objects with name, bounds and __call__, or None for those configured")
     return tuple(copy.copy(feature) if isinstance(feature, Forecast) else feature for feature in features)
 
 

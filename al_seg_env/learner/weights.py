@@ -121,7 +121,10 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         return _read_smp(Path(path))
     metadata, tensors = _read_safetensors(path)
     try:
-        about = json.loads(metadata.get(METADATA, "null"))
+        if METADATA in metadata:
+            about = json.loads(metadata[METADATA])
+        else:  # three entries, as earlier versions wrote them
+            about = {**metadata, "classes": json.loads(metadata.get("classes", "null"))}
     except (ValueError, RecursionError) as error:
         raise ValueError(f"weights {str(path)!r} cannot be read as safetensors: {error}") from error
     about = about if isinstance(about, dict) else {}

@@ -211,6 +211,7 @@ def test_mistakes(trained, shared, tmp_path):
         load_shared(shared)
     with pytest.raises(OSError, match=r"environment\.json does not exist"):
         load_shared(tmp_path)
+    (shared / "environment.json").write_text(json.dumps(sealed({})))
     with pytest.raises(ValueError, match="repository is 'streets'; expected owner/name"):
         push(shared, "streets")
     with pytest.raises(OSError, match="can't be reached"):
