@@ -242,10 +242,13 @@ def made_with(
     plain = experiment.as_dict()
     variant = experiment.variants.get(piece.variant, Variant())
     shared = variant == Variant() or (not piece.variant and piece.kind in ("theta_0", "query_theta_0", "forecast"))
+    method = plain["methods"].get(piece.method)
+    if method is not None and not method["agent"]:  # pieces from before have no such entry, and are continued
+        del method["agent"]
     return {
         "kind": piece.kind,
         "variant": None if shared else variant.model_dump(mode="json"),
-        "method": plain["methods"].get(piece.method),
+        "method": method,
         "seed": piece.seed,
         "needs": {name: weights[name] for name in piece.needs},
         "numerics": dict(numerics),
